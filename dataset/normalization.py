@@ -1,0 +1,47 @@
+"""The input convention that a set of weights was trained with."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Normalization(NamedTuple):
+    """``scale * (x - mean) / std`` on 0..255 values, in the order of ``channels``.
+
+    It belongs to the weights, not to the data set: checkpoints carry it.
+    """
+
+    channels: str = "RGB"
+    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    scale: float = 1.0
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """RGB images (N, 3, H, W), uint8 or float 0..255, to network input, float32, same device and memory format."""
+        mean, std = self._constants(images)
+        return self._order(images).to(torch.float32).sub(mean).div_(std).mul_(self.scale)
+
+    def invert(self, batch: Tensor) -> Tensor:
+        """Network input back to RGB images, float32 0..255."""
+        mean, std = self._constants(batch)
+        return self._order(batch.to(torch.float32).div(self.scale).mul_(std).add_(mean))
+
+    def convert(self, batch: Tensor, other: "Normalization") -> Tensor:
+        """A batch in this convention, re-expressed in the other's; the very same tensor if they are equal."""
+        return batch if other == self else other(self.invert(batch))
+
+    def _order(self, images: Tensor) -> Tensor:
+        return images.flip(1) if self.channels == "BGR" else images
+
+    def _constants(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        shape = (1, 3, 1, 1)
+        return (
+            torch.tensor(self.mean, dtype=torch.float32, device=like.device).view(shape),
+            torch.tensor(self.std, dtype=torch.float32, device=like.device).view(shape),
+        )
+
+
+IMAGENET = Normalization()
+# The Caffe convention of SKD, CWD, IFVD, CIRKD and DIST: BGR, mean colour subtracted, no std.
+CAFFE = Normalization("BGR", (104.00698793, 116.66876762, 122.67891434), (1.0, 1.0, 1.0))

@@ -1,0 +1,61 @@
+"""Training augmentation, a pure function of the generator it is given."""
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2.functional import resize
+
+from dataset.base import IGNORE_INDEX
+
+
+class RandomCrop:
+    """Random scale, crop and horizontal mirror.
+
+    The window is chosen first and only it is resized: the same picture as resizing the whole image and cropping, at a
+    fraction of the work. Where the scaled image is smaller than the crop it is padded at the bottom and right, the
+    image with ``fill`` and the label with void.
+
+    Args:
+        size: (height, width) of the crop.
+        scale: (smallest, largest) factor; (1, 1) does not resize.
+        mirror: flip half of the samples.
+        fill: RGB padding colour, the mean colour in the originals.
+    """
+
+    def __init__(
+        self,
+        size: tuple[int, int],
+        scale: tuple[float, float] = (1.0, 1.0),
+        mirror: bool = False,
+        fill: tuple[int, int, int] = (124, 116, 104),
+    ):
+        self.size, self.scale, self.mirror = size, scale, mirror
+        self.fill = torch.tensor(fill, dtype=torch.uint8).view(3, 1, 1)
+
+    def __call__(self, image: Tensor, label: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """image: uint8 (3, H, W); label: uint8 (H, W); returns both at ``size``."""
+        where_y, where_x, how_large, mirror = torch.rand(4, generator=generator).tolist()
+        factor = self.scale[0] + (self.scale[1] - self.scale[0]) * how_large
+        rows, height = window(image.shape[1], self.size[0], factor, where_y)
+        columns, width = window(image.shape[2], self.size[1], factor, where_x)
+        image, label = image[:, rows, columns], label[None, rows, columns]
+        if image.shape[1:] != (height, width):
+            image = resize(image, [height, width], InterpolationMode.BILINEAR, antialias=True)
+            label = resize(label, [height, width], InterpolationMode.NEAREST_EXACT)
+        if self.mirror and mirror < 0.5:
+            image, label = image.flip(2), label.flip(2)
+        if (height, width) == self.size:
+            return image.contiguous(), label[0].contiguous()
+
+        padded_image = self.fill.repeat(1, *self.size)
+        padded_label = torch.full(self.size, IGNORE_INDEX, dtype=torch.uint8)
+        padded_image[:, :height, :width] = image
+        padded_label[:height, :width] = label[0]
+        return padded_image, padded_label
+
+
+def window(length: int, target: int, factor: float, where: float) -> tuple[slice, int]:
+    """The part of an axis that fills ``target`` pixels once scaled by ``factor``, and its length after scaling."""
+    extent = min(length, max(1, round(target / factor)))
+    start = round(where * (length - extent))
+    return slice(start, start + extent), min(target, round(extent * factor)) if extent == length else target

@@ -1,0 +1,149 @@
+"""ResNet for segmentation: three-convolution stem, output stride 8 (dilated layer3 and layer4).
+
+The variant of SKD, CWD, IFVD and the segmentation toolbox before them; parameter names are theirs.
+"""
+
+from collections.abc import Callable, Collection
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from libs import get_norm
+
+
+def conv3x3(in_channels: int, channels: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, channels, 3, stride, padding=dilation, dilation=dilation, bias=False)
+
+
+def activate_sum(x: Tensor, activation: str) -> Tensor:
+    """Activation of a residual sum; in place, so that autograd keeps one map and not two."""
+    return F.relu(x, inplace=True) if activation == "relu" else F.leaky_relu(x, 0.01, inplace=True)
+
+
+class BasicBlock(nn.Module):
+    """conv3x3 - conv3x3 with a shortcut; both convolutions are dilated."""
+
+    expansion = 1
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        stride: int,
+        dilation: int,
+        norm: Callable[..., nn.Module],
+        activation: str,
+    ):
+        super().__init__()
+        self.conv1 = conv3x3(in_channels, channels, stride, dilation)
+        self.bn1 = norm(channels, activation=activation)
+        self.conv2 = conv3x3(channels, channels, dilation=dilation)
+        self.bn2 = norm(channels)
+        self.downsample = shortcut(in_channels, channels, stride, norm)
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual = self.bn2(self.conv2(self.bn1(self.conv1(x))))
+        return activate_sum(residual + self.downsample(x), self.activation)
+
+
+class Bottleneck(nn.Module):
+    """conv1x1 - conv3x3 (stride, dilation) - conv1x1 to four times the width, with a shortcut."""
+
+    expansion = 4
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        stride: int,
+        dilation: int,
+        norm: Callable[..., nn.Module],
+        activation: str,
+    ):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 1, bias=False)
+        self.bn1 = norm(channels, activation=activation)
+        self.conv2 = conv3x3(channels, channels, stride, dilation)
+        self.bn2 = norm(channels, activation=activation)
+        self.conv3 = nn.Conv2d(channels, 4 * channels, 1, bias=False)
+        self.bn3 = norm(4 * channels)
+        self.downsample = shortcut(in_channels, 4 * channels, stride, norm)
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual = self.bn3(self.conv3(self.bn2(self.conv2(self.bn1(self.conv1(x))))))
+        return activate_sum(residual + self.downsample(x), self.activation)
+
+
+def shortcut(in_channels: int, channels: int, stride: int, norm: Callable[..., nn.Module]) -> nn.Module:
+    if stride == 1 and in_channels == channels:
+        return nn.Identity()
+    return nn.Sequential(nn.Conv2d(in_channels, channels, 1, stride, bias=False), norm(channels))
+
+
+class ResNet(nn.Module):
+    """Images (N, 3, H, W) to the maps ``layer1`` (stride 4) and ``layer2``, ``layer3``, ``layer4`` (stride 8).
+
+    Args:
+        block: BasicBlock or Bottleneck.
+        depths: blocks per layer.
+        norm: name of a normalisation factory in ``libs``.
+        activation: "relu" as in the originals, or "leaky_relu", with which every pair of BatchNorm and activation
+            can be fused in place (Rota Bulo et al., CVPR 2018).
+        checkpoint_blocks: recompute each block in the backward pass instead of keeping its maps.
+    """
+
+    def __init__(
+        self,
+        block: type[BasicBlock] | type[Bottleneck],
+        depths: tuple[int, int, int, int],
+        norm: str = "batch_norm",
+        activation: str = "relu",
+        checkpoint_blocks: bool = False,
+    ):
+        super().__init__()
+        if activation not in ("relu", "leaky_relu"):
+            raise ValueError(f"unknown backbone activation {activation!r}; known: leaky_relu, relu")
+        make_norm = get_norm(norm)
+        self.checkpoint_blocks = checkpoint_blocks
+        self.conv1 = conv3x3(3, 64, stride=2)
+        self.bn1 = make_norm(64, activation=activation)
+        self.conv2 = conv3x3(64, 64)
+        self.bn2 = make_norm(64, activation=activation)
+        self.conv3 = conv3x3(64, 128)
+        self.bn3 = make_norm(128, activation=activation)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=True)
+
+        in_channels = 128
+        self.channels = {}
+        for number, (depth, stride, dilation) in enumerate(zip(depths, (1, 2, 1, 1), (1, 1, 2, 4), strict=True), 1):
+            width = 64 * 2 ** (number - 1)
+            blocks = [block(in_channels, width, stride, dilation, make_norm, activation)]
+            in_channels = width * block.expansion
+            blocks += [block(in_channels, width, 1, dilation, make_norm, activation) for _ in range(depth - 1)]
+            setattr(self, f"layer{number}", nn.Sequential(*blocks))
+            self.channels[f"layer{number}"] = in_channels
+
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, images: Tensor, keep: Collection[str]) -> dict[str, Tensor]:
+        """The maps named in ``keep``."""
+        x = self.bn1(self.conv1(images))
+        x = self.bn2(self.conv2(x))
+        x = self.maxpool(self.bn3(self.conv3(x)))
+        maps = {}
+        for name in self.channels:
+            for block in getattr(self, name):
+                x = self._run(block, x)
+            if name in keep:
+                maps[name] = x
+        return maps
+
+    def _run(self, block: nn.Module, x: Tensor) -> Tensor:
+        if self.checkpoint_blocks and self.training:
+            return checkpoint(block, x, use_reentrant=False)
+        return block(x)

@@ -1,0 +1,287 @@
+"""One door for weights: our own checkpoints and every released format, recognised by their keys."""
+
+import hashlib
+import os
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dataset import Normalization
+from dataset.normalization import CAFFE
+from network import build_network
+
+FORMAT_VERSION = 1
+
+# ESPNet's conventions, BGR. Its own releases divide by 255 after standardising; SKD's do not.
+ESPNET_CITYSCAPES = Normalization(
+    "BGR",
+    (72.3923110961914, 82.908935546875, 73.15840148925781),
+    (45.31922149658203, 46.15289306640625, 44.914833068847656),
+    1 / 255,
+)
+ESPNET_CAMVID = Normalization(
+    "BGR",
+    (110.3310546875, 108.40888977050781, 105.03321838378906),
+    (72.12568664550781, 72.69076538085938, 69.90434265136719),
+    1 / 255,
+)
+SKD_ESPNET = Normalization("BGR", (73.18188461, 82.93553322, 72.41519599), (45.3199, 46.1528, 44.9148))
+
+
+@dataclass
+class Weights:
+    """A recognised file: the state dict in our key names and what it says about its network.
+
+    family: "segdistill", "pspnet" (SKD, CWD, IFVD and the segmentation toolbox), "espnet" (the authors' releases),
+    "skd_espnet" or "imagenet_resnet" (a backbone alone). config: the arguments of ``build_network``.
+    """
+
+    family: str
+    state_dict: dict[str, Tensor]
+    config: dict
+    normalization: Normalization
+    source: str = "a state dict"
+    sha256: str | None = None
+    skipped: list[str] = field(default_factory=list)
+
+
+@dataclass
+class LoadReport:
+    """What ``load_weights`` did: entries used, in the file but not used, and left at their initial values."""
+
+    family: str
+    used: list[str]
+    skipped: list[str]
+    missing: list[str]
+    normalization: Normalization
+    sha256: str | None
+    config: dict
+
+    def __str__(self) -> str:
+        digest = f", SHA-256 {self.sha256[:12]}" if self.sha256 else ""
+        return (
+            f"{self.family}: {len(self.used)} entries used, {len(self.skipped)} skipped, {len(self.missing)} missing"
+            f"{digest}; input {self.normalization.channels}, scale {self.normalization.scale:.4g}"
+        )
+
+
+def load_network(source: str | os.PathLike | Mapping, norm: str = "batch_norm") -> tuple[nn.Module, LoadReport]:
+    """Build the network that a checkpoint describes and load it; eval mode, on the CPU.
+
+    Raises: as ``load_weights``, and ValueError for a file that holds only a backbone.
+    """
+    weights = read_weights(source)
+    if not weights.config:
+        raise ValueError(f"{weights.source} holds a backbone only; give a network it belongs in")
+    network = build_network(**weights.config, norm=norm)
+    return network.eval(), load_weights(network, weights)
+
+
+def load_weights(
+    network: nn.Module, source: str | os.PathLike | Mapping | Weights, skip_classifier: bool = False
+) -> LoadReport:
+    """Load our own or any released checkpoint into ``network``.
+
+    Args:
+        source: a path, a state dict (in our or the originals' key names), or what ``read_weights`` returned.
+        skip_classifier: leave the entries whose shape depends on the class count at their initial values if the file
+            has another class count.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: unreadable or unsafe file, unknown family, or keys that are missing, left over or of another shape;
+            the message names them. The network is unchanged then.
+    """
+    weights = source if isinstance(source, Weights) else read_weights(source)
+    own = network.state_dict()
+    given = dict(weights.state_dict)
+    backbone_only = not weights.config
+
+    reshaped = [key for key in given if key in own and given[key].shape != own[key].shape]
+    other_classes = not backbone_only and weights.config["num_classes"] != network.num_classes
+    skipped = list(weights.skipped)
+    if skip_classifier and other_classes:
+        skipped += reshaped
+        given = {key: value for key, value in given.items() if key not in reshaped}
+        reshaped = []
+
+    left_over = [key for key in given if key not in own]
+    # BatchNorm's counter is absent from files older than PyTorch 0.4.1 and from the originals' in-place layers.
+    missing = [key for key in own if key not in given and not key.endswith("num_batches_tracked")]
+    absent = [key for key in missing if key not in skipped and not (backbone_only and not key.startswith("backbone."))]
+    problems = [f"{key}: {tuple(given[key].shape)} -> {tuple(own[key].shape)}" for key in reshaped]
+    problems += [f"{key}: missing in the file" for key in absent]
+    problems += [f"{key}: not in the network" for key in left_over]
+    if problems:
+        more = f"\n  ... and {len(problems) - 12} more" if len(problems) > 12 else ""
+        hint = ""
+        if other_classes:
+            hint = f" (the file has {weights.config['num_classes']} classes, the network {network.num_classes})"
+        raise ValueError(
+            f"{weights.source} ({weights.family}) does not fit {type(network).__name__}{hint}:\n  "
+            + "\n  ".join(problems[:12])
+            + more
+        )
+    network.load_state_dict(given, strict=False)
+    return LoadReport(
+        weights.family, sorted(given), skipped, missing, weights.normalization, weights.sha256, weights.config
+    )
+
+
+def read_weights(source: str | os.PathLike | Mapping) -> Weights:
+    """Recognise a checkpoint by its keys and rename them to ours. Raises: as ``load_weights``."""
+    if isinstance(source, Mapping):
+        return recognise(source)
+    path = Path(source)
+    content = read_file(path)
+    weights = recognise(content, str(path))
+    weights.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    return weights
+
+
+def read_file(path: Path) -> Mapping:
+    """The content of a .pth file; tensors and plain containers only, never code."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint {path}; docs/checkpoints.md says where released files are found")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"{path} is refused: it holds more than tensors and could run code ({error})") from error
+    except (RuntimeError, EOFError, zipfile.BadZipFile, OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}); it is truncated or no PyTorch file: fetch it again"
+        ) from error
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not a state dict")
+    return content
+
+
+def recognise(content: Mapping, source: str = "the state dict") -> Weights:
+    """Tell the family of a loaded file by its keys."""
+    if content.get("format") == "segdistill":
+        if content["format_version"] > FORMAT_VERSION:
+            raise ValueError(f"{source} was written by a newer segdistill (format {content['format_version']})")
+        normalization = Normalization(*content["normalization"])
+        return Weights("segdistill", content["state_dict"], content["config"], normalization, source)
+    if isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    state_dict = {key.removeprefix("module."): value for key, value in content.items()}
+
+    if any(key.startswith("pspmodule.") for key in state_dict) or "head.0.bottleneck.0.weight" in state_dict:
+        return recognise_pspnet(state_dict, source)
+    if "encoder.level1.conv.weight" in state_dict or "level1.conv.weight" in state_dict:
+        return recognise_espnet(state_dict, source)
+    if "layer4.0.conv1.weight" in state_dict:
+        return recognise_backbone(state_dict, source)
+    raise ValueError(f"{source} belongs to no family known here; its keys begin {', '.join(list(state_dict)[:5])}")
+
+
+def recognise_pspnet(state_dict: dict[str, Tensor], source: str) -> Weights:
+    """SKD, CWD, IFVD and the segmentation toolbox (where the head is Sequential(pyramid, classifier))."""
+    if "head.0.bottleneck.0.weight" in state_dict:
+        toolbox = {"head.0.": "pspmodule.", "head.1.": "head."}
+        state_dict = {toolbox.get(key[:7], key[:7]) + key[7:]: value for key, value in state_dict.items()}
+    skipped = [key for key in state_dict if key.startswith("fc.")]
+    backbone = re.compile(r"(conv\d|bn\d|layer\d)\.")
+    renamed = {
+        f"backbone.{key}" if backbone.match(key) else key: value
+        for key, value in state_dict.items()
+        if key not in skipped
+    }
+    config = {"name": "pspnet", "num_classes": len(state_dict["head.weight"]), "backbone": name_of_resnet(state_dict)}
+    return Weights("pspnet", plain_gamma(renamed), config, CAFFE, source, skipped=skipped)
+
+
+def recognise_espnet(state_dict: dict[str, Tensor], source: str) -> Weights:
+    """The authors' releases (void is a class: 20 or 12 channels) and SKD's (19 or 11, encoder not under ``encoder.``)."""
+    decoder = "conv.conv.weight" in state_dict
+    if "classifier_1.conv.weight" in state_dict:
+        flat = ("br.", "conv.", "classifier.", "up_l", "level3_C.", "combine_l2_l3.")
+        state_dict = {
+            key if key.startswith(flat) else f"encoder.{key.replace('classifier_1', 'classifier')}": value
+            for key, value in state_dict.items()
+        }
+    prefix = "encoder." if decoder else ""
+    num_classes = len(state_dict[f"{prefix}classifier.conv.weight"])
+    config = {
+        "name": "espnet" if decoder else "espnet_c",
+        "num_classes": num_classes,
+        "p": count_blocks(state_dict, f"{prefix}level2"),
+        "q": count_blocks(state_dict, f"{prefix}level3"),
+    }
+    if decoder:
+        channels = state_dict["conv.conv.weight"].shape[1] - num_classes
+        config["skip"] = {19: "fused", 16: "stem"}.get(channels, f"of {channels} channels")
+    if num_classes == 12:
+        return Weights("espnet", state_dict, config, ESPNET_CAMVID, source)
+    if num_classes == 20:
+        return Weights("espnet", state_dict, config, ESPNET_CITYSCAPES, source)
+    return Weights("skd_espnet", state_dict, config, SKD_ESPNET, source)
+
+
+def recognise_backbone(state_dict: dict[str, Tensor], source: str) -> Weights:
+    """ImageNet weights of the ResNet with a three-convolution stem, as SKD, CWD and IFVD start from."""
+    if "conv3.weight" not in state_dict:
+        raise ValueError(
+            f"{source} is a ResNet with a 7x7 stem (torchvision's); the backbones here have the three-convolution stem "
+            "of resnet18-imagenet.pth / resnet101-imagenet.pth: see docs/checkpoints.md"
+        )
+    skipped = [key for key in state_dict if key.startswith("fc.")]
+    renamed = {f"backbone.{key}": value for key, value in state_dict.items() if key not in skipped}
+    return Weights("imagenet_resnet", renamed, {}, CAFFE, source, skipped=skipped)
+
+
+def name_of_resnet(state_dict: Mapping[str, Tensor]) -> str:
+    depth = count_blocks(state_dict, "layer3")
+    names = {2: "resnet18", 6: "resnet50", 23: "resnet101"}
+    if depth not in names:
+        raise ValueError(f"a ResNet with {depth} blocks in layer3 is not known; known: {names}")
+    return names[depth]
+
+
+def count_blocks(state_dict: Mapping[str, Tensor], prefix: str) -> int:
+    return len({match[1] for key in state_dict if (match := re.match(rf"{re.escape(prefix)}\.(\d+)\.", key))})
+
+
+def plain_gamma(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Undo the in-place layers' convention: they scale by |gamma| + 1e-5, BatchNorm2d by gamma.
+
+    A file without BatchNorm counters comes from those layers; a negative gamma in it proves that the sign is unused.
+    """
+    norms = [key[: -len("running_var")] + "weight" for key in state_dict if key.endswith("running_var")]
+    counted = any(key.endswith("num_batches_tracked") for key in state_dict)
+    if counted or all((state_dict[key] >= 0).all() for key in norms):
+        return state_dict
+    return {key: value.abs() + 1e-5 if key in norms else value for key, value in state_dict.items()}
+
+
+def export_weights(network: nn.Module, normalization: Normalization, **card) -> dict:
+    """What ``best.pth`` holds: a network's weights and all it takes to use them; ``card`` is plain data for people."""
+    return {
+        "format": "segdistill",
+        "format_version": FORMAT_VERSION,
+        "config": network.config,
+        "normalization": tuple(normalization),
+        "state_dict": network.state_dict(),
+        **card,
+    }
+
+
+def atomic_save(content: dict, path: Path) -> None:
+    """Write a checkpoint so that a kill or a full disk at any instant leaves the old file or the new one, whole."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(f"could not write {path} ({error}); the previous checkpoint, if any, is intact") from error

@@ -1,0 +1,70 @@
+"""Segmentation metrics from one integer confusion matrix."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from utils.distributed import sum_over_processes
+
+
+class ConfusionMatrix:
+    """Counts of (truth, prediction) over any number of images.
+
+    ``matrix`` is int64 (C + 1, C + 1), rows the truth. The last row holds void pixels (labels outside 0..C-1, such as
+    255), the last column predictions that are none of the C classes (a released network that was trained with void as
+    a class): those are errors, never ignored.
+    """
+
+    def __init__(self, num_classes: int):
+        self.num_classes = num_classes
+        self.matrix = torch.zeros(num_classes + 1, num_classes + 1, dtype=torch.int64)
+
+    def update(self, predictions: Tensor | np.ndarray, labels: Tensor | np.ndarray) -> None:
+        """Count integer maps of equal shape.
+
+        Raises:
+            ValueError: shapes differ.
+        """
+        predictions, labels = torch.as_tensor(predictions), torch.as_tensor(labels)
+        if predictions.shape != labels.shape:
+            raise ValueError(f"predictions {tuple(predictions.shape)} and labels {tuple(labels.shape)} differ in shape")
+        side = self.num_classes + 1
+        rows, columns = (self._fold(x) for x in (labels.to(predictions.device), predictions))
+        self.matrix += torch.bincount(rows * side + columns, minlength=side**2).view(side, side).cpu()
+
+    def _fold(self, values: Tensor) -> Tensor:
+        values = values.flatten().long()
+        return torch.where((values >= 0) & (values < self.num_classes), values, self.num_classes)
+
+    def reduce(self, device: torch.device | str = "cpu") -> None:
+        """Add up the matrices of all processes; ``device`` is where the process group communicates."""
+        self.matrix = sum_over_processes(self.matrix.to(device)).cpu()
+
+    def _counts(self, count_void: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Per class: true positives, pixels of the class, pixels predicted as the class."""
+        matrix = self.matrix.double()
+        truth = matrix[:-1].sum(1)
+        predicted = (matrix if count_void else matrix[:-1]).sum(0)[:-1]
+        return matrix.diagonal()[:-1], truth, predicted
+
+    def iou(self, count_void: bool = False) -> Tensor:
+        """Intersection over union, float64 (C,); NaN for a class absent from both truth and prediction.
+
+        With ``count_void``, what is predicted on void pixels counts as false positives (ESPNet's paper).
+        """
+        hits, truth, predicted = self._counts(count_void)
+        return hits / (truth + predicted - hits)
+
+    def mean_iou(self, count_void: bool = False) -> float:
+        """Mean over the classes that occur."""
+        return self.iou(count_void).nanmean().item()
+
+    def class_accuracy(self) -> Tensor:
+        """Recall, float64 (C,); NaN for a class absent from the truth."""
+        hits, truth, _ = self._counts(False)
+        return hits / truth
+
+    def pixel_accuracy(self, count_void: bool = False) -> float:
+        """Share of right pixels among the labelled ones, or among all of them with ``count_void``."""
+        hits, truth, _ = self._counts(False)
+        return (hits.sum() / (self.matrix.sum() if count_void else truth.sum())).item()
