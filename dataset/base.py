@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from tqdm import tqdm
 
 from dataset.normalization import IMAGENET, Normalization
 
@@ -74,6 +75,7 @@ class SegmentationDataset(torch.utils.data.Dataset):
         if not self.root.is_dir():
             raise FileNotFoundError(f"{name}: no folder {self.root}; --data-dir names it (see docs/datasets.md)")
         self.split, self.transform, self.seed = split, transform, seed
+        self.memory: list[Sample] = []
         self.pairs = self._read_list(Path(data_list)) if data_list else self.find_pairs()
         if not self.pairs:
             raise FileNotFoundError(f"{name}: no images of split {split!r} under {self.root}")
@@ -95,12 +97,21 @@ class SegmentationDataset(torch.utils.data.Dataset):
 
     def __getitem__(self, key: int | tuple[int, int]) -> Sample:
         epoch, index = key if isinstance(key, tuple) else (0, key)
+        sample = self.memory[index] if self.memory else self.read(index)
+        if self.transform:
+            image, label = self.transform(sample.image, sample.label, generator_of(self.seed, epoch, index))
+            return Sample(image, label, sample.name)
+        return sample
+
+    def read(self, index: int) -> Sample:
+        """Decode one item, without augmentation."""
         pair = self.pairs[index]
         image = read_image(pair.image)
-        label = self._read_label(pair, tuple(image.shape[1:]))
-        if self.transform:
-            image, label = self.transform(image, label, generator_of(self.seed, epoch, index))
-        return Sample(image, label, pair.image.stem)
+        return Sample(image, self._read_label(pair, tuple(image.shape[1:])), pair.image.stem)
+
+    def preload(self) -> None:
+        """Decode every item once and keep it; loader processes that are started later share the memory."""
+        self.memory = [self.read(index) for index in tqdm(range(len(self)), desc="decoding", unit="image", leave=False)]
 
     def _read_label(self, pair: Pair, size: tuple[int, int]) -> Tensor:
         if pair.label is None:
