@@ -10,7 +10,6 @@ Several processes: torchrun --nproc_per_node N train.py ...
 
 import argparse
 import logging
-import os
 import signal
 import sys
 import time
@@ -29,7 +28,7 @@ from dataset.sampler import TrainSampler
 from dataset.transforms import RandomCrop
 from network import build_network
 from utils.checkpoint import export_weights, load_weights
-from utils.distributed import rank, world_size
+from utils.distributed import rank, start_device, world_size
 from utils.evaluate import evaluate, predict
 from utils.losses import DISTILLATION_LOSSES, TaskLoss
 from utils.options import network_arguments, parse_options
@@ -42,7 +41,8 @@ logger = logging.getLogger("train")
 
 def main(argv: list[str] | None = None) -> int:
     options = parse_options(argv)
-    device = start_device(options)
+    device = start_device(options.device)
+    logging.basicConfig(level=logging.INFO if rank() == 0 else logging.ERROR, format="%(message)s")
     run = Run(options)
     stop = StopSignal()
 
@@ -140,18 +140,6 @@ def train_step(
         loss.set_lr_factor(factor)
         terms |= loss.step_critic(student_output, teacher_output)
     return {"loss": total, **{f"loss/{name}": term for name, term in terms.items()}}
-
-
-def start_device(options: argparse.Namespace) -> torch.device:
-    """Join torchrun's process group if there is one, and pick this process's device."""
-    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", device.index or 0)))
-        torch.cuda.set_device(device)
-    if "RANK" in os.environ and not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    logging.basicConfig(level=logging.INFO if rank() == 0 else logging.ERROR, format="%(message)s")
-    return device
 
 
 def build_datasets(options: argparse.Namespace) -> tuple[SegmentationDataset, SegmentationDataset]:

@@ -1,10 +1,22 @@
 """One process or many (torchrun): everything here is the identity without a process group."""
 
+import os
 from collections.abc import Iterable
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+
+def start_device(name: str | None = None) -> torch.device:
+    """Join torchrun's process group if there is one, and pick this process's device (cuda if there is one)."""
+    device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", device.index or 0)))
+        torch.cuda.set_device(device)
+    if "RANK" in os.environ and not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return device
 
 
 def rank() -> int:

@@ -1,0 +1,91 @@
+"""Predictions as files: label maps (Cityscapes label ids for the server), colour maps, overlays.
+
+    python test.py --dataset cityscapes --data-dir DIR --split test --checkpoint FILE --output DIR
+    python test.py --images FOLDER --dataset camvid --checkpoint FILE --output DIR
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from dataset import DATASETS, build_dataset
+from dataset.base import read_image
+from dataset.cityscapes import Cityscapes, to_raw_ids
+from utils.checkpoint import load_network
+from utils.distributed import start_device
+from utils.evaluate import predict
+from utils.visualize import colorize, overlay
+
+KINDS = ("labels", "colors", "overlays")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
+
+
+def parse_options(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="test.py", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--checkpoint", required=True, metavar="FILE", help="our own or a released checkpoint")
+    parser.add_argument("--dataset", required=True, choices=sorted(DATASETS), help="gives the classes and the colours")
+    parser.add_argument("--data-dir", help="folder of the data set; scenes has a default")
+    parser.add_argument("--data-list", metavar="FILE", help="one image a line, in place of the split's own layout")
+    parser.add_argument("--split", default="test", choices=("train", "val", "test"))
+    parser.add_argument("--images", type=Path, metavar="FOLDER", help="any pictures, in place of a data set's split")
+    parser.add_argument("--output", required=True, type=Path, metavar="FOLDER")
+    parser.add_argument("--save", nargs="+", choices=KINDS, default=["labels"], help="what to write (default: labels)")
+    parser.add_argument("--device", help="by default cuda if there is one, else cpu")
+    options = parser.parse_args(argv)
+    if options.images and (options.data_dir or options.data_list):
+        parser.error("--images stands in place of --data-dir and --data-list: give one")
+    if not options.images and not options.data_dir and options.dataset != "scenes":
+        parser.error(f"--dataset {options.dataset} needs --data-dir, or --images FOLDER")
+    return options
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = parse_options(argv)
+    data_class = DATASETS[options.dataset]
+    network, report = load_network(options.checkpoint)
+    network.to(start_device(options.device), memory_format=torch.channels_last)
+    files = image_files(options)
+    for kind in options.save:
+        (options.output / kind).mkdir(parents=True, exist_ok=True)
+
+    for file in tqdm(files, desc="predicting", unit="image"):
+        image = read_image(file)
+        prediction = predict(network, image[None], report.normalization)[0].numpy()
+        pixels = image.permute(1, 2, 0).numpy()
+        pictures = {
+            # The Cityscapes server expects label ids, not train ids.
+            "labels": to_raw_ids(prediction) if issubclass(data_class, Cityscapes) else prediction,
+            "colors": colorize(prediction, data_class.PALETTE),
+            "overlays": overlay(pixels, prediction, data_class.PALETTE),
+        }
+        for kind in options.save:
+            save_png(pictures[kind], options.output / kind / f"{file.stem}.png")
+    print(f"{len(files)} predictions in {options.output}: {', '.join(options.save)}")
+    return 0
+
+
+def image_files(options: argparse.Namespace) -> list[Path]:
+    """The files to predict, in a fixed order."""
+    if not options.images:
+        dataset = build_dataset(options.dataset, options.data_dir, options.split, data_list=options.data_list)
+        return [pair.image for pair in dataset.pairs]
+    files = sorted(path for path in options.images.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not files:
+        raise FileNotFoundError(f"no pictures ({', '.join(IMAGE_SUFFIXES)}) in {options.images}")
+    return files
+
+
+def save_png(picture: np.ndarray, path: Path) -> None:
+    """Write by rename, so that an interrupted run leaves no half PNG."""
+    temporary = path.with_suffix(".tmp")
+    Image.fromarray(picture).save(temporary, format="PNG")
+    temporary.replace(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# A checkpoint to a Cityscapes submission: one label-id PNG for each image of the test split, ready to be zipped.
+#   checkpoint=snapshots/RUN/best.pth data_dir=DIR bash test.sh
+set -euo pipefail
+cd "$(dirname "$0")"
+
+checkpoint=${checkpoint:?set checkpoint to the weights to test}
+dataset=${dataset:-cityscapes}
+data_dir=${data_dir:?set data_dir to the folder of $dataset}
+split=${split:-test}
+output=${output:-submission}
+save=${save:-"labels colors overlays"}
+
+${python:-python} test.py --dataset "$dataset" --data-dir "$data_dir" --split "$split" --checkpoint "$checkpoint" --output "$output" --save $save

@@ -1,0 +1,206 @@
+"""One contract for every data set of the registry, on small trees made here; then what is particular to each."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dataset import DATASETS, IGNORE_INDEX, build_dataset
+from dataset.__main__ import check
+from dataset.cityscapes import Cityscapes, to_raw_ids
+
+SIZE = (24, 32)
+
+
+def write_pair(image, label, values):
+    for path in (image, label):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (*SIZE, 3), dtype=np.uint8)).save(image)
+    Image.fromarray(rng.choice(np.array(values, dtype=np.uint8), SIZE)).save(label)
+
+
+def camvid_files(root, name, split="train"):
+    return root / split / f"{name}.png", root / f"{split}annot" / f"{name}.png"
+
+
+def cityscapes_files(root, name, split="train"):
+    city, stem = "aachen", f"aachen_{name}_000019"
+    image = root / "leftImg8bit" / split / city / f"{stem}_leftImg8bit.png"
+    return image, root / "gtFine" / split / city / f"{stem}_gtFine_labelIds.png"
+
+
+LAYOUTS = {"camvid": camvid_files, "cityscapes": cityscapes_files, "scenes": cityscapes_files}
+each_dataset = pytest.mark.parametrize("name", sorted(DATASETS))
+
+
+def make_tree(root, name, count=3):
+    values = sorted(DATASETS[name].ID_TO_TRAIN_ID)
+    for index in range(count):
+        write_pair(*LAYOUTS[name](root, f"00000{index}"), values)
+    return root
+
+
+@each_dataset
+def test_samples_are_uint8_rgb_with_train_ids(name, tmp_path):
+    dataset = build_dataset(name, make_tree(tmp_path, name), "train")
+    assert len(dataset) == 3
+    for sample in (dataset[i] for i in range(3)):
+        assert (sample.image.dtype, sample.image.shape) == (torch.uint8, (3, *SIZE))
+        assert (sample.label.dtype, sample.label.shape) == (torch.uint8, SIZE)
+        assert set(sample.label.unique().tolist()) <= {*range(len(dataset.CLASSES)), IGNORE_INDEX}
+
+
+@each_dataset
+def test_classes_and_palette_agree(name):
+    dataset = DATASETS[name]
+    assert len(dataset.CLASSES) == len(dataset.PALETTE) == len(set(dataset.PALETTE))
+    assert set(dataset.ID_TO_TRAIN_ID.values()) == {*range(len(dataset.CLASSES)), IGNORE_INDEX}
+
+
+@each_dataset
+def test_an_unknown_label_value_names_file_and_value(name, tmp_path):
+    root = make_tree(tmp_path, name)
+    image, label = LAYOUTS[name](root, "000001")
+    write_pair(image, label, [0, 77])
+    with pytest.raises(ValueError, match=rf"{label.name}.*\[77\]"):
+        build_dataset(name, root, "train")[1]
+
+
+@each_dataset
+def test_an_image_without_label_is_named(name, tmp_path):
+    root = make_tree(tmp_path, name)
+    LAYOUTS[name](root, "000002")[1].unlink()
+    with pytest.raises(ValueError, match="000002"):
+        build_dataset(name, root, "train")
+
+
+@each_dataset
+def test_a_truncated_image_is_named(name, tmp_path):
+    root = make_tree(tmp_path, name)
+    image, _ = LAYOUTS[name](root, "000000")
+    image.write_bytes(image.read_bytes()[:-400])
+    with pytest.raises(ValueError, match=rf"{image.name}.*truncated"):
+        build_dataset(name, root, "train")[0]
+
+
+@each_dataset
+def test_a_label_of_another_size_is_named(name, tmp_path):
+    root = make_tree(tmp_path, name)
+    _, label = LAYOUTS[name](root, "000000")
+    Image.fromarray(np.zeros((5, 6), dtype=np.uint8)).save(label)
+    with pytest.raises(ValueError, match=f"{label.name} is 5x6"):
+        build_dataset(name, root, "train")[0]
+
+
+@each_dataset
+def test_a_colour_label_is_refused_with_a_hint(name, tmp_path):
+    root = make_tree(tmp_path, name)
+    image, label = LAYOUTS[name](root, "000000")
+    Image.open(image).save(label)
+    with pytest.raises(ValueError, match="one 8-bit channel"):
+        build_dataset(name, root, "train")[0]
+
+
+@each_dataset
+def test_a_missing_folder_and_an_empty_split_are_errors(name, tmp_path):
+    with pytest.raises((FileNotFoundError, ValueError), match="split"):
+        build_dataset(name, make_tree(tmp_path, name), "val")
+    if name != "scenes":
+        with pytest.raises(FileNotFoundError, match="nowhere"):
+            build_dataset(name, tmp_path / "nowhere", "train")
+
+
+def test_unknown_names_list_the_known_ones(tmp_path):
+    with pytest.raises(ValueError, match="camvid"):
+        build_dataset("kitti", tmp_path)
+    with pytest.raises(ValueError, match="val"):
+        build_dataset("camvid", tmp_path, "validation")
+
+
+def test_the_audit_counts_every_pixel_once(tmp_path):
+    dataset = build_dataset("camvid", make_tree(tmp_path, "camvid"), "train")
+    counts = check(dataset)
+    assert counts.sum() == 3 * SIZE[0] * SIZE[1]
+    assert counts[-1] == sum((dataset[i].label == IGNORE_INDEX).sum() for i in range(3))
+
+
+def test_the_audit_lists_all_bad_files(tmp_path):
+    root = make_tree(tmp_path, "camvid")
+    for index in (0, 2):
+        write_pair(*camvid_files(root, f"00000{index}"), [50])
+    with pytest.raises(ValueError, match=r"(?s)2 bad files.*000000.*000002"):
+        check(build_dataset("camvid", root, "train"))
+
+
+def test_camvid_reads_its_original_list_with_its_fake_prefix(tmp_path):
+    root = make_tree(tmp_path, "camvid")
+    (tmp_path / "train.txt").write_text("/SegNet/CamVid/train/000001.png /SegNet/CamVid/trainannot/000001.png\n\n")
+    dataset = build_dataset("camvid", root, "train", data_list=tmp_path / "train.txt")
+    assert [sample.name for sample in (dataset[i] for i in range(len(dataset)))] == ["000001"]
+
+
+def test_cityscapes_maps_the_official_ids():
+    table = Cityscapes.ID_TO_TRAIN_ID
+    assert (table[7], table[8], table[11], table[26], table[33], table[0], table[9], table[29]) == (
+        *(0, 1, 2, 13, 18),
+        *(IGNORE_INDEX,) * 3,
+    )
+
+
+def test_cityscapes_train_ids_go_back_to_label_ids():
+    train_ids = np.array([[0, 18, 255], [10, 13, 99]], dtype=np.uint8)
+    assert to_raw_ids(train_ids).tolist() == [[7, 33, 0], [23, 26, 0]]
+
+
+def test_cityscapes_list_may_name_train_id_labels(tmp_path):
+    image, _ = cityscapes_files(tmp_path, "000000")
+    label = tmp_path / "aachen_000000_000019_gtFine_labelTrainIds.png"
+    write_pair(image, label, [*range(19), 255])
+    (tmp_path / "val.lst").write_text(f"{image.relative_to(tmp_path)}\t{label.name}\n")
+    dataset = build_dataset("cityscapes", tmp_path, "val", data_list=tmp_path / "val.lst")
+    assert np.array_equal(dataset[0].label, np.asarray(Image.open(label)))
+
+
+def test_cityscapes_test_split_needs_no_labels(tmp_path):
+    image, label = cityscapes_files(tmp_path, "000000", "test")
+    write_pair(image, label, [7])
+    label.unlink()
+    dataset = build_dataset("cityscapes", tmp_path, "test")
+    assert (dataset[0].label == IGNORE_INDEX).all()
+
+
+@pytest.mark.parametrize("line", ["a.png b.png c.png", "a.png"])
+def test_a_malformed_list_line_is_named(line, tmp_path):
+    (tmp_path / "train.lst").write_text(f"{line}\n")
+    with pytest.raises(ValueError, match=r"train.lst:1"):
+        build_dataset("cityscapes", tmp_path, "train", data_list=tmp_path / "train.lst")
+
+
+def test_a_list_that_names_a_missing_file_says_which(tmp_path):
+    (tmp_path / "train.lst").write_text("a.png b.png\n")
+    with pytest.raises(FileNotFoundError, match=r"train.lst:1.*a.png"):
+        build_dataset("cityscapes", tmp_path, "train", data_list=tmp_path / "train.lst")
+
+
+def test_preloaded_samples_are_the_files_samples(tmp_path):
+    dataset = build_dataset("camvid", make_tree(tmp_path, "camvid"), "train")
+    fresh = dataset[1]
+    dataset.preload()
+    camvid_files(tmp_path, "000001")[0].unlink()
+    assert torch.equal(dataset[1].image, fresh.image)
+    assert torch.equal(dataset[1].label, fresh.label)
+
+
+@pytest.mark.skipif("SEGDISTILL_DATA" not in os.environ, reason="SEGDISTILL_DATA (folder of real data) is not set")
+def test_real_files_are_read():
+    root = os.environ["SEGDISTILL_DATA"]
+    camvid = [build_dataset("camvid", f"{root}/camvid", split) for split in ("train", "val", "test")]
+    assert [len(split) for split in camvid] == [367, 101, 233]
+    pairs = build_dataset("cityscapes", f"{root}/cityscapes", "train", data_list=f"{root}/cityscapes/train.lst")
+    assert len(pairs) == 4
+    assert pairs[0].image.shape == (3, 1024, 2048)
+    road = (pairs[0].label == 0).float().mean()
+    assert 0.2 < road < 0.6

@@ -1,0 +1,105 @@
+import pytest
+import torch
+from torchvision.transforms.v2.functional import resize
+
+from dataset.base import generator_of
+from dataset.sampler import TrainSampler
+from dataset.transforms import RandomCrop, window
+
+
+def picture(height, width):
+    """A smooth image, and a label of 8x8 blocks."""
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    image = torch.stack([rows * 255 // height, columns * 255 // width, (rows + columns) % 256]).to(torch.uint8)
+    return image, ((rows // 8 + columns // 8) % 11).to(torch.uint8)
+
+
+@pytest.mark.parametrize("scale", [(1.0, 1.0), (0.5, 2.0)])
+@pytest.mark.parametrize("size", [(32, 48), (90, 50)])
+def test_crops_have_the_size_asked_for(scale, size):
+    image, label = picture(60, 80)
+    for index in range(8):
+        crop, ids = RandomCrop(size, scale, mirror=True)(image, label, generator_of(0, 0, index))
+        assert (crop.shape, ids.shape, crop.dtype, ids.dtype) == ((3, *size), size, torch.uint8, torch.uint8)
+
+
+def test_a_sample_is_a_function_of_seed_epoch_and_index():
+    image, label = picture(60, 80)
+    augment = RandomCrop((32, 32), (0.5, 2.0), mirror=True)
+    first = augment(image, label, generator_of(1, 2, 3))[0]
+    assert torch.equal(first, augment(image, label, generator_of(1, 2, 3))[0])
+    others = [augment(image, label, generator_of(*counters))[0] for counters in ((0, 2, 3), (1, 0, 3), (1, 2, 0))]
+    assert not any(torch.equal(first, other) for other in others)
+
+
+def test_an_unscaled_crop_is_a_window_of_image_and_label_alike():
+    image, label = picture(60, 80)
+    stacked = torch.cat([image, label[None]])
+    crop, ids = RandomCrop((20, 30))(image, label, generator_of(0, 0, 5))
+    found = torch.cat([crop, ids[None]])
+    windows = stacked.unfold(1, 20, 1).unfold(2, 30, 1).permute(1, 2, 0, 3, 4)
+    assert (windows == found).flatten(2).all(2).any()
+
+
+def test_cropping_before_resizing_gives_the_picture_of_resizing_before_cropping():
+    image, label = picture(64, 96)
+    crop, ids = RandomCrop((64, 64), (2.0, 2.0))(image, label, generator_of(0, 0, 1))
+    whole = resize(image, [128, 192], antialias=True)
+    differences = [
+        (whole[:, top : top + 64, left : left + 64].int() - crop.int())[:, 2:-2, 2:-2].abs().max()
+        for top in range(0, 65, 2)
+        for left in range(0, 129, 2)
+    ]
+    assert min(differences) <= 1
+    large = label.repeat_interleave(2, 0).repeat_interleave(2, 1)
+    assert any(
+        torch.equal(large[top : top + 64, left : left + 64], ids) for top in range(65) for left in range(129)
+    )
+
+
+def test_small_images_are_padded_below_and_right_with_the_fill_and_void():
+    image, label = picture(20, 30)
+    crop, ids = RandomCrop((32, 40), fill=(1, 2, 3))(image, label, generator_of(0))
+    assert torch.equal(crop[:, :20, :30], image)
+    assert torch.equal(ids[:20, :30], label)
+    assert (crop[:, 20:] == torch.tensor([1, 2, 3]).view(3, 1, 1)).all()
+    assert (ids[20:] == 255).all()
+    assert (ids[:, 30:] == 255).all()
+
+
+def test_half_of_the_samples_are_mirrored():
+    image, label = picture(16, 16)
+    augment = RandomCrop((16, 16), mirror=True)
+    mirrored = sum(torch.equal(augment(image, label, generator_of(i))[0], image.flip(2)) for i in range(200))
+    assert 70 < mirrored < 130
+
+
+@pytest.mark.parametrize("factor", [0.3, 0.5, 0.99, 1.0, 1.7, 3.0])
+@pytest.mark.parametrize("where", [0.0, 0.5, 1.0])
+def test_the_window_lies_inside_the_axis(factor, where):
+    part, length = window(50, 64, factor, where)
+    assert 0 <= part.start < part.stop <= 50
+    assert 0 < length <= 64
+
+
+def stream(**options):
+    return [key for batch in TrainSampler(length=7, batch_size=4, num_steps=9, seed=3, **options) for key in batch]
+
+
+def test_an_epoch_holds_every_sample_once():
+    keys = stream()
+    assert [sorted(index for epoch, index in keys if epoch == wanted) for wanted in range(5)] == [list(range(7))] * 5
+
+
+def test_a_resumed_sampler_continues_the_same_stream():
+    assert stream(start_step=4) == stream()[16:]
+
+
+def test_processes_share_the_global_batches():
+    shares = [list(TrainSampler(7, 4, 9, 3, rank=rank, world_size=2)) for rank in range(2)]
+    assert [key for parts in zip(*shares, strict=True) for part in parts for key in part] == stream()
+
+
+def test_a_batch_that_does_not_divide_is_an_error():
+    with pytest.raises(ValueError, match="4 does not divide by 3"):
+        TrainSampler(7, 4, 9, 3, world_size=3)
