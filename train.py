@@ -10,6 +10,7 @@ Several processes: torchrun --nproc_per_node N train.py ...
 
 import argparse
 import logging
+import math
 import signal
 import sys
 import time
@@ -32,6 +33,7 @@ from utils.distributed import rank, start_device, world_size
 from utils.evaluate import evaluate, predict
 from utils.losses import DISTILLATION_LOSSES, TaskLoss
 from utils.options import network_arguments, parse_options
+from utils.report import write_run_report
 from utils.run import Run, StopSignal, write_json
 from utils.teacher import Teacher
 from utils.visualize import colorize
@@ -81,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
         validating = last or step % options.val_every == 0
         saving = last or stop.received or step % options.save_every == 0
         if saving or validating or step % options.log_every == 0:
-            values = finite_values(terms, step, run)
+            values = finite_values(terms, student, step, run)
             rate = (step - logged) * options.batch_size / (time.perf_counter() - clock)
             run.log(step, {**values, "lr": options.lr_g * factor, "images_per_second": rate})
             progress.set_postfix(loss=f"{values['loss']:.3f}")
@@ -103,6 +105,8 @@ def main(argv: list[str] | None = None) -> int:
 
     progress.close()
     run.close()
+    if run.writes and not stop.received:
+        write_run_report(run.folder)
     if dist.is_initialized():
         dist.destroy_process_group()
     return 128 + stop.received if stop.received else 0
@@ -219,13 +223,15 @@ def features_of(losses: nn.ModuleList, side: str) -> tuple[str, ...]:
     return tuple(sorted({name for loss in losses for name in getattr(loss, f"{side}_features")}))
 
 
-def finite_values(terms: Mapping[str, Tensor], step: int, run: Run) -> dict[str, float]:
+def finite_values(terms: Mapping[str, Tensor], student: nn.Module, step: int, run: Run) -> dict[str, float]:
     """The terms as numbers. Raises FloatingPointError before a checkpoint could be overwritten by nonsense."""
     values = dict(zip(terms, torch.stack([term.detach().float() for term in terms.values()]).tolist(), strict=True))
-    wrong = [name for name, value in values.items() if not np.isfinite(value)]
+    wrong = [name for name, value in values.items() if not math.isfinite(value)]
+    wrong += [f"weight {name}" for name, value in student.named_parameters() if not value.isfinite().all()][:3]
     if wrong:
         raise FloatingPointError(
-            f"step {step}: {', '.join(wrong)} is not finite. {run.last} is from before; lower --lr-g or the term's weight"
+            f"step {step}: {', '.join(wrong)} not finite; {run.folder} keeps its last good checkpoint. "
+            "Lower --lr-g, or the weight of the term that grew first in metrics.jsonl"
         )
     return values
 

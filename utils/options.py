@@ -142,6 +142,9 @@ def contradictions(options: argparse.Namespace, given: set[str], requires: dict[
         problems.append("--lambda-gp has no effect with --adv-loss-type hinge, which has no gradient penalty")
     if options.optimizer == "adam" and "momentum" in given:
         problems.append("--momentum has no effect with --optimizer adam")
+    on_cpu = (options.device or ("cuda" if torch.cuda.is_available() else "cpu")) == "cpu"
+    if options.bf16 and on_cpu and options.network.startswith("espnet"):
+        problems.append("--bf16 on the CPU gives wrong gradients in ESPNet's dilated convolutions (seen with torch 2.12)")
     if options.dataset != "scenes" and not options.data_dir:
         problems.append(f"--dataset {options.dataset} needs --data-dir")
     return problems

@@ -1,0 +1,32 @@
+"""A data set of a few small pictures that a teacher of known weights labels perfectly."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dataset.normalization import IMAGENET
+from network import build_network
+from utils.checkpoint import atomic_save, export_weights
+from utils.evaluate import predict
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """A folder with ``camvid/`` (4 / 2 / 2 images of 64x64) and ``teacher.pth``, an ESPNet-C that labelled them."""
+    folder = tmp_path_factory.mktemp("tiny")
+    torch.manual_seed(0)
+    teacher = build_network("espnet_c", 11, p=1, q=1).eval()
+    atomic_save(export_weights(teacher, IMAGENET), folder / "teacher.pth")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 4), ("val", 2), ("test", 2)):
+        for kind in ("", "annot"):
+            (folder / "camvid" / f"{split}{kind}").mkdir(parents=True)
+        for index in range(count):
+            coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
+            image = np.array(coarse.resize((64, 64), Image.Resampling.BICUBIC))
+            label = predict(teacher, torch.from_numpy(image).permute(2, 0, 1)[None], IMAGENET)[0].numpy()
+            label[:3] = 11
+            Image.fromarray(image).save(folder / "camvid" / split / f"{index}.png")
+            Image.fromarray(label).save(folder / "camvid" / f"{split}annot" / f"{index}.png")
+    return folder
