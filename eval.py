@@ -18,7 +18,7 @@ from utils.distributed import rank, start_device
 from utils.evaluate import evaluate
 from utils.metrics import ConfusionMatrix
 from utils.options import add_switch
-from utils.report import iou_table
+from utils.report import iou_table, write_run_report
 from utils.run import write_json
 
 
@@ -58,6 +58,8 @@ def main(argv: list[str] | None = None) -> int:
         if options.output:
             options.output.parent.mkdir(parents=True, exist_ok=True)
             write_json(options.output, figures)
+            if (options.output.parent / "options.json").exists():  # the folder of a run: complete its report
+                write_run_report(options.output.parent)
     return 0
 
 

@@ -1,0 +1,137 @@
+"""The commands that users type, as they type them."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import eval as evaluation
+import test as prediction
+
+ROOT = Path(__file__).parents[1]
+RELEASED = {
+    "skd_camvid/espnet/base_57.8.pth": ("espnet", 57.83),
+    "skd_camvid/espnet/kd+sd+61.4.pth": ("espnet", 61.38),
+    "skd_camvid/espnet/SD+KD+CITY_65.1.pth": ("espnet", 65.13),
+    "skd_camvid/espnet_c/BASE56.7.pth": ("espnet_c", 56.75),
+    "skd_camvid/espnet_c/OURS60.3.pth": ("espnet_c", 60.35),
+    "skd_camvid/espnet_c/KD+CITY+SD_64.1.pth": ("espnet_c", 64.13),
+    "espnet_pretrained/decoder/espnet_p_2_q_8_camvid.pth": ("espnet", 57.17),
+}
+real_data = pytest.mark.skipif(
+    "SEGDISTILL_DATA" not in os.environ, reason="SEGDISTILL_DATA (folder of real data) is not set"
+)
+
+
+def evaluate(tmp_path, *arguments):
+    output = tmp_path / "evaluation.json"
+    assert evaluation.main([*map(str, arguments), "--output", str(output)]) == 0
+    return json.loads(output.read_text())
+
+
+@real_data
+@pytest.mark.slow
+@pytest.mark.parametrize(("file", "network", "mean_iou"), [(k, *v) for k, v in RELEASED.items()], ids=RELEASED)
+def test_released_checkpoints_give_their_published_numbers(file, network, mean_iou, tmp_path):
+    root = os.environ["SEGDISTILL_DATA"]
+    common = ["--network", network, "--dataset", "camvid", "--split", "test", "--data-dir", f"{root}/camvid"]
+    figures = evaluate(tmp_path, *common, "--checkpoint", f"{root}/{file}")
+    assert 100 * figures["mean_iou"] == pytest.approx(mean_iou, abs=0.02)
+
+
+@real_data
+@pytest.mark.slow
+def test_espnet_s_own_numbers_count_void(tmp_path):
+    root = os.environ["SEGDISTILL_DATA"]
+    file = f"{root}/espnet_pretrained/decoder/espnet_p_2_q_8_camvid.pth"
+    common = ["--dataset", "camvid", "--split", "test", "--data-dir", f"{root}/camvid", "--checkpoint", file]
+    figures = evaluate(tmp_path, *common, "--count-void")
+    assert 100 * figures["mean_iou"] == pytest.approx(55.65, abs=0.02)
+    assert 100 * figures["class_accuracy"] == pytest.approx(68.30, abs=0.02)
+
+
+def test_a_perfect_prediction_scores_one(tiny, tmp_path, capsys):
+    data = ["--dataset", "camvid", "--data-dir", tiny / "camvid", "--split", "test"]
+    figures = evaluate(tmp_path, *data, "--checkpoint", tiny / "teacher.pth")
+    assert (figures["mean_iou"], figures["pixel_accuracy"], figures["num_images"]) == (1.0, 1.0, 2)
+    assert figures["network"] == {"name": "espnet_c", "num_classes": 11, "p": 1, "q": 1}
+    assert "100.00" in capsys.readouterr().out
+    assert evaluate(tmp_path, *data, "--checkpoint", tiny / "teacher.pth", "--count-void")["pixel_accuracy"] < 1
+
+
+def test_a_file_of_another_network_than_asked_for_is_an_error(tiny, tmp_path):
+    data = ["--dataset", "camvid", "--data-dir", str(tiny / "camvid")]
+    with pytest.raises(ValueError, match="holds network espnet_c, not pspnet"):
+        evaluation.main([*data, "--checkpoint", str(tiny / "teacher.pth"), "--network", "pspnet"])
+
+
+def test_predictions_are_written_for_every_image(tiny, tmp_path):
+    data = ["--dataset", "camvid", "--data-dir", str(tiny / "camvid")]
+    weights = ["--checkpoint", str(tiny / "teacher.pth")]
+    kinds = ["--save", "labels", "colors", "overlays"]
+    assert prediction.main([*data, *weights, "--output", str(tmp_path), *kinds]) == 0
+    truth = np.asarray(Image.open(tiny / "camvid/testannot/1.png"))
+    written = np.asarray(Image.open(tmp_path / "labels/1.png"))
+    assert np.array_equal(written[truth != 11], truth[truth != 11])
+    assert sorted(path.name for path in (tmp_path / "colors").iterdir()) == ["0.png", "1.png"]
+    assert Image.open(tmp_path / "overlays/0.png").size == (64, 64)
+
+
+def test_any_folder_of_pictures_can_be_predicted(tiny, tmp_path):
+    weights = ["--checkpoint", str(tiny / "teacher.pth"), "--dataset", "cityscapes"]
+    prediction.main([*weights, "--images", str(tiny / "camvid/val"), "--output", str(tmp_path / "out")])
+    ids = np.asarray(Image.open(tmp_path / "out/labels/0.png"))
+    assert set(np.unique(ids)) <= {7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23}
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="no pictures"):
+        prediction.main([*weights, "--images", str(tmp_path / "empty"), "--output", str(tmp_path / "out")])
+
+
+@pytest.mark.slow
+def test_the_ablation_runs_from_teacher_to_submission(tmp_path):
+    python = sys.executable
+    counts = ["--num-train", "8", "--num-val", "4", "--num-test", "2"]
+    scenes = tmp_path / "scenes"
+    subprocess.run([python, "-m", "dataset.scenes", "--output", scenes, *counts], cwd=ROOT, check=True)
+    settings = {
+        "python": python,
+        "data_dir": str(scenes),
+        "output": str(tmp_path / "out"),
+        "crop": "96,192",
+        "batch_size": "4",
+        "teacher_steps": "30",
+        "num_steps": "8",
+        "seeds": "0 1",
+    }
+    command = ["bash", "run_train_eval.sh"]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | settings, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert re.search(r"(?i)delta", done.stdout)
+    for name in ("report.md", "curves.png", "panel.png"):
+        assert (tmp_path / "out" / name).stat().st_size > 0
+    submission = list((tmp_path / "out/submission/labels").glob("*.png"))
+    assert len(submission) == 2
+    assert Image.open(submission[0]).size == (256, 128)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(tiny, tmp_path):
+    arguments = [
+        *("--network", "espnet_c", "--q", "2", "--norm", "sync_batch_norm", "--device", "cpu", "--num-workers", "0"),
+        *("--dataset", "camvid", "--data-dir", str(tiny / "camvid"), "--input-size", "64,64", "--random-scale"),
+        *("--batch-size", "4", "--num-steps", "3", "--lr-g", "0.1", "--log-every", "1"),
+        *("--T_ckpt_path", str(tiny / "teacher.pth"), "--pi", "--pa", "--snapshot-dir", str(tmp_path)),
+    ]
+    many = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "train.py"]
+    subprocess.run([*many, *arguments, "--save-name", "two"], cwd=ROOT, check=True)
+    subprocess.run([sys.executable, "train.py", *arguments, "--save-name", "one"], cwd=ROOT, check=True)
+    one, two = (torch.load(tmp_path / name / "last.pth", weights_only=True)["student"] for name in ("one", "two"))
+    for key, value in one.items():
+        torch.testing.assert_close(two[key], value, rtol=1e-3, atol=1e-5, msg=lambda text, key=key: f"{key}: {text}")
