@@ -93,4 +93,4 @@ def mean_over_valid(total: Tensor, count: Tensor) -> Tensor:
     Averaged over the processes, as their gradients are, this is the mean over the positions of the global batch.
     Where no position is valid ``total`` is zero and so is the result, gradient included.
     """
-    return total / mean_over_processes(count.to(total.dtype)).clamp(min=torch.finfo(total.dtype).tiny)
+    return total / mean_over_processes(count.to(total.dtype)).clamp(min=1e-6)

@@ -111,9 +111,7 @@ def _ohem_threshold(
     probabilities: Tensor, labels: Tensor, threshold: float, min_kept: int, ignore_index: int
 ) -> Tensor | float:
     size = [max(round(side / OHEM_FACTOR), 1) for side in labels.shape[1:]]
-    rows, columns = (
-        _nearest(full, small, labels.device) for full, small in zip(labels.shape[1:], size, strict=True)
-    )
+    rows, columns = (_nearest(full, small, labels.device) for full, small in zip(labels.shape[1:], size, strict=True))
     labels = labels[:, rows][:, :, columns]
     own = _own_class(resize(probabilities, size), labels, ignore_index)[labels != ignore_index]
 

@@ -73,7 +73,8 @@ class Holistic(DistillationLoss):
     the parameters that do require gradient leaves them out. ``weight`` multiplies the student's term, as for every
     method, and the critic's whole loss.
 
-    Logits with fewer than 65 positions on their short side are enlarged (bilinear, corners aligned) until it has 65.
+    The critic sees logits at the teacher's size, or, if that has fewer than 65 positions on its short side, enlarged
+    (bilinear, corners aligned) until it has 65.
 
     Args:
         num_classes: channels of the logits.
@@ -115,7 +116,7 @@ class Holistic(DistillationLoss):
 
     @classmethod
     def add_arguments(cls, group: argparse._ArgumentGroup) -> None:
-        group.add_argument("--lambda-d", type=float, default=0.1, help="weight of the holistic loss and of the critic's")
+        group.add_argument("--lambda-d", type=float, default=0.1, help="weight of both sides of the holistic loss")
         group.add_argument("--adv-loss-type", choices=KINDS, default="wgan-gp", help="kind of adversarial loss")
         group.add_argument("--lambda-gp", type=float, default=10.0, help="weight of the gradient penalty")
         group.add_argument("--lr-d", type=float, default=4e-4, help="learning rate of the critic")
@@ -147,7 +148,8 @@ class Holistic(DistillationLoss):
         )
 
     def forward(self, student: SegmentationOutput, teacher: SegmentationOutput, labels: Tensor) -> Tensor:
-        return generator_loss(self._score(_enlarge(student.logits)), self.kind)
+        student_logits, _ = _critic_inputs(student.logits, teacher.logits)
+        return generator_loss(self._score(student_logits), self.kind)
 
     def step_critic(self, student: SegmentationOutput, teacher: SegmentationOutput) -> dict[str, Tensor]:
         """One step of the critic on the two outputs, which receive no gradient.
@@ -158,10 +160,7 @@ class Holistic(DistillationLoss):
         Raises:
             ValueError: batch sizes or class counts that differ.
         """
-        check_shapes(student.logits, teacher.logits, same_channels=True)
-        teacher_logits = _enlarge(teacher.logits.detach())
-        student_logits = resize(student.logits.detach(), teacher_logits.shape[2:])
-
+        student_logits, teacher_logits = _critic_inputs(student.logits.detach(), teacher.logits.detach())
         self.discriminator.requires_grad_(True)
         self.optimizer.zero_grad()
         teacher_score = self._score(teacher_logits)
@@ -193,11 +192,14 @@ class Holistic(DistillationLoss):
         return self.discriminator(logits)
 
 
-def _enlarge(logits: Tensor) -> Tensor:
-    short = min(logits.shape[2:])
-    if short >= CRITIC_SIDE:
-        return logits
-    return resize(logits, tuple(round(side * CRITIC_SIDE / short) for side in logits.shape[2:]))
+@full_precision
+def _critic_inputs(student_logits: Tensor, teacher_logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Both logits at the teacher's size, scaled up where its short side has fewer than 65 positions."""
+    check_shapes(student_logits, teacher_logits, same_channels=True)
+    size = teacher_logits.shape[2:]
+    scale = max(CRITIC_SIDE / min(size), 1)
+    size = [round(side * scale) for side in size]
+    return resize(student_logits, size), resize(teacher_logits, size)
 
 
 def _check_kind(kind: str) -> None:

@@ -51,10 +51,8 @@ def pair_wise_loss(
 def _similarity(nodes: Tensor, detach_norm: bool) -> Tensor:
     """Cosine similarities (N, R, R) of the nodes (N, C, R)."""
     norm = nodes.norm(dim=1, keepdim=True)
-    if detach_norm:
-        norm = norm.detach() + 1e-8
-    else:
-        norm = norm.masked_fill(norm == 0, 1)  # a zero node stays zero, with a bounded gradient
+    # Without the original's epsilon a zero node stays zero, with a bounded gradient.
+    norm = norm.detach() + 1e-8 if detach_norm else norm.masked_fill(norm == 0, 1)
     nodes = nodes / norm
     return nodes.transpose(1, 2) @ nodes
 

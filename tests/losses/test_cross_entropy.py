@@ -1,0 +1,162 @@
+import argparse
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy import ndimage
+from waves import STUDENT_LOGITS, TEACHER_LOGITS, striped_labels
+
+from network import SegmentationOutput
+from utils.losses import TaskLoss, cross_entropy, cross_entropy_loss, ohem_loss
+
+LABELS = striped_labels()
+
+
+def kept(logits: torch.Tensor, labels: torch.Tensor, **options) -> torch.Tensor:
+    """The pixels that receive a gradient from OHEM, for logits of the size of the labels."""
+    logits = logits.clone().requires_grad_()
+    ohem_loss(logits, labels, **options).backward()
+    return logits.grad.abs().sum(1) > 0
+
+
+def test_value_on_waves():
+    assert cross_entropy_loss(STUDENT_LOGITS, LABELS).item() == pytest.approx(2.1016226, rel=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("options", "value"),
+    [
+        ({}, 3.2538287),
+        ({"ohem": True}, 3.2538287),
+        ({"ohem": True, "min_kept": 640}, 3.2940929),
+        ({"ohem": True, "min_kept": 0}, 3.2940929),
+        ({"ohem": True, "threshold": 0.1, "min_kept": 640}, 4.449848),
+        ({"ohem": True, "threshold": 0.1, "min_kept": 0}, 4.449848),
+    ],
+)
+def test_deep_supervision_on_waves(options, value):
+    output = SegmentationOutput(STUDENT_LOGITS, TEACHER_LOGITS, {})
+    assert TaskLoss(**options)(output, LABELS).item() == pytest.approx(value, rel=1e-7)
+
+
+def test_void_pixels_do_not_count():
+    logits = STUDENT_LOGITS.clone().requires_grad_()
+    labels = torch.zeros(2, 9, 13, dtype=torch.int64)
+    labels[:, 4:] = 255
+    loss = cross_entropy_loss(logits, labels)
+    torch.testing.assert_close(loss, F.cross_entropy(STUDENT_LOGITS[:, :, :4], labels[:, :4]))
+    loss.backward()
+    assert logits.grad[:, :, 4:].abs().sum() == 0
+
+
+@pytest.mark.parametrize("loss", [cross_entropy_loss, ohem_loss])
+def test_no_valid_pixel_gives_zero_with_zero_gradient(loss):
+    logits = STUDENT_LOGITS.clone().requires_grad_()
+    value = loss(logits, torch.full((2, 36, 52), 255))
+    (100 * value).backward()
+    assert value == 0
+    assert logits.grad.abs().sum() == 0
+
+
+def test_another_void_label_is_respected():
+    labels = LABELS.masked_fill(LABELS == 255, -1)
+    assert cross_entropy_loss(STUDENT_LOGITS, labels, ignore_index=-1) == cross_entropy_loss(STUDENT_LOGITS, LABELS)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32])
+def test_labels_of_any_integer_type_give_the_same(dtype):
+    for loss in (cross_entropy_loss, ohem_loss):
+        assert loss(STUDENT_LOGITS, LABELS.to(dtype)) == loss(STUDENT_LOGITS, LABELS)
+
+
+def test_batch_is_weighted_by_its_valid_pixels():
+    counts = [(LABELS[n] != 255).sum() for n in range(2)]
+    parts = [counts[n] * cross_entropy_loss(STUDENT_LOGITS[n : n + 1], LABELS[n : n + 1]) for n in range(2)]
+    torch.testing.assert_close(cross_entropy_loss(STUDENT_LOGITS, LABELS), sum(parts) / sum(counts))
+
+
+def test_processes_average_to_the_loss_of_the_global_batch(monkeypatch):
+    """Each process divides by the mean count; the mean of their gradients is then that of the whole batch."""
+    labels = LABELS.clone()
+    labels[1, 10:] = 255
+    mean_count = (labels != 255).sum() / 2
+    monkeypatch.setattr("utils.losses.base.mean_over_processes", lambda count: mean_count)
+    parts = [cross_entropy_loss(STUDENT_LOGITS[n : n + 1], labels[n : n + 1]) for n in range(2)]
+    monkeypatch.undo()
+    torch.testing.assert_close(sum(parts) / 2, cross_entropy_loss(STUDENT_LOGITS, labels), check_dtype=False)
+
+
+@pytest.mark.parametrize("loss", [cross_entropy_loss, ohem_loss])
+def test_half_precision_is_computed_in_float32(loss):
+    logits = STUDENT_LOGITS.bfloat16()
+    value = loss(logits, LABELS)
+    assert value.dtype == torch.float32
+    assert value == loss(logits.float(), LABELS)
+
+
+def test_gradient_is_right():
+    logits = STUDENT_LOGITS[:1, :, :3, :4].clone().requires_grad_()
+    labels = LABELS[:1, :7, :9]
+    assert torch.autograd.gradcheck(lambda x: cross_entropy_loss(x, labels), logits)
+
+
+def test_ohem_keeps_the_pixels_below_the_threshold():
+    labels = LABELS[:, ::4, ::4]
+    own = STUDENT_LOGITS.softmax(1).gather(1, labels.where(labels != 255, 0)[:, None])[:, 0]
+    expected = (own <= 0.3) & (labels != 255)
+    assert 0 < expected.sum() < (labels != 255).sum()
+    assert torch.equal(kept(STUDENT_LOGITS, labels, threshold=0.3, min_kept=0), expected)
+
+
+def test_ohem_raises_its_threshold_to_keep_enough():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 4, (2, 64, 64), generator=generator)
+    logits = 6 * F.one_hot(labels, 4).permute(0, 3, 1, 2) + torch.randn(2, 4, 64, 64, generator=generator)
+    few = kept(logits, labels, threshold=0.7, min_kept=0).sum()
+    many = kept(logits, labels, threshold=0.7, min_kept=4096).sum()
+    assert few < 200
+    assert many == pytest.approx(4096, rel=0.3)
+
+
+def test_ohem_with_no_hard_pixel_is_zero_and_not_nan():
+    labels = torch.zeros(1, 16, 16, dtype=torch.int64)
+    logits = torch.zeros(1, 3, 16, 16)
+    logits[:, 0] = 20
+    assert ohem_loss(logits, labels, threshold=0.5, min_kept=0) == 0
+
+
+# At one side in ten, such as 480, scipy's zoom rounds the last coordinate out of the map and reads a zero there.
+@pytest.mark.parametrize("side", [8, 24, 40, 47, 56, 61, 65, 97, 360, 512, 1024])
+def test_ohem_shrinks_labels_as_scipys_zoom_does(side):
+    expected = ndimage.zoom(np.arange(side), 1 / 8, order=0)
+    assert cross_entropy._nearest(side, len(expected), "cpu").tolist() == expected.tolist()
+
+
+def test_ohem_takes_maps_smaller_than_its_factor():
+    logits, labels = STUDENT_LOGITS[:, :, :3, :4], LABELS[:, :3, :4]
+    assert ohem_loss(logits, labels, threshold=1.0) == cross_entropy_loss(logits, labels)
+
+
+def test_aux_head_is_optional():
+    task = TaskLoss()
+    assert task(SegmentationOutput(STUDENT_LOGITS, None, {}), LABELS) == cross_entropy_loss(STUDENT_LOGITS, LABELS)
+    output = SegmentationOutput(STUDENT_LOGITS, TEACHER_LOGITS, {})
+    assert TaskLoss(aux_weight=0)(output, LABELS) == cross_entropy_loss(STUDENT_LOGITS, LABELS)
+
+
+def test_task_loss_takes_its_flags():
+    parser = argparse.ArgumentParser()
+    TaskLoss.add_arguments(parser)
+    task = TaskLoss.from_options(parser.parse_args([]))
+    assert (task.aux_weight, task.ohem) == (0.4, False)
+    arguments = ["--ohem", "--ohem-thresh", "0.6", "--ohem-keep", "500", "--aux-weight", "0.2"]
+    task = TaskLoss.from_options(parser.parse_args(arguments))
+    assert (task.ohem, task.threshold, task.min_kept, task.aux_weight) == (True, 0.6, 500, 0.2)
+
+
+@pytest.mark.parametrize("loss", [cross_entropy_loss, ohem_loss])
+@pytest.mark.parametrize("labels", [LABELS[:1], LABELS[:, None]], ids=["batch", "rank"])
+def test_labels_that_do_not_fit_are_an_error(loss, labels):
+    with pytest.raises(ValueError, match=r"logits \(2, 5, 9, 13\) and labels"):
+        loss(STUDENT_LOGITS, labels)

@@ -1,0 +1,265 @@
+import argparse
+import copy
+import io
+
+import pytest
+import torch
+from torch import nn
+from waves import wave
+
+from network import SegmentationOutput
+from utils.losses import Holistic, critic_loss, generator_loss, gradient_penalty
+
+STUDENT_SCORE = torch.tensor([1.864078, 1.350926, -0.885041], dtype=torch.float64)
+TEACHER_SCORE = torch.tensor([1.927116, 1.031003, -1.375532], dtype=torch.float64)
+
+
+def output(k: int, size: tuple[int, int] = (65, 65), num_classes: int = 3) -> SegmentationOutput:
+    return SegmentationOutput(wave(k, (2, num_classes, *size), 3).float(), None, {})
+
+
+STUDENT, TEACHER = output(1), output(2)
+LABELS = torch.zeros(2, 65, 65)
+
+
+def build(**options) -> Holistic:
+    torch.manual_seed(0)
+    return Holistic(3, **options)
+
+
+def snapshot(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in module.named_parameters()}
+
+
+@pytest.mark.parametrize(("kind", "value"), [("wgan-gp", 0.24912562), ("hinge", 2.5684987)])
+def test_values_of_both_sides(kind, value):
+    assert critic_loss(STUDENT_SCORE, TEACHER_SCORE, kind).item() == pytest.approx(value, abs=1e-6)
+    assert generator_loss(STUDENT_SCORE, kind).item() == pytest.approx(-0.77665455, abs=1e-6)
+
+
+def test_the_two_sides_pull_the_students_score_apart():
+    score = STUDENT_SCORE.clone().requires_grad_()
+    (up,) = torch.autograd.grad(generator_loss(score), score)
+    (down,) = torch.autograd.grad(critic_loss(score, TEACHER_SCORE), score)
+    torch.testing.assert_close(up, -down)
+
+
+def test_hinge_is_satisfied_beyond_the_margins():
+    assert critic_loss(torch.tensor([-1.0, -3]), torch.tensor([1.0, 2]), "hinge") == 0
+
+
+def test_unknown_kind_is_an_error():
+    for call in (
+        lambda: critic_loss(STUDENT_SCORE, TEACHER_SCORE, "gan"),
+        lambda: generator_loss(STUDENT_SCORE, "gan"),
+        lambda: Holistic(3, kind="gan"),
+    ):
+        with pytest.raises(ValueError, match="unknown adversarial loss 'gan'; known: wgan-gp, hinge"):
+            call()
+
+
+class Linear(nn.Module):
+    """A critic whose gradient is its weight, everywhere."""
+
+    def __init__(self, weight: torch.Tensor):
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x * self.weight).flatten(1).sum(1)
+
+
+@pytest.mark.parametrize("norm", [0.0, 0.5, 1.0, 3.0])
+def test_penalty_of_a_linear_critic_is_its_distance_from_slope_one(norm):
+    weight = wave(3, (3, 4, 5), 1)
+    critic = Linear(norm * weight / weight.norm())
+    student, teacher = wave(1, (2, 3, 4, 5), 1), wave(2, (2, 3, 4, 5), 1)
+    penalty = gradient_penalty(critic, student, teacher)
+    penalty.backward()
+    assert penalty.item() == pytest.approx((norm - 1) ** 2)
+    assert critic.weight.grad.isfinite().all()
+    assert critic.weight.grad.norm().item() == pytest.approx(2 * abs(norm - 1) if norm else 0)
+
+
+def test_penalty_is_taken_between_the_two():
+    seen = []
+
+    class Spy(Linear):
+        def forward(self, x):
+            seen.append(x.detach())
+            return super().forward(x)
+
+    student, teacher = wave(1, (2, 3, 4, 5), 1), wave(2, (2, 3, 4, 5), 1)
+    alpha = torch.tensor([0.0, 0.25])
+    gradient_penalty(Spy(torch.ones(3, 4, 5, dtype=torch.float64)), student, teacher, alpha)
+    torch.testing.assert_close(seen[0][0], student[0])
+    torch.testing.assert_close(seen[0][1], 0.25 * teacher[1] + 0.75 * student[1])
+
+
+def test_penalty_gives_the_critic_a_right_gradient_and_the_logits_none():
+    """A small smooth critic, whose double backward is checked by finite differences."""
+    torch.manual_seed(0)
+    critic = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh(), nn.Conv2d(4, 1, 2)).double()
+    student, teacher = (wave(k, (2, 3, 4, 5), 1).requires_grad_() for k in (1, 2))
+    alpha = torch.tensor([0.3, 0.8])
+    penalty = gradient_penalty(critic, student, teacher, alpha)
+    penalty.backward()
+    assert student.grad is None
+    assert teacher.grad is None
+    weight = critic[0].weight
+    step = 1e-6
+    for index in ((0, 0, 0, 0), (3, 2, 1, 2)):
+        sides = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                weight[index] += sign * step
+            sides.append(gradient_penalty(critic, student, teacher, alpha).item())
+            with torch.no_grad():
+                weight[index] -= sign * step
+        assert weight.grad[index].item() == pytest.approx((sides[0] - sides[1]) / (2 * step), rel=1e-5)
+
+
+def test_penalty_of_different_shapes_is_an_error():
+    with pytest.raises(ValueError, match=r"student \(2, 3, 65, 65\) and teacher \(2, 4, 65, 65\) differ"):
+        gradient_penalty(nn.Identity(), torch.zeros(2, 3, 65, 65), torch.zeros(2, 4, 65, 65))
+
+
+def test_student_learns_from_the_critic_and_leaves_it_no_gradient():
+    loss = build()
+    student = SegmentationOutput(STUDENT.logits.clone().requires_grad_(), None, {})
+    loss(student, TEACHER, LABELS).backward()
+    assert student.logits.grad.abs().sum() > 0
+    assert all(parameter.grad is None for parameter in loss.parameters())
+    assert not any(parameter.requires_grad for parameter in loss.parameters())
+
+
+@pytest.mark.parametrize("kind", ["wgan-gp", "hinge"])
+def test_step_trains_the_critic_and_leaves_the_logits_no_gradient(kind):
+    loss = build(kind=kind, optimizer="adam")
+    outputs = [SegmentationOutput(x.logits.clone().requires_grad_(), None, {}) for x in (STUDENT, TEACHER)]
+    before = snapshot(loss)
+    terms = loss.step_critic(*outputs)
+    assert set(terms) == ({"critic", "penalty"} if kind == "wgan-gp" else {"critic"})
+    assert not any(term.requires_grad for term in terms.values())
+    assert all(x.logits.grad is None for x in outputs)
+    assert any(not torch.equal(before[name], value) for name, value in snapshot(loss).items())
+    assert not any(parameter.requires_grad for parameter in loss.parameters())
+
+
+def test_critic_learns_to_tell_student_from_teacher():
+    loss = build(optimizer="adam", weight=1.0, lambda_gp=0.0)
+    values = [loss.step_critic(STUDENT, TEACHER)["critic"].item() for _ in range(8)]
+    assert values[-1] < values[0] - 0.05
+
+
+def test_step_is_one_of_gradient_descent_on_the_weighted_loss():
+    """With plain momentum-SGD the first step is -lr * gradient, computed here without the module."""
+    loss = build(weight=0.1, lambda_gp=10.0, lr=0.5)
+    reference = copy.deepcopy(loss.discriminator).requires_grad_(True)
+    before = snapshot(loss.discriminator)
+
+    torch.manual_seed(1)
+    loss.step_critic(STUDENT, TEACHER)
+    torch.manual_seed(1)
+    teacher_score, student_score = reference(TEACHER.logits), reference(STUDENT.logits)
+    adversarial = critic_loss(student_score, teacher_score)
+    penalty = gradient_penalty(reference, STUDENT.logits, TEACHER.logits)
+    (0.1 * (adversarial + 10 * penalty)).backward()
+
+    expected = {name: before[name] - 0.5 * value.grad for name, value in reference.named_parameters()}
+    for name, value in loss.discriminator.named_parameters():
+        torch.testing.assert_close(value, expected[name], msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_weight_decay_and_momentum_are_those_of_the_optimizer_asked_for():
+    sgd = build(optimizer="sgd", weight_decay=5e-4).optimizer
+    adam = build(optimizer="adam", weight_decay=5e-4).optimizer
+    assert isinstance(sgd, torch.optim.SGD)
+    assert (sgd.defaults["momentum"], sgd.defaults["weight_decay"]) == (0.9, 5e-4)
+    assert isinstance(adam, torch.optim.Adam)
+    assert (adam.defaults["betas"], adam.defaults["weight_decay"]) == ((0.9, 0.99), 0)
+    with pytest.raises(ValueError, match="unknown optimizer 'rmsprop'; known: sgd, adam"):
+        build(optimizer="rmsprop")
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_state_dict_resumes_critic_and_optimizer_to_the_bit(optimizer):
+    straight = build(optimizer=optimizer)
+    straight.step_critic(STUDENT, TEACHER)
+    file = io.BytesIO()
+    torch.save(nn.ModuleList([straight]).state_dict(), file)
+    file.seek(0)
+
+    torch.manual_seed(9)
+    resumed = Holistic(3, optimizer=optimizer)
+    nn.ModuleList([resumed]).load_state_dict(torch.load(file, weights_only=True))
+    for loss in (straight, resumed):
+        torch.manual_seed(2)
+        loss.set_lr_factor(0.5)
+        loss.step_critic(TEACHER, STUDENT)
+    expected = straight.discriminator.state_dict()
+    for key, value in resumed.discriminator.state_dict().items():
+        assert torch.equal(value, expected[key]), key
+
+
+def test_lr_factor_scales_the_initial_rate():
+    loss = build(lr=1e-3)
+    loss.set_lr_factor(0.5)
+    loss.set_lr_factor(0.1)
+    assert loss.optimizer.param_groups[0]["lr"] == pytest.approx(1e-4)
+    before = snapshot(loss)
+    loss.set_lr_factor(0)
+    loss.step_critic(STUDENT, TEACHER)
+    assert all(torch.equal(before[name], value) for name, value in snapshot(loss).items())
+
+
+@pytest.mark.parametrize(
+    ("student_size", "teacher_size", "seen"),
+    [
+        ((65, 65), (65, 65), (65, 65)),
+        ((20, 31), (46, 61), (65, 86)),
+        ((260, 260), (65, 70), (65, 70)),
+        ((66, 90), (66, 90), (66, 90)),
+    ],
+)
+def test_both_sides_show_the_critic_logits_of_one_sufficient_size(student_size, teacher_size, seen):
+    loss = build(kind="hinge")
+    sizes = []
+    loss.discriminator.register_forward_pre_hook(lambda _, args: sizes.append(tuple(args[0].shape[2:])))
+    student, teacher = output(1, student_size), output(2, teacher_size)
+    loss(student, teacher, LABELS)
+    loss.step_critic(student, teacher)
+    assert set(sizes) == {seen}
+
+
+def test_half_precision_under_autocast_is_computed_in_float32():
+    values = []
+    for dtype in (torch.float32, torch.bfloat16):
+        student, teacher = (SegmentationOutput(x.logits.bfloat16().to(dtype), None, {}) for x in (STUDENT, TEACHER))
+        loss = build(kind="hinge")
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            values.append((loss(student, teacher, LABELS), loss.step_critic(student, teacher)["critic"]))
+    assert values[0] == values[1]
+    assert values[1][0].dtype == torch.float32
+
+
+@pytest.mark.parametrize("method", ["forward", "step_critic"])
+def test_other_class_count_is_an_error_naming_both_shapes(method):
+    arguments = [output(1, num_classes=3), output(2, num_classes=4)]
+    with pytest.raises(ValueError, match=r"\(2, 3, 65, 65\) and teacher \(2, 4, 65, 65\)"):
+        getattr(build(), method)(*arguments, *([LABELS] if method == "forward" else []))
+
+
+def test_module_takes_its_flags():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--weight-decay", type=float, default=5e-4)
+    Holistic.add_arguments(parser)
+    student = argparse.Namespace(num_classes=3)
+    loss = Holistic.from_options(parser.parse_args([]), student, None)
+    assert (loss.weight, loss.kind, loss.lambda_gp, loss.lr) == (0.1, "wgan-gp", 10, 4e-4)
+    assert loss.optimizer.defaults["weight_decay"] == 5e-4
+    arguments = "--lambda-d 0.001 --adv-loss-type hinge --lr-d 1e-3 --adv-optimizer adam --preprocess-GAN-mode 2"
+    loss = Holistic.from_options(parser.parse_args(arguments.split()), student, None)
+    assert (loss.weight, loss.kind, loss.lr) == (0.001, "hinge", 1e-3)
+    assert isinstance(loss.optimizer, torch.optim.Adam)
+    assert loss.discriminator.preprocess_mode == 2

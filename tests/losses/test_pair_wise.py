@@ -1,0 +1,152 @@
+import argparse
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from waves import STUDENT_FEATURE, TEACHER_FEATURE
+
+from network import SegmentationOutput
+from utils.losses import PairWise, pair_wise_loss
+
+
+def test_value_on_waves():
+    assert pair_wise_loss(STUDENT_FEATURE, TEACHER_FEATURE).item() == pytest.approx(0.086596811, rel=1e-8)
+
+
+@pytest.mark.parametrize(("reduction", "norm"), [("mean", 0.04002466), ("original", 0.04483725)])
+def test_gradient_norm_on_waves(reduction, norm):
+    student = STUDENT_FEATURE.clone().requires_grad_()
+    pair_wise_loss(student, TEACHER_FEATURE, reduction=reduction).backward()
+    assert student.grad.norm().item() == pytest.approx(norm, rel=1e-6)
+
+
+@pytest.mark.parametrize("scale", [0.1, 0.25, 0.5, 0.6, 1.0])
+def test_is_the_definition_written_out(scale):
+    def similarity(feature: torch.Tensor) -> np.ndarray:
+        x = feature.numpy()
+        height, width = (max(int(n * scale), 1) for n in x.shape[2:])
+        nodes = np.stack(
+            [
+                x[:, :, top : top + height, left : left + width].max((2, 3))
+                for top in range(0, x.shape[2], height)
+                for left in range(0, x.shape[3], width)
+            ],
+            axis=2,
+        )
+        nodes /= np.linalg.norm(nodes, axis=1, keepdims=True)
+        return np.einsum("nci,ncj->nij", nodes, nodes)
+
+    expected = ((similarity(TEACHER_FEATURE) - similarity(STUDENT_FEATURE)) ** 2).mean()
+    assert pair_wise_loss(STUDENT_FEATURE, TEACHER_FEATURE, scale).item() == pytest.approx(expected, rel=1e-10)
+
+
+def test_is_zero_for_the_teacher_itself():
+    assert pair_wise_loss(TEACHER_FEATURE, TEACHER_FEATURE).item() == 0
+
+
+def test_is_invariant_to_feature_scale():
+    loss = pair_wise_loss(STUDENT_FEATURE, TEACHER_FEATURE)
+    torch.testing.assert_close(pair_wise_loss(1e-3 * STUDENT_FEATURE, 1e3 * TEACHER_FEATURE), loss)
+
+
+def test_gradient_is_orthogonal_to_the_feature():
+    """As the loss does not change with the scale, a step along the feature itself is none."""
+    student = STUDENT_FEATURE.clone().requires_grad_()
+    pair_wise_loss(student, TEACHER_FEATURE).backward()
+    assert abs((student.grad * STUDENT_FEATURE).sum()) < 1e-15
+
+
+def test_is_invariant_to_a_rotation_of_the_channels():
+    torch.manual_seed(0)
+    rotation = torch.linalg.qr(torch.randn(6, 6, dtype=torch.float64)).Q
+    rotated = torch.einsum("cd,ndhw->nchw", rotation, STUDENT_FEATURE)
+    loss = pair_wise_loss(STUDENT_FEATURE, TEACHER_FEATURE, pool_scale=0.1)
+    torch.testing.assert_close(pair_wise_loss(rotated, TEACHER_FEATURE, pool_scale=0.1), loss)
+
+
+def test_order_of_samples_channels_and_nodes_does_not_matter():
+    student, teacher = (x.flip(0, 1, 2, 3) for x in (STUDENT_FEATURE, TEACHER_FEATURE))
+    loss = pair_wise_loss(STUDENT_FEATURE, TEACHER_FEATURE, pool_scale=0.1)
+    torch.testing.assert_close(pair_wise_loss(student, teacher, pool_scale=0.1), loss)
+
+
+def test_batch_is_the_mean_of_its_samples():
+    parts = [pair_wise_loss(STUDENT_FEATURE[n : n + 1], TEACHER_FEATURE[n : n + 1]) for n in range(2)]
+    torch.testing.assert_close(pair_wise_loss(STUDENT_FEATURE, TEACHER_FEATURE), sum(parts) / 2)
+
+
+@pytest.mark.parametrize("scale", [0.01, 0.5])
+def test_gradient_is_right(scale):
+    student = STUDENT_FEATURE[:, :, :4, :5].clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: pair_wise_loss(x, TEACHER_FEATURE[:, :, :4, :5], scale), student)
+
+
+def test_gives_the_teacher_no_gradient():
+    student, teacher = (x.clone().requires_grad_() for x in (STUDENT_FEATURE, TEACHER_FEATURE))
+    pair_wise_loss(student, teacher).backward()
+    assert teacher.grad is None
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_computed_in_float32(dtype):
+    student, teacher = STUDENT_FEATURE.to(dtype), TEACHER_FEATURE.to(dtype)
+    loss = pair_wise_loss(student, teacher)
+    assert loss.dtype == torch.float32
+    assert loss == pair_wise_loss(student.float(), teacher.float())
+
+
+def test_autocast_does_not_lower_the_precision():
+    student, teacher = STUDENT_FEATURE.float(), TEACHER_FEATURE.float()
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = pair_wise_loss(student, teacher)
+    assert inside == pair_wise_loss(student, teacher)
+
+
+@pytest.mark.parametrize("num_zero", [1, 117], ids=["one", "all"])
+def test_zero_nodes_have_a_finite_bounded_gradient(num_zero):
+    student = STUDENT_FEATURE.float()
+    student.flatten(2)[:, :, :num_zero] = 0
+    student.requires_grad_()
+    loss = pair_wise_loss(student, TEACHER_FEATURE.float(), pool_scale=0.01)
+    loss.backward()
+    assert loss.isfinite()
+    assert student.grad.abs().max() < 1
+
+
+def test_student_of_another_size_is_brought_to_the_teachers():
+    student = STUDENT_FEATURE[:, :, ::2, ::3]
+    resized = F.interpolate(student, size=(9, 13), mode="bilinear", align_corners=True)
+    assert pair_wise_loss(student, TEACHER_FEATURE) == pair_wise_loss(resized, TEACHER_FEATURE)
+
+
+def test_module_compares_the_feature_it_asks_for():
+    parser = argparse.ArgumentParser()
+    PairWise.add_arguments(parser)
+    assert PairWise.from_options(parser.parse_args([]), None, None).student_features == ("context",)
+
+    options = parser.parse_args(["--pa-feature", "layer3", "--pool-scale", "0.25", "--lambda-pa", "2"])
+    loss = PairWise.from_options(options, None, None)
+    assert loss.student_features == loss.teacher_features == ("layer3",)
+    assert loss.weight == 2
+    student, teacher = (
+        SegmentationOutput(torch.zeros(2, 5, 9, 13), None, {"layer3": feature})
+        for feature in (STUDENT_FEATURE, TEACHER_FEATURE)
+    )
+    assert loss(student, teacher, torch.zeros(2, 36, 52)) == pair_wise_loss(STUDENT_FEATURE, TEACHER_FEATURE, 0.25)
+
+
+@pytest.mark.parametrize("scale", [0, -0.5, 1.01, float("nan")])
+def test_pool_scale_outside_its_range_is_an_error(scale):
+    with pytest.raises(ValueError, match=r"pool_scale must be in \(0, 1\]"):
+        pair_wise_loss(STUDENT_FEATURE, TEACHER_FEATURE, scale)
+
+
+def test_other_batch_size_is_an_error_naming_both_shapes():
+    with pytest.raises(ValueError, match=r"\(1, 6, 9, 13\) and teacher \(2, 8, 9, 13\)"):
+        pair_wise_loss(STUDENT_FEATURE[:1], TEACHER_FEATURE)
+
+
+def test_unknown_reduction_is_an_error():
+    with pytest.raises(ValueError, match="unknown reduction 'sum'; known: mean, original"):
+        pair_wise_loss(STUDENT_FEATURE, TEACHER_FEATURE, reduction="sum")

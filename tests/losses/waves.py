@@ -1,0 +1,24 @@
+"""Inputs that a formula defines, for reference values: amplitude * sin(i * (0.7 + 0.1 k))."""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def wave(k: int, shape: tuple[int, ...], amplitude: float) -> Tensor:
+    """Float64; i counts the elements from 1, row by row."""
+    i = torch.arange(1, math.prod(shape) + 1, dtype=torch.float64)
+    return amplitude * torch.sin(i * (0.7 + 0.1 * k)).reshape(shape)
+
+
+STUDENT_LOGITS = wave(1, (2, 5, 9, 13), 3)
+TEACHER_LOGITS = wave(2, (2, 5, 9, 13), 3)
+STUDENT_FEATURE = wave(3, (2, 6, 9, 13), 2)
+TEACHER_FEATURE = wave(4, (2, 8, 9, 13), 2)
+
+
+def striped_labels() -> Tensor:
+    """(2, 36, 52): stripes of 97 pixels through classes 0..4 and void."""
+    labels = torch.arange(2 * 36 * 52).div(97, rounding_mode="floor") % 6
+    return labels.masked_fill(labels == 5, 255).reshape(2, 36, 52)
