@@ -1,7 +1,7 @@
 """Predictions as files: label maps (Cityscapes label ids for the server), colour maps, overlays.
 
-    python test.py --dataset cityscapes --data-dir DIR --split test --checkpoint FILE --output DIR
-    python test.py --images FOLDER --dataset camvid --checkpoint FILE --output DIR
+python test.py --dataset cityscapes --data-dir DIR --split test --checkpoint FILE --output DIR
+python test.py --images FOLDER --dataset camvid --checkpoint FILE --output DIR
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What distillation costs beyond its parts: the step of train.py against teacher forward + student forward and backward.
+"""What distillation costs beyond its parts: train.py's step against teacher forward + student forward and backward.
 
     python benchmarks/distill_step.py
 

@@ -4,8 +4,9 @@ from dataset.base import IGNORE_INDEX, Sample, SegmentationDataset
 from dataset.camvid import CamVid
 from dataset.cityscapes import Cityscapes
 from dataset.normalization import Normalization
+from dataset.scenes import Scenes
 
-DATASETS: dict[str, type[SegmentationDataset]] = {"camvid": CamVid, "cityscapes": Cityscapes}
+DATASETS: dict[str, type[SegmentationDataset]] = {"camvid": CamVid, "cityscapes": Cityscapes, "scenes": Scenes}
 
 __all__ = ["DATASETS", "IGNORE_INDEX", "Normalization", "Sample", "SegmentationDataset", "build_dataset"]
 

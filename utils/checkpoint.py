@@ -199,7 +199,7 @@ def recognise_pspnet(state_dict: dict[str, Tensor], source: str) -> Weights:
 
 
 def recognise_espnet(state_dict: dict[str, Tensor], source: str) -> Weights:
-    """The authors' releases (void is a class: 20 or 12 channels) and SKD's (19 or 11, encoder not under ``encoder.``)."""
+    """The authors' releases (void is a class: 20 or 12 channels) and SKD's (19 or 11, encoder keys without prefix)."""
     decoder = "conv.conv.weight" in state_dict
     if "classifier_1.conv.weight" in state_dict:
         flat = ("br.", "conv.", "classifier.", "up_l", "level3_C.", "combine_l2_l3.")

@@ -79,7 +79,9 @@ def make_parser() -> tuple[argparse.ArgumentParser, dict[str, str]]:
     optimisation.add_argument("--lr-g", type=float, default=1e-2, help="learning rate of the student")
     optimisation.add_argument("--momentum", type=float, default=0.9, help="of sgd")
     optimisation.add_argument("--weight-decay", type=float, default=5e-4, help="of the student")
-    optimisation.add_argument("--power", type=float, default=0.9, help="of the poly schedule lr * (1 - step/steps)^power")
+    optimisation.add_argument(
+        "--power", type=float, default=0.9, help="of the poly schedule lr * (1 - step/steps)^power"
+    )
     optimisation.add_argument("--seed", type=int, default=0, help="seeds weights, order, augmentation and dropout")
 
     run = parser.add_argument_group("run")
@@ -87,7 +89,9 @@ def make_parser() -> tuple[argparse.ArgumentParser, dict[str, str]]:
     run.add_argument("--save-name", help="the run's folder; by default made of network, data set, terms and seed")
     add_switch(run, "--resume", "continue the run in that folder, if there is one")
     run.add_argument("--save-every", type=int, default=200, help="steps between writes of last.pth")
-    run.add_argument("--val-every", type=int, default=1000, help="steps between validations; the last step is always one")
+    run.add_argument(
+        "--val-every", type=int, default=1000, help="steps between validations; the last step is always one"
+    )
     run.add_argument("--log-every", type=int, default=20, help="steps between rows of metrics.jsonl")
     run.add_argument("--device", help="by default cuda if there is one, else cpu")
     add_switch(run, "--bf16", "bfloat16 autocast of both networks; losses stay in float32")
@@ -144,7 +148,9 @@ def contradictions(options: argparse.Namespace, given: set[str], requires: dict[
         problems.append("--momentum has no effect with --optimizer adam")
     on_cpu = (options.device or ("cuda" if torch.cuda.is_available() else "cpu")) == "cpu"
     if options.bf16 and on_cpu and options.network.startswith("espnet"):
-        problems.append("--bf16 on the CPU gives wrong gradients in ESPNet's dilated convolutions (seen with torch 2.12)")
+        problems.append(
+            "--bf16 on the CPU gives wrong gradients in ESPNet's dilated convolutions (seen with torch 2.12)"
+        )
     if options.dataset != "scenes" and not options.data_dir:
         problems.append(f"--dataset {options.dataset} needs --data-dir")
     return problems

@@ -37,7 +37,9 @@ class Run:
         self.writes = rank() == 0
         if self.last.exists():
             if not options.resume:
-                raise FileExistsError(f"{self.folder} holds a run already: --resume continues it, --save-name starts another")
+                raise FileExistsError(
+                    f"{self.folder} holds a run already: --resume continues it, --save-name starts another"
+                )
             self._check_options()
         if self.writes:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -101,7 +103,11 @@ class StopSignal:
 def environment() -> dict:
     """What the run's numbers depend on besides its options."""
     git = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+        ["git", "describe", "--always", "--dirty"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),

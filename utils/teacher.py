@@ -88,7 +88,7 @@ class Teacher(nn.Module):
         if not mean_iou > 1 / expected:
             raise ValueError(
                 f"teacher {self.source} scores {100 * mean_iou:.2f} mIoU on {num_images} images of the "
-                f"{dataset.split} split, no better than one class everywhere: is it trained, for these classes, in this order?"
+                f"{dataset.split} split, no better than one class everywhere: is it trained, and for these classes?"
             )
         return {
             "file": self.source,

@@ -52,9 +52,7 @@ def test_cropping_before_resizing_gives_the_picture_of_resizing_before_cropping(
     ]
     assert min(differences) <= 1
     large = label.repeat_interleave(2, 0).repeat_interleave(2, 1)
-    assert any(
-        torch.equal(large[top : top + 64, left : left + 64], ids) for top in range(65) for left in range(129)
-    )
+    assert any(torch.equal(large[top : top + 64, left : left + 64], ids) for top in range(65) for left in range(129))
 
 
 def test_small_images_are_padded_below_and_right_with_the_fill_and_void():

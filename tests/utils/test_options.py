@@ -37,7 +37,11 @@ def test_a_flag_that_would_be_ignored_or_contradicts_is_an_error(argv, message, 
 
 
 def test_switches_read_as_in_the_originals_scripts():
-    for given, expected in ((["--pi"], ["pi"]), (["--pi", "True", "--pa", "False"], ["pi"]), (["--pa", "true"], ["pa"])):
+    for given, expected in (
+        (["--pi"], ["pi"]),
+        (["--pi", "True", "--pa", "False"], ["pi"]),
+        (["--pa", "true"], ["pa"]),
+    ):
         assert parse_options([*PSPNET, *given, "--T_ckpt_path", "t.pth"]).terms == expected
 
 

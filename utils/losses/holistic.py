@@ -5,6 +5,7 @@ that of Gulrajani et al., Improved Training of Wasserstein GANs, NeurIPS 2017, e
 """
 
 import argparse
+import math
 
 import torch
 from torch import Tensor, nn
@@ -73,8 +74,8 @@ class Holistic(DistillationLoss):
     the parameters that do require gradient leaves them out. ``weight`` multiplies the student's term, as for every
     method, and the critic's whole loss.
 
-    The critic sees logits at the teacher's size, or, if that has fewer than 65 positions on its short side, enlarged
-    (bilinear, corners aligned) until it has 65.
+    The critic sees both logits on the coarser of their two grids, where it judges layout and not edges, enlarged
+    (bilinear, corners aligned) until the short side has 65 positions.
 
     Args:
         num_classes: channels of the logits.
@@ -194,9 +195,9 @@ class Holistic(DistillationLoss):
 
 @full_precision
 def _critic_inputs(student_logits: Tensor, teacher_logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Both logits at the teacher's size, scaled up where its short side has fewer than 65 positions."""
+    """Both logits on the coarser of their grids, scaled up where its short side has fewer than 65 positions."""
     check_shapes(student_logits, teacher_logits, same_channels=True)
-    size = teacher_logits.shape[2:]
+    size = min(student_logits.shape[2:], teacher_logits.shape[2:], key=math.prod)
     scale = max(CRITIC_SIDE / min(size), 1)
     size = [round(side * scale) for side in size]
     return resize(student_logits, size), resize(teacher_logits, size)

@@ -1,0 +1,169 @@
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dataset import scenes
+from dataset.cityscapes import RAW_IDS, Cityscapes
+from dataset.drawing import Id
+from dataset.scenes import generate, render_scene
+from dataset.street import RARE
+
+
+@pytest.fixture(scope="module")
+def small_root(tmp_path_factory) -> Path:
+    return generate(tmp_path_factory.mktemp("data") / "scenes", 4, 2, 1, size=(64, 128))
+
+
+def files_of(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def test_scene_is_a_pure_function_of_seed_and_index():
+    image, label = render_scene(3, 5)
+    np.random.default_rng(0).random(7)
+    again, label_again = render_scene(3, 5)
+    np.testing.assert_array_equal(image, again)
+    np.testing.assert_array_equal(label, label_again)
+    for other in (render_scene(3, 6), render_scene(4, 5)):
+        assert (other[1] != label).mean() > 0.05
+
+
+@pytest.mark.parametrize("size", [(64, 128), (65, 131), (128, 256), (96, 320)])
+def test_scene_has_the_size_and_types_asked_for(size):
+    image, label = render_scene(0, 1, size)
+    assert image.shape == (*size, 3)
+    assert label.shape == size
+    assert image.dtype == label.dtype == np.uint8
+
+
+def test_too_small_a_size_is_an_error():
+    with pytest.raises(ValueError, match="at least 64 x 128"):
+        render_scene(0, 0, (32, 128))
+
+
+@pytest.mark.parametrize("index", range(3))
+def test_scene_shows_the_same_things_at_another_size(index):
+    small, large = render_scene(0, index, (128, 256))[1], render_scene(0, index, (256, 512))[1]
+    assert (small == large[::2, ::2]).mean() > 0.93
+
+
+def test_every_class_and_only_known_ids_occur():
+    present = set().union(*(np.unique(render_scene(1, index, (64, 128))[1]).tolist() for index in range(100)))
+    assert set(RAW_IDS) <= present <= set(Id)
+
+
+@pytest.mark.parametrize("number", range(len(RARE)))
+def test_rare_class_fills_part_of_the_scenes_that_are_offered_it(number):
+    labels = [render_scene(0, number + len(RARE) * repeat)[1] for repeat in range(4)]
+    assert max((label == RARE[number]).mean() for label in labels) > 0.002
+
+
+def test_labels_follow_what_is_seen():
+    """Label borders are image borders: the image changes more across them than elsewhere."""
+    image, label = render_scene(0, 4)
+    step = np.abs(np.diff(image.astype(float), axis=1)).mean(2)
+    border = label[:, 1:] != label[:, :-1]
+    assert step[border].mean() > 2 * step[~border].mean()
+
+
+def test_classes_are_not_told_apart_by_colour():
+    """A table from colour (16 levels a channel) to its most frequent class, counted on some scenes, fails on others."""
+    counts = np.zeros((4096, 256))
+    for index in range(12):
+        image, label = render_scene(0, index)
+        np.add.at(counts, (color_bin(image), label.ravel()), 1)
+    others = [render_scene(0, index) for index in range(12, 20)]
+    truth = np.concatenate([label.ravel() for _, label in others])
+    guess = np.concatenate([counts.argmax(1)[color_bin(image)] for image, _ in others])
+    ious = [((truth == i) & (guess == i)).sum() / ((truth == i) | (guess == i)).sum() for i in RAW_IDS if i in truth]
+    assert np.mean(ious) < 0.25
+
+
+def color_bin(image: np.ndarray) -> np.ndarray:
+    red, green, blue = (image.reshape(-1, 3) // 16).astype(int).T
+    return red * 256 + green * 16 + blue
+
+
+def test_folder_is_a_cityscapes_data_set(small_root):
+    for split, count in (("train", 4), ("val", 2), ("test", 1)):
+        dataset = Cityscapes(small_root, split)
+        assert len(dataset) == count
+        for sample in dataset:
+            assert sample.image.shape == (3, 64, 128)
+    label = next((small_root / "gtFine" / "train").glob("*/*_gtFine_labelIds.png"))
+    with Image.open(label) as image:
+        assert image.mode == "L"
+
+
+def test_files_hold_the_rendered_scenes(small_root):
+    image = np.asarray(Image.open(small_root / "leftImg8bit/train/birch/birch_000001_000019_leftImg8bit.png"))
+    label = np.asarray(Image.open(small_root / "gtFine/train/birch/birch_000001_000019_gtFine_labelIds.png"))
+    expected_image, expected_label = render_scene(0, 1, (64, 128))
+    np.testing.assert_array_equal(image, expected_image)
+    np.testing.assert_array_equal(label, expected_label)
+
+
+def test_generating_twice_gives_the_same_bytes(small_root, tmp_path):
+    assert files_of(generate(tmp_path / "scenes", 4, 2, 1, size=(64, 128))) == files_of(small_root)
+
+
+def test_a_split_does_not_change_with_the_size_of_another(small_root, tmp_path):
+    other = files_of(generate(tmp_path / "scenes", 1, 2, 0, size=(64, 128)))
+    same = files_of(small_root)
+    assert all(same[name] == data for name, data in other.items() if "/val/" in name)
+
+
+def test_no_two_images_are_alike(small_root):
+    images = [data for name, data in files_of(small_root).items() if "leftImg8bit" in name]
+    assert all(a != b for a, b in itertools.combinations(images, 2))
+
+
+def test_complete_folder_is_left_alone(small_root, monkeypatch):
+    monkeypatch.setattr(scenes, "render_scene", None)
+    before = files_of(small_root)
+    assert generate(small_root, 4, 2, 1, size=(64, 128)) == small_root
+    assert files_of(small_root) == before
+
+
+def test_other_parameters_are_an_error_that_says_which(small_root):
+    with pytest.raises(ValueError, match=r"train is 4, not 5.*delete it or name another"):
+        generate(small_root, 5, 2, 1, size=(64, 128))
+
+
+def test_foreign_folder_is_an_error_and_stays(tmp_path):
+    (tmp_path / "precious.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"no scenes\.json"):
+        generate(tmp_path, 1, 1, 1, size=(64, 128))
+    assert files_of(tmp_path) == {"precious.txt": b"mine"}
+
+
+def test_negative_count_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="-1 images of split 'val'"):
+        generate(tmp_path / "scenes", 1, -1, 1)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_interrupted_generation_leaves_nothing(tmp_path, monkeypatch, error):
+    def fail_at_third(seed, index, size):
+        if index == 2:
+            raise error
+        return render_scene(seed, index, size)
+
+    monkeypatch.setattr(scenes, "render_scene", fail_at_third)
+    with pytest.raises(error):
+        generate(tmp_path / "scenes", 4, 1, 1, size=(64, 128))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_command_line_writes_what_it_is_told(tmp_path):
+    root = tmp_path / "deep" / "scenes"
+    counts = "--num-train 1 --num-val 1 --num-test 0 --seed 7 --size 64 160"
+    scenes.main(["--output", str(root), *counts.split()])
+    card = json.loads((root / "scenes.json").read_text())
+    assert (card["seed"], card["size"], card["train"], card["val"], card["test"]) == (7, [64, 160], 1, 1, 0)
+    image = np.asarray(Image.open(next(root.glob("leftImg8bit/val/*/*.png"))))
+    np.testing.assert_array_equal(image, render_scene(7, 1_000_000, (64, 160))[0])
