@@ -74,7 +74,12 @@ def generate(
                     write_scene(unfinished, split, number, size, seed)
                     progress.update()
         (unfinished / CARD).write_text(json.dumps(card, indent=2) + "\n")
-        unfinished.rename(root)
+        try:
+            unfinished.rename(root)
+        except OSError:
+            if not root.exists():
+                raise
+            check_card(root, card)  # another process was faster
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return root

@@ -4,12 +4,13 @@ The variant of SKD, CWD, IFVD and the segmentation toolbox before them; paramete
 """
 
 from collections.abc import Callable, Collection
+from contextlib import nullcontext
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from libs import get_norm
+from libs import frozen_statistics, get_norm
 
 
 def conv3x3(in_channels: int, channels: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
@@ -145,5 +146,8 @@ class ResNet(nn.Module):
 
     def _run(self, block: nn.Module, x: Tensor) -> Tensor:
         if self.checkpoint_blocks and self.training:
-            return checkpoint(block, x, use_reentrant=False)
+            # The recomputation must not count the batch a second time in BatchNorm's running statistics.
+            return checkpoint(
+                block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), frozen_statistics(block))
+            )
         return block(x)

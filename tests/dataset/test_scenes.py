@@ -159,6 +159,21 @@ def test_interrupted_generation_leaves_nothing(tmp_path, monkeypatch, error):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_two_processes_at_once_leave_one_data_set(tmp_path, monkeypatch):
+    root = tmp_path / "scenes"
+
+    def render_while_another_process_finishes(seed, index, size):
+        monkeypatch.undo()
+        generate(root, 2, 0, 0, size=size)
+        return render_scene(seed, index, size)
+
+    monkeypatch.setattr(scenes, "render_scene", render_while_another_process_finishes)
+    monkeypatch.setattr(scenes.os, "getpid", lambda: 1)
+    generate(root, 2, 0, 0, size=(64, 128))
+    assert [path.name for path in tmp_path.iterdir()] == ["scenes"]
+    assert len(Cityscapes(root, "train")) == 2
+
+
 def test_command_line_writes_what_it_is_told(tmp_path):
     root = tmp_path / "deep" / "scenes"
     counts = "--num-train 1 --num-val 1 --num-test 0 --seed 7 --size 64 160"
