@@ -1,12 +1,14 @@
-"""Audit a data set: ``python -m dataset check camvid DIR`` reads every file and counts the pixels of each class."""
+"""``python -m dataset check NAME DIR`` audits a data set, ``python -m dataset scenes DIR`` generates one."""
 
 import argparse
 import sys
+from collections.abc import Sequence
 
 import numpy as np
 from tqdm import tqdm
 
 from dataset import DATASETS, IGNORE_INDEX, SegmentationDataset, build_dataset
+from dataset.scenes import generate
 
 
 def check(dataset: SegmentationDataset) -> np.ndarray:
@@ -27,24 +29,41 @@ def check(dataset: SegmentationDataset) -> np.ndarray:
     return counts
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m dataset", description=__doc__.splitlines()[0])
-    parser.add_argument("action", choices=("check",))
-    parser.add_argument("name", choices=sorted(DATASETS))
-    parser.add_argument("folder")
-    options = parser.parse_args()
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m dataset", description="Audit a data set, or generate scenes.")
+    actions = parser.add_subparsers(dest="action", required=True)
+    audit = actions.add_parser("check", help="read every file and count the pixels of each class")
+    audit.add_argument("name", choices=sorted(DATASETS))
+    audit.add_argument("folder")
+    draw = actions.add_parser("scenes", help="generate the scenes data set in a new folder")
+    draw.add_argument("folder")
+    draw.add_argument("--num-train", type=int, default=600)
+    draw.add_argument("--num-val", type=int, default=100)
+    draw.add_argument("--num-test", type=int, default=20)
+    draw.add_argument("--size", type=int, nargs=2, default=(128, 256), metavar=("HEIGHT", "WIDTH"))
+    draw.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(argv)
+    if options.action == "check":
+        return report(options.name, options.folder)
+    counts = (options.num_train, options.num_val, options.num_test)
+    generate(options.folder, *counts, tuple(options.size), options.seed)
+    return 0
+
+
+def report(name: str, folder: str) -> int:
+    """Print the audit of every split; 1 if one of them is missing or bad."""
     failed = False
-    for split in DATASETS[options.name].SPLITS:
+    for split in DATASETS[name].SPLITS:
         try:
-            dataset = build_dataset(options.name, options.folder, split)
+            dataset = build_dataset(name, folder, split)
             counts = check(dataset)
         except (ValueError, FileNotFoundError) as error:
             print(f"{split}: {error}", file=sys.stderr)
             failed = True
             continue
         print(f"{split}: {len(dataset)} images")
-        for name, count in zip((*dataset.CLASSES, "void"), counts, strict=True):
-            print(f"  {name:15} {count:13,} pixels {100 * count / counts.sum():6.2f} %")
+        for class_name, count in zip((*dataset.CLASSES, "void"), counts, strict=True):
+            print(f"  {class_name:15} {count:13,} pixels {100 * count / counts.sum():6.2f} %")
     return int(failed)
 
 

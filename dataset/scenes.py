@@ -1,9 +1,8 @@
 """`scenes`: generated street images with exact labels, on disk in Cityscapes' own layout. The built-in data set.
 
-python -m dataset.scenes --output data/scenes
+python -m dataset scenes data/scenes
 """
 
-import argparse
 import json
 import os
 import shutil
@@ -105,19 +104,3 @@ def check_card(root: Path, expected: dict) -> None:
             f"{key} is {found.get(key)}, not {value}" for key, value in expected.items() if found.get(key) != value
         ]
         raise ValueError(f"{root} holds other scenes ({'; '.join(differing)}): delete it or name another folder")
-
-
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m dataset.scenes", description=__doc__.splitlines()[0])
-    parser.add_argument("--output", required=True, help="folder to make")
-    parser.add_argument("--num-train", type=int, default=600)
-    parser.add_argument("--num-val", type=int, default=100)
-    parser.add_argument("--num-test", type=int, default=20)
-    parser.add_argument("--size", type=int, nargs=2, default=(128, 256), metavar=("HEIGHT", "WIDTH"))
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(argv)
-    generate(options.output, options.num_train, options.num_val, options.num_test, tuple(options.size), options.seed)
-
-
-if __name__ == "__main__":
-    main()

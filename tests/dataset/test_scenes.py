@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from dataset import scenes
+from dataset.__main__ import main as command_line
 from dataset.cityscapes import RAW_IDS, Cityscapes
 from dataset.drawing import Id
 from dataset.scenes import generate, render_scene
@@ -177,7 +178,7 @@ def test_two_processes_at_once_leave_one_data_set(tmp_path, monkeypatch):
 def test_command_line_writes_what_it_is_told(tmp_path):
     root = tmp_path / "deep" / "scenes"
     counts = "--num-train 1 --num-val 1 --num-test 0 --seed 7 --size 64 160"
-    scenes.main(["--output", str(root), *counts.split()])
+    assert command_line(["scenes", str(root), *counts.split()]) == 0
     card = json.loads((root / "scenes.json").read_text())
     assert (card["seed"], card["size"], card["train"], card["val"], card["test"]) == (7, [64, 160], 1, 1, 0)
     image = np.asarray(Image.open(next(root.glob("leftImg8bit/val/*/*.png"))))
