@@ -1,5 +1,16 @@
 """Normalisation layers: BatchNorm fused with its activation, all with the state-dict keys of ``nn.BatchNorm2d``."""
 
-from libs.abn import ABN, NORMS, batch_norm, get_norm
+from libs.abn import ABN, NORMS, InPlaceABN, InPlaceABNSync, SyncABN, batch_norm, frozen_statistics, get_norm
+from libs.extension import FALLBACK
 
-__all__ = ["ABN", "NORMS", "batch_norm", "get_norm"]
+__all__ = [
+    "ABN",
+    "FALLBACK",
+    "NORMS",
+    "InPlaceABN",
+    "InPlaceABNSync",
+    "SyncABN",
+    "batch_norm",
+    "frozen_statistics",
+    "get_norm",
+]

@@ -1,0 +1,251 @@
+"""The operators of in-place activated BatchNorm: schemas, pure-PyTorch kernels, shapes for tracing, gradient.
+
+Rota Bulo, Porzi, Kontschieder, "In-Place Activated BatchNorm for Memory-Optimized Training of DNNs", CVPR 2018.
+The forward pass writes y = activation(gamma * x_hat + beta) over x; the backward pass inverts the activation, reads
+x_hat = (z - beta) / gamma off the result, and so needs nothing but y and one variance per channel.
+
+Tensors are (N, C, H, W) of any strides; vectors are (C,) in float32, or float64 beside a float64 map. The kernels here
+serve every device; ``libs.extension`` lays the compiled ones of ``libs/src`` over them.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+from torch.distributed import _functional_collectives as functional_collectives
+
+INVERTIBLE = ("identity", "leaky_relu", "elu")  # the kernels know an activation by its index
+MIN_WEIGHT = 1e-5
+
+LIBRARY = torch.library.Library("segdistill", "DEF")
+LIBRARY.define("abn_moments(Tensor x) -> (Tensor mean, Tensor var)")
+LIBRARY.define(
+    "abn_forward_(Tensor(a!) x, Tensor mean, Tensor var, Tensor? weight, Tensor? bias, float eps, int activation, "
+    "float param) -> ()"
+)
+LIBRARY.define("abn_sums(Tensor y, Tensor grad, Tensor? weight, Tensor? bias, int activation, float param) -> Tensor")
+LIBRARY.define(
+    "abn_backward(Tensor y, Tensor grad, Tensor var, Tensor? weight, Tensor? bias, Tensor? means, float eps, "
+    "int activation, float param) -> Tensor"
+)
+LIBRARY.define(
+    "inplace_abn_(Tensor(a!) x, Tensor mean, Tensor var, Tensor? weight, Tensor? bias, Tensor? count, "
+    "bool batch_statistics, float eps, int activation, float param, str? group) -> ()"
+)
+ops = torch.ops.segdistill
+
+
+def activate(z: Tensor, activation: str, param: float) -> Tensor:
+    """Apply ``identity``, ``relu``, ``leaky_relu`` (slope ``param``) or ``elu`` (alpha ``param``)."""
+    if activation == "identity":
+        return z
+    if activation == "relu":
+        return F.relu(z)
+    if activation == "leaky_relu":
+        return F.leaky_relu(z, param)
+    if activation == "elu":
+        return F.elu(z, param)
+    raise ValueError(f"unknown activation {activation!r}; known: elu, identity, leaky_relu, relu")
+
+
+def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+def per_channel(vector: Tensor) -> Tensor:
+    return vector[None, :, None, None]
+
+
+def invertible_weight(weight: Tensor | None, bias: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """The weight, its magnitude held at 1e-5 + epsilon(dtype) * |bias| or more, its sign kept.
+
+    Under that bound the rounding of y to ``dtype`` leaves nothing of x_hat to recover.
+    """
+    if weight is None:
+        return None
+    return torch.copysign(weight.abs().maximum(MIN_WEIGHT + torch.finfo(dtype).eps * bias.abs()), weight)
+
+
+def dense(x: Tensor) -> Tensor:
+    """``x`` itself if it is contiguous or channels_last, else a contiguous copy."""
+    return x if x.is_contiguous(memory_format=torch.channels_last) else x.contiguous()
+
+
+def kernel(name: str, fake: Callable) -> Callable:
+    """Register a function as the pure-PyTorch kernel of an operator, and ``fake`` for the shape of its result."""
+
+    def register(function: Callable) -> Callable:
+        LIBRARY.impl(name, function, "CompositeExplicitAutograd")
+        torch.library.register_fake(f"segdistill::{name}", fake, lib=LIBRARY)
+        return function
+
+    return register
+
+
+def empty_statistics(x: Tensor, *sizes: int) -> Tensor:
+    return x.new_empty((*sizes, x.shape[1]), dtype=statistics_dtype(x.dtype))
+
+
+@kernel("abn_moments", fake=lambda x: (empty_statistics(x), empty_statistics(x)))
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of each channel."""
+    var, mean = torch.var_mean(x.to(statistics_dtype(x.dtype)), dim=(0, 2, 3), correction=0)
+    return mean, var
+
+
+@kernel("abn_forward_", fake=lambda *arguments: None)
+def forward_(
+    x: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    activation: int,
+    param: float,
+) -> None:
+    """Overwrite ``x`` by its normalised and activated self."""
+    weight = invertible_weight(weight, bias, x.dtype)
+    x.copy_(activate(F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps), INVERTIBLE[activation], param))
+
+
+def recover(
+    y: Tensor, grad: Tensor, weight: Tensor | None, bias: Tensor | None, activation: int, param: float
+) -> tuple[Tensor, Tensor]:
+    """x_hat and the gradient with respect to z, from y = activation(z) and the gradient with respect to y."""
+    dtype = statistics_dtype(y.dtype)
+    z, dz = y.to(dtype), grad.to(dtype)
+    if INVERTIBLE[activation] == "leaky_relu":
+        z, dz = torch.where(z > 0, z, z / param), torch.where(z > 0, dz, dz * param)
+    elif INVERTIBLE[activation] == "elu":
+        # y rounds to -param for very negative z; the logarithm must stay finite there.
+        exponential = (z / param).clamp(min=torch.finfo(y.dtype).eps / 2 - 1)
+        z, dz = torch.where(z > 0, z, exponential.log1p()), torch.where(z > 0, dz, dz * (z + param))
+    if weight is not None:
+        z = (z - per_channel(bias)) / per_channel(invertible_weight(weight, bias, y.dtype))
+    return z, dz
+
+
+@kernel("abn_sums", fake=lambda y, *arguments: empty_statistics(y, 2))
+def sums(y: Tensor, grad: Tensor, weight: Tensor | None, bias: Tensor | None, activation: int, param: float) -> Tensor:
+    """(2, C): the sums of dz and of dz * x_hat, which are the gradients of bias and weight."""
+    x_hat, dz = recover(y, grad, weight, bias, activation, param)
+    return torch.stack([dz.sum((0, 2, 3)), (dz * x_hat).sum((0, 2, 3))])
+
+
+@kernel("abn_backward", fake=lambda y, *arguments: torch.empty_like(dense(y)))
+def backward(
+    y: Tensor,
+    grad: Tensor,
+    var: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    means: Tensor | None,
+    eps: float,
+    activation: int,
+    param: float,
+) -> Tensor:
+    """The gradient with respect to x; ``means`` are the ``sums`` over the element count, None in eval mode."""
+    x_hat, dz = recover(y, grad, weight, bias, activation, param)
+    if means is not None:
+        dz = dz - per_channel(means[0]) - x_hat * per_channel(means[1])
+    scale = (var + eps).rsqrt()
+    if weight is not None:
+        scale = scale * invertible_weight(weight, bias, y.dtype)
+    return torch.empty_like(dense(y)).copy_(dz * per_channel(scale))
+
+
+class InPlaceABNFunction(torch.autograd.Function):
+    """Backward of ``inplace_abn_``; it mutates nothing, so that it may run twice, and has no derivative of its own."""
+
+    @staticmethod
+    def forward(ctx, x, mean, var, weight, bias, count, batch_statistics, eps, activation, param, group):
+        inplace_abn_(x, mean, var, weight, bias, count, batch_statistics, eps, activation, param, group)
+        ctx.mark_dirty(x)
+        ctx.save_for_backward(x, var, weight, bias, count)
+        ctx.batch_statistics, ctx.eps, ctx.activation, ctx.group = batch_statistics, eps, (activation, param), group
+        return x
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        y, *vectors, count = ctx.saved_tensors
+        var, weight, bias = cast(statistics_dtype(y.dtype), *vectors)
+        total = ops.abn_sums(y, grad, weight, bias, *ctx.activation)
+        means = mean_over_batch(total, y, count, ctx.group) if ctx.batch_statistics else None
+        grad_x = ops.abn_backward(y, grad, var, weight, bias, means, ctx.eps, *ctx.activation)
+        grad_weight, grad_bias = weight_gradients(total, vectors[1])
+        return grad_x, None, None, grad_weight, grad_bias, *[None] * 6
+
+
+class SyncNormalize(torch.autograd.Function):
+    """BatchNorm by the moments of all processes. Out of place; keeps x, as ``nn.BatchNorm2d`` does."""
+
+    @staticmethod
+    def forward(ctx, x, mean, var, weight, bias, count, eps, group):
+        ctx.save_for_backward(x, mean, var, weight, count)
+        ctx.eps, ctx.group = eps, group
+        return F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        x, mean, var, weight, count = ctx.saved_tensors
+        x_hat = F.batch_norm(x, mean, var, None, None, False, 0.0, ctx.eps)
+        total = ops.abn_sums(x_hat, grad, None, None, 0, 0.0)
+        means = mean_over_batch(total, x, count, ctx.group)
+        grad_x = ops.abn_backward(x_hat, grad, var, None, None, means, ctx.eps, 0, 0.0)
+        if weight is not None:
+            grad_x = grad_x * per_channel(weight).to(x.dtype)
+        grad_weight, grad_bias = weight_gradients(total, weight)
+        return grad_x, None, None, grad_weight, grad_bias, None, None, None
+
+
+def cast(dtype: torch.dtype, *vectors: Tensor | None) -> list[Tensor | None]:
+    return [None if vector is None else vector.to(dtype) for vector in vectors]
+
+
+def weight_gradients(total: Tensor, weight: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of weight and bias from the ``sums`` of this process; DistributedDataParallel averages them."""
+    return (None, None) if weight is None else (total[1].to(weight.dtype), total[0].to(weight.dtype))
+
+
+def mean_over_batch(total: Tensor, x: Tensor, count: Tensor | None, group: str | None) -> Tensor:
+    """``sums`` over all processes' elements, divided by their ``count``."""
+    return total / (x.numel() // x.shape[1]) if group is None else all_reduce(total, group) / count
+
+
+def all_reduce(x: Tensor, group: dist.ProcessGroup | str) -> Tensor:
+    """The sum of every process's ``x``; no gradient. A functional collective, because torch.compile sees those."""
+    return functional_collectives.all_reduce(x, "sum", group)
+
+
+def gather_moments(mean: Tensor, var: Tensor, count: int, group: dist.ProcessGroup) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, biased variance and element count over all processes, whose counts may differ (Chan et al., 1979)."""
+    rows = mean.new_zeros(dist.get_world_size(group), 2 * mean.numel() + 1)
+    rows[dist.get_rank(group)] = torch.cat([mean, var, mean.new_full((1,), count)])
+    means, variances, counts = all_reduce(rows, group).split([mean.numel(), mean.numel(), 1], dim=1)
+    total = counts.sum()
+    mean = (counts * means).sum(0) / total
+    return mean, (counts * (variances + (means - mean).square())).sum(0) / total, total
+
+
+@kernel("inplace_abn_", fake=lambda *arguments: None)
+def inplace_abn_(x, mean, var, weight, bias, count, batch_statistics, eps, activation, param, group):
+    """``abn_forward_`` with a gradient; what it does not need itself is for the backward pass.
+
+    Args:
+        count: elements per channel over all processes; read only with a ``group``.
+        batch_statistics: mean and var depend on x, and the gradient says so.
+        group: name of the process group that the moments come from, None for this process alone.
+    """
+    ops.abn_forward_(x, *cast(statistics_dtype(x.dtype), mean, var, weight, bias), eps, activation, param)
+
+
+def _inplace_abn_with_gradient(*arguments) -> None:
+    InPlaceABNFunction.apply(*arguments)
+
+
+LIBRARY.impl("inplace_abn_", _inplace_abn_with_gradient, "Autograd")

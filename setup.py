@@ -1,0 +1,54 @@
+"""Compiles the optional kernels of in-place ABN where it can; the rest of the packaging is in pyproject.toml."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+from setuptools import Command, find_packages, setup
+from setuptools.command.build import build
+
+
+class BuildKernels(Command):
+    """Run libs/build.sh if torch is there. No outcome of it fails the installation."""
+
+    description = "compile the kernels of in-place ABN, if torch and a compiler are there"
+    user_options = []
+    editable_mode = False
+    build_lib = None
+
+    def initialize_options(self) -> None:
+        pass
+
+    def finalize_options(self) -> None:
+        pass
+
+    def run(self) -> None:
+        if importlib.util.find_spec("torch") is None:
+            self.announce("no torch in this environment: in-place ABN will run in pure PyTorch", level=2)
+            return
+        try:
+            subprocess.run(["sh", "libs/build.sh"], check=True, env={**os.environ, "PYTHON": sys.executable})
+        except (OSError, subprocess.CalledProcessError) as error:
+            self.warn(f"kernels of in-place ABN not built, it will run in pure PyTorch: {error}")
+
+    def get_source_files(self) -> list[str]:
+        return ["libs/build.sh", *(f"libs/src/{name}" for name in os.listdir("libs/src"))]
+
+    def get_outputs(self) -> list[str]:
+        return []
+
+    def get_output_mapping(self) -> dict[str, str]:
+        return {}
+
+
+class Build(build):
+    # Before build_py, which packs what is in libs/.
+    sub_commands = [("build_kernels", None), *build.sub_commands]
+
+
+setup(
+    cmdclass={"build": Build, "build_kernels": BuildKernels},
+    packages=find_packages(include=["dataset*", "libs*", "network*", "utils*"]),
+    package_data={"dataset": ["list/**"], "libs": ["build.sh", "src/*", "_C_*.so"]},
+)
