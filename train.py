@@ -29,7 +29,7 @@ from dataset.sampler import TrainSampler
 from dataset.transforms import RandomCrop
 from network import build_network
 from utils.checkpoint import export_weights, load_weights
-from utils.distributed import rank, start_device, world_size
+from utils.distributed import mean_over_processes, rank, start_device, world_size
 from utils.evaluate import evaluate, predict
 from utils.losses import DISTILLATION_LOSSES, TaskLoss
 from utils.options import network_arguments, parse_options
@@ -224,8 +224,9 @@ def features_of(losses: nn.ModuleList, side: str) -> tuple[str, ...]:
 
 
 def finite_values(terms: Mapping[str, Tensor], student: nn.Module, step: int, run: Run) -> dict[str, float]:
-    """The terms as numbers. Raises FloatingPointError before a checkpoint could be overwritten by nonsense."""
-    values = dict(zip(terms, torch.stack([term.detach().float() for term in terms.values()]).tolist(), strict=True))
+    """The terms as numbers, means over all processes. Raises FloatingPointError before a checkpoint could be overwritten by nonsense."""
+    means = mean_over_processes(torch.stack([term.detach().float() for term in terms.values()]))
+    values = dict(zip(terms, means.tolist(), strict=True))
     wrong = [name for name, value in values.items() if not math.isfinite(value)]
     wrong += [f"weight {name}" for name, value in student.named_parameters() if not value.isfinite().all()][:3]
     if wrong:

@@ -32,8 +32,8 @@ class Scenes(Cityscapes):
 
 def generate(
     root: str | Path,
-    num_train: int = 600,
-    num_val: int = 100,
+    num_train: int = 400,
+    num_val: int = 80,
     num_test: int = 20,
     size: tuple[int, int] = (128, 256),
     seed: int = 0,

@@ -126,7 +126,7 @@ def test_two_processes_train_as_one(tiny, tmp_path):
     arguments = [
         *("--network", "espnet_c", "--q", "2", "--norm", "sync_batch_norm", "--device", "cpu", "--num-workers", "0"),
         *("--dataset", "camvid", "--data-dir", str(tiny / "camvid"), "--input-size", "64,64", "--random-scale"),
-        *("--batch-size", "4", "--num-steps", "3", "--lr-g", "0.1", "--log-every", "1"),
+        *("--batch-size", "4", "--num-steps", "3", "--lr-g", "0.01", "--log-every", "1"),
         *("--T_ckpt_path", str(tiny / "teacher.pth"), "--pi", "--pa", "--snapshot-dir", str(tmp_path)),
     ]
     many = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "train.py"]
@@ -135,3 +135,5 @@ def test_two_processes_train_as_one(tiny, tmp_path):
     one, two = (torch.load(tmp_path / name / "last.pth", weights_only=True)["student"] for name in ("one", "two"))
     for key, value in one.items():
         torch.testing.assert_close(two[key], value, rtol=1e-3, atol=1e-5, msg=lambda text, key=key: f"{key}: {text}")
+    rows = [json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[0]) for name in ("one", "two")]
+    assert rows[1]["loss"] == pytest.approx(rows[0]["loss"], rel=1e-4)
