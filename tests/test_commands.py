@@ -134,6 +134,6 @@ def test_two_processes_train_as_one(tiny, tmp_path):
     subprocess.run([sys.executable, "train.py", *arguments, "--save-name", "one"], cwd=ROOT, check=True)
     one, two = (torch.load(tmp_path / name / "last.pth", weights_only=True)["student"] for name in ("one", "two"))
     for key, value in one.items():
-        torch.testing.assert_close(two[key], value, rtol=1e-3, atol=1e-5, msg=lambda text, key=key: f"{key}: {text}")
+        torch.testing.assert_close(two[key], value, rtol=1e-3, atol=1e-4, msg=lambda text, key=key: f"{key}: {text}")
     rows = [json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[0]) for name in ("one", "two")]
     assert rows[1]["loss"] == pytest.approx(rows[0]["loss"], rel=1e-4)
