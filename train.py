@@ -9,6 +9,7 @@ Several processes: torchrun --nproc_per_node N train.py ...
 """
 
 import argparse
+import json
 import logging
 import math
 import signal
@@ -82,7 +83,8 @@ def main(argv: list[str] | None = None) -> int:
         last = step == options.num_steps
         validating = last or step % options.val_every == 0
         saving = last or stop.received or step % options.save_every == 0
-        if saving or validating or step % options.log_every == 0:
+        logging_now = saving or validating or step % options.log_every == 0
+        if logging_now:
             values = finite_values(terms, student, step, run)
             rate = (step - logged) * options.batch_size / (time.perf_counter() - clock)
             run.log(step, {**values, "lr": options.lr_g * factor, "images_per_second": rate})
@@ -97,7 +99,7 @@ def main(argv: list[str] | None = None) -> int:
         if saving:
             state = {"step": step, "best": best, "student": student.state_dict(), "losses": losses.state_dict()}
             run.save(run.last, {**state, "optimizer": optimizer.state_dict()})
-        if saving or validating or step % options.log_every == 0:
+        if logging_now:
             clock, logged = time.perf_counter(), step
         if stop.received:
             logger.warning("stopped by a signal; %s holds step %d and --resume continues there", run.last, step)
@@ -205,10 +207,13 @@ def build_teacher(
         options.T_ckpt_path, normalization, device=device, memory_format=options.memory_format
     )
     card = teacher.verify(val_set)
+    before = run.folder / "teacher.json"
+    if options.resume and before.exists() and json.loads(before.read_text())["sha256"] != card["sha256"]:
+        raise ValueError(f"{options.T_ckpt_path} is not the teacher that {run.folder} was started with ({before})")
     logger.info("teacher %s: %s", card["file"], teacher.report)
     logger.info("teacher mIoU %.2f on %d images of %s", 100 * card["mean_iou"], card["num_images"], val_set.split)
     if run.writes:
-        write_json(run.folder / "teacher.json", card)
+        write_json(before, card)
     return teacher
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -191,6 +192,17 @@ def test_a_finished_run_is_not_overwritten_and_its_options_do_not_change_silentl
     with pytest.raises(ValueError, match=r"lr_g 0\.01, now 0\.5"):
         train.main(arguments(tiny, tmp_path, "run", [], "--resume", "--lr-g", "0.5"))
     assert train.main(arguments(tiny, tmp_path, "run", [], "--resume")) == 0
+
+
+def test_a_run_is_not_continued_with_another_teacher(tiny, tmp_path):
+    teacher = tmp_path / "teacher.pth"
+    shutil.copy(tiny / "teacher.pth", teacher)
+    command = arguments(tiny, tmp_path, "run", [], "--pi", "--T_ckpt_path", str(teacher), "--resume")
+    train.main(command)
+    content = torch.load(teacher, weights_only=True)
+    torch.save({**content, "note": "another file"}, teacher)
+    with pytest.raises(ValueError, match="not the teacher"):
+        train.main(command)
 
 
 def test_a_missing_teacher_stops_the_run_before_a_step(tiny, tmp_path):

@@ -41,6 +41,7 @@ def process(rank, folder):
     for norm in NORMS:
         net = build(get_norm(norm))
         results[norm] = train(net, net, whole_batch()[SHARES[rank]])
+    for norm in NORMS[1:]:
         net = build(get_norm(norm))
         compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
         results[norm, "compiled"] = train(net, compiled, whole_batch()[SHARES[rank]])
