@@ -16,8 +16,8 @@ from network import BACKBONES, NETWORKS
 from utils.checkpoint import LoadReport, load_network
 from utils.distributed import rank, start_device
 from utils.evaluate import evaluate
+from utils.flags import add_switch
 from utils.metrics import ConfusionMatrix
-from utils.options import add_switch
 from utils.report import iou_table, write_run_report
 from utils.run import write_json
 

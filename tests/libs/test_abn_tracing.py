@@ -116,7 +116,9 @@ def test_bfloat16_autocast_is_as_close_to_float32_as_batch_norm():
         plain, net = twins("batch_norm", norm)
         exact, results = train_step(plain, plain, x), train_step(net, net, x, autocast=True)
         assert results[0].dtype == torch.bfloat16
-        errors[norm] = [((a.float() - b).norm() / b.norm()).item() for a, b in zip(results, exact, strict=True)]
+        errors[norm] = [
+            ((a.float() - b.float()).norm() / b.float().norm()).item() for a, b in zip(results, exact, strict=True)
+        ]
     assert all(a <= 1.5 * b + 1e-3 for a, b in zip(errors["inplace_abn"], errors["batch_norm"], strict=True))
 
 

@@ -137,7 +137,7 @@ def test_module_takes_its_flags():
     PixelWise.add_arguments(parser)
     loss = PixelWise.from_options(parser.parse_args([]), None, None)
     assert (loss.weight, loss.temperature, loss.on_void) == (10, 1, True)
-    arguments = ["--lambda-pi", "80", "--pi-temperature", "4", "--no-pi-on-void"]
+    arguments = ["--lambda-pi", "80", "--pi-temperature", "4", "--pi-on-void", "false"]
     loss = PixelWise.from_options(parser.parse_args(arguments), None, None)
     assert (loss.weight, loss.temperature, loss.on_void) == (80, 4, False)
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from network.output import SegmentationOutput
+from utils.flags import add_switch
 from utils.losses.base import IGNORE_INDEX, full_precision, mean_over_valid, resize
 
 OHEM_FACTOR = 8  # the threshold is searched on maps this much smaller
@@ -70,7 +71,7 @@ class TaskLoss(nn.Module):
     @classmethod
     def add_arguments(cls, group: argparse._ArgumentGroup) -> None:
         group.add_argument("--aux-weight", type=float, default=0.4, help="weight of the auxiliary head")
-        group.add_argument("--ohem", action="store_true", help="train the main head on hard pixels only")
+        add_switch(group, "--ohem", "train the main head on hard pixels only")
         group.add_argument("--ohem-thresh", type=float, default=0.7, help="pixels below this probability are hard")
         group.add_argument("--ohem-keep", type=int, default=100_000, help="pixels kept at least, per process")
 

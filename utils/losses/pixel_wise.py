@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from network.output import SegmentationOutput
+from utils.flags import add_switch
 from utils.losses.base import IGNORE_INDEX, DistillationLoss, check_shapes, full_precision, mean_over_valid, resize
 
 
@@ -79,12 +80,7 @@ class PixelWise(DistillationLoss):
             "its 10 is 10 x batch size here, 80 at batch size 8",
         )
         group.add_argument("--pi-temperature", type=float, default=1.0, help="softmax temperature")
-        group.add_argument(
-            "--pi-on-void",
-            action=argparse.BooleanOptionalAction,
-            default=True,
-            help="distil at void pixels too, as the originals do",
-        )
+        add_switch(group, "--pi-on-void", "distil at void pixels too, as the originals do", default=True)
 
     @classmethod
     def from_options(cls, options: argparse.Namespace, student: nn.Module, teacher: nn.Module) -> "PixelWise":
