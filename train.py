@@ -229,7 +229,11 @@ def features_of(losses: nn.ModuleList, side: str) -> tuple[str, ...]:
 
 
 def finite_values(terms: Mapping[str, Tensor], student: nn.Module, step: int, run: Run) -> dict[str, float]:
-    """The terms as numbers, means over all processes. Raises FloatingPointError before a checkpoint could be overwritten by nonsense."""
+    """The terms as numbers, means over all processes.
+
+    Raises:
+        FloatingPointError: a term or a weight is not finite; no checkpoint has been overwritten yet.
+    """
     means = mean_over_processes(torch.stack([term.detach().float() for term in terms.values()]))
     values = dict(zip(terms, means.tolist(), strict=True))
     wrong = [name for name, value in values.items() if not math.isfinite(value)]
