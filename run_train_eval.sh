@@ -5,6 +5,8 @@
 # The defaults run on generated street scenes, without any download, in about ten minutes on two CPU cores.
 set -euo pipefail
 cd "$(dirname "$0")"
+# Waiting OpenMP threads sleep: on a few busy cores, spinning ones slow a step down several times.
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 
 is_pi_use=${is_pi_use:-true}    # pixel-wise distillation
 is_pa_use=${is_pa_use:-true}    # pair-wise distillation
@@ -22,7 +24,7 @@ crop=${crop:-128,256}
 batch_size=${batch_size:-8}
 teacher_steps=${teacher_steps:-700}
 num_steps=${num_steps:-250}
-train_flags=${train_flags:-"--random-scale --scale-range 0.75 1.5 --random-mirror --optimizer adam --lr-g 3e-3 --weight-decay 1e-4 --preload"}
+train_flags=${train_flags:-"--random-scale --scale-range 0.75 1.5 --random-mirror --optimizer adam --lr-g 3e-3 --weight-decay 1e-4 --preload --num-workers 1"}
 pi_flags=${pi_flags:-"--lambda-pi 3"}
 pa_flags=${pa_flags:-"--lambda-pa 0.5 --pa-feature layer3"}
 ho_flags=${ho_flags:-"--lambda-d 0.01"}
