@@ -1,6 +1,5 @@
 """Compiles the optional kernels of in-place ABN where it can; the rest of the packaging is in pyproject.toml."""
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -24,11 +23,12 @@ class BuildKernels(Command):
         pass
 
     def run(self) -> None:
-        if importlib.util.find_spec("torch") is None:
+        environment = environment_with_torch()
+        if environment is None:
             self.announce("no torch in this environment: in-place ABN will run in pure PyTorch", level=2)
             return
         try:
-            subprocess.run(["sh", "libs/build.sh"], check=True, env={**os.environ, "PYTHON": sys.executable})
+            subprocess.run(["sh", "libs/build.sh"], check=True, env={**environment, "PYTHON": sys.executable})
         except (OSError, subprocess.CalledProcessError) as error:
             self.warn(f"kernels of in-place ABN not built, it will run in pure PyTorch: {error}")
 
@@ -40,6 +40,20 @@ class BuildKernels(Command):
 
     def get_output_mapping(self) -> dict[str, str]:
         return {}
+
+
+def environment_with_torch() -> dict[str, str] | None:
+    """Environment variables under which this interpreter finds torch; None if there are none.
+
+    pip hides the installed packages from a build by a PYTHONPATH of its own; without that, torch may be there.
+    """
+    inside = dict(os.environ)
+    outside = {name: value for name, value in inside.items() if name != "PYTHONPATH"}
+    for environment in (inside, outside):
+        command = [sys.executable, "-c", "import torch"]
+        if subprocess.run(command, env=environment, capture_output=True, check=False).returncode == 0:
+            return environment
+    return None
 
 
 class Build(build):

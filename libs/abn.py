@@ -4,6 +4,8 @@ All of them hold what ``nn.BatchNorm2d`` holds (weight, bias, running_mean, runn
 state dict of one loads into any other; a file without num_batches_tracked loads as well, as it does into BatchNorm2d.
 """
 
+from __future__ import annotations  # torch.distributed is empty in some builds of torch
+
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -176,6 +178,7 @@ def frozen_statistics(module: nn.Module) -> Iterator[None]:
 
     For the recomputation of activation checkpointing, which would count each batch twice:
     ``checkpoint(block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), frozen_statistics(block)))``.
+    Under torch.compile give no ``context_fn``: it accepts none of this kind, and its recomputation updates nothing.
     """
     layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
     settings = [(layer.momentum, layer.num_batches_tracked) for layer in layers]

@@ -46,6 +46,6 @@ done
 # A PyTorch without CUDA has no libtorch_cuda; the kernels compile all the same, which checks the sources.
 if [ -e "$TORCH/lib/libtorch_cuda.so" ]; then OPTIONS="$OPTIONS -ltorch_cuda"; fi
 # shellcheck disable=SC2086
-"$NVCC" libs/src/abn_cuda.cu -Xcompiler -fPIC -ccbin "$CXX" -cudart shared --threads 2 -DUSE_CUDA $ARCHITECTURES \
+"$NVCC" libs/src/abn_cuda.cu -Xcompiler -fPIC -ccbin "$CXX" -cudart shared --threads 0 -DUSE_CUDA $ARCHITECTURES \
     $OPTIONS -o libs/part_cuda.so
 finish cuda

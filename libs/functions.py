@@ -8,16 +8,18 @@ Tensors are (N, C, H, W) of any strides; vectors are (C,) in float32, or float64
 serve every device; ``libs.extension`` lays the compiled ones of ``libs/src`` over them.
 """
 
-from collections.abc import Callable
+from __future__ import annotations  # torch.distributed is empty in some builds of torch
+
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
-from torch.distributed import _functional_collectives as functional_collectives
 
 INVERTIBLE = ("identity", "leaky_relu", "elu")  # the kernels know an activation by its index
 MIN_WEIGHT = 1e-5
+PIECE = 2**20  # elements
 
 LIBRARY = torch.library.Library("segdistill", "DEF")
 LIBRARY.define("abn_moments(Tensor x) -> (Tensor mean, Tensor var)")
@@ -35,18 +37,19 @@ LIBRARY.define(
     "bool batch_statistics, float eps, int activation, float param, str? group) -> ()"
 )
 ops = torch.ops.segdistill
+aten = torch.ops.aten
 
 
-def activate(z: Tensor, activation: str, param: float) -> Tensor:
+def activate(z: Tensor, activation: str, param: float, inplace: bool = False) -> Tensor:
     """Apply ``identity``, ``relu``, ``leaky_relu`` (slope ``param``) or ``elu`` (alpha ``param``)."""
     if activation == "identity":
         return z
     if activation == "relu":
-        return F.relu(z)
+        return F.relu(z, inplace)
     if activation == "leaky_relu":
-        return F.leaky_relu(z, param)
+        return F.leaky_relu(z, param, inplace)
     if activation == "elu":
-        return F.elu(z, param)
+        return F.elu(z, param, inplace)
     raise ValueError(f"unknown activation {activation!r}; known: elu, identity, leaky_relu, relu")
 
 
@@ -73,6 +76,12 @@ def dense(x: Tensor) -> Tensor:
     return x if x.is_contiguous(memory_format=torch.channels_last) else x.contiguous()
 
 
+def pieces(*maps: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The maps in slices of a few samples, which keep the temporary float32 tensors of the kernels below small."""
+    samples = max(1, PIECE // max(1, maps[0][:1].numel()))
+    return zip(*(x.split(samples) for x in maps), strict=True)
+
+
 def kernel(name: str, fake: Callable) -> Callable:
     """Register a function as the pure-PyTorch kernel of an operator, and ``fake`` for the shape of its result."""
 
@@ -91,8 +100,9 @@ def empty_statistics(x: Tensor, *sizes: int) -> Tensor:
 @kernel("abn_moments", fake=lambda x: (empty_statistics(x), empty_statistics(x)))
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance of each channel."""
-    var, mean = torch.var_mean(x.to(statistics_dtype(x.dtype)), dim=(0, 2, 3), correction=0)
-    return mean, var
+    mean = x.mean((0, 2, 3), dtype=statistics_dtype(x.dtype))
+    squares = sum((piece - per_channel(mean)).square_().sum((0, 2, 3)) for (piece,) in pieces(x))
+    return mean, squares / (x.numel() // x.shape[1])
 
 
 @kernel("abn_forward_", fake=lambda *arguments: None)
@@ -108,7 +118,9 @@ def forward_(
 ) -> None:
     """Overwrite ``x`` by its normalised and activated self."""
     weight = invertible_weight(weight, bias, x.dtype)
-    x.copy_(activate(F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps), INVERTIBLE[activation], param))
+    for (piece,) in pieces(x):
+        z = F.batch_norm(piece, mean, var, weight, bias, False, 0.0, eps)
+        piece.copy_(activate(z, INVERTIBLE[activation], param, inplace=True))
 
 
 def recover(
@@ -118,21 +130,25 @@ def recover(
     dtype = statistics_dtype(y.dtype)
     z, dz = y.to(dtype), grad.to(dtype)
     if INVERTIBLE[activation] == "leaky_relu":
-        z, dz = torch.where(z > 0, z, z / param), torch.where(z > 0, dz, dz * param)
+        dz = aten.leaky_relu_backward(dz, z, param, True)
+        z = F.leaky_relu(z, 1 / param)
     elif INVERTIBLE[activation] == "elu":
+        dz = aten.elu_backward(dz, param, 1, 1, True, z)
         # y rounds to -param for very negative z; the logarithm must stay finite there.
-        exponential = (z / param).clamp(min=torch.finfo(y.dtype).eps / 2 - 1)
-        z, dz = torch.where(z > 0, z, exponential.log1p()), torch.where(z > 0, dz, dz * (z + param))
+        z = torch.where(z > 0, z, (z / param).clamp_(min=torch.finfo(y.dtype).eps / 2 - 1).log1p_())
     if weight is not None:
-        z = (z - per_channel(bias)) / per_channel(invertible_weight(weight, bias, y.dtype))
+        z = torch.sub(z, per_channel(bias)).div_(per_channel(invertible_weight(weight, bias, y.dtype)))
     return z, dz
 
 
 @kernel("abn_sums", fake=lambda y, *arguments: empty_statistics(y, 2))
 def sums(y: Tensor, grad: Tensor, weight: Tensor | None, bias: Tensor | None, activation: int, param: float) -> Tensor:
     """(2, C): the sums of dz and of dz * x_hat, which are the gradients of bias and weight."""
-    x_hat, dz = recover(y, grad, weight, bias, activation, param)
-    return torch.stack([dz.sum((0, 2, 3)), (dz * x_hat).sum((0, 2, 3))])
+    total = empty_statistics(y, 2).zero_()
+    for piece in pieces(y, grad):
+        x_hat, dz = recover(*piece, weight, bias, activation, param)
+        total += torch.stack([dz.sum((0, 2, 3)), (dz * x_hat).sum((0, 2, 3))])
+    return total
 
 
 @kernel("abn_backward", fake=lambda y, *arguments: torch.empty_like(dense(y)))
@@ -148,13 +164,16 @@ def backward(
     param: float,
 ) -> Tensor:
     """The gradient with respect to x; ``means`` are the ``sums`` over the element count, None in eval mode."""
-    x_hat, dz = recover(y, grad, weight, bias, activation, param)
-    if means is not None:
-        dz = dz - per_channel(means[0]) - x_hat * per_channel(means[1])
     scale = (var + eps).rsqrt()
     if weight is not None:
         scale = scale * invertible_weight(weight, bias, y.dtype)
-    return torch.empty_like(dense(y)).copy_(dz * per_channel(scale))
+    grad_x = torch.empty_like(dense(y))
+    for *piece, result in pieces(y, grad, grad_x):
+        x_hat, dz = recover(*piece, weight, bias, activation, param)
+        if means is not None:
+            dz = torch.sub(dz, per_channel(means[0])).addcmul_(x_hat, per_channel(means[1]), value=-1)
+        result.copy_(dz * per_channel(scale))
+    return grad_x
 
 
 class InPlaceABNFunction(torch.autograd.Function):
@@ -162,7 +181,10 @@ class InPlaceABNFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, mean, var, weight, bias, count, batch_statistics, eps, activation, param, group):
-        inplace_abn_(x, mean, var, weight, bias, count, batch_statistics, eps, activation, param, group)
+        vectors = cast(statistics_dtype(x.dtype), mean, var, weight, bias)
+        # Without grad mode, as a Function's forward runs, torch.compile would keep the mutation of x from autograd.
+        with torch._C._AutoDispatchBelowAutograd():
+            ops.abn_forward_(x, *vectors, eps, activation, param)
         ctx.mark_dirty(x)
         ctx.save_for_backward(x, var, weight, bias, count)
         ctx.batch_statistics, ctx.eps, ctx.activation, ctx.group = batch_statistics, eps, (activation, param), group
@@ -198,7 +220,7 @@ class SyncNormalize(torch.autograd.Function):
         means = mean_over_batch(total, x, count, ctx.group)
         grad_x = ops.abn_backward(x_hat, grad, var, None, None, means, ctx.eps, 0, 0.0)
         if weight is not None:
-            grad_x = grad_x * per_channel(weight).to(x.dtype)
+            grad_x = (grad_x * per_channel(weight)).to(x.dtype)
         grad_weight, grad_bias = weight_gradients(total, weight)
         return grad_x, None, None, grad_weight, grad_bias, None, None, None
 
@@ -219,7 +241,9 @@ def mean_over_batch(total: Tensor, x: Tensor, count: Tensor | None, group: str |
 
 def all_reduce(x: Tensor, group: dist.ProcessGroup | str) -> Tensor:
     """The sum of every process's ``x``; no gradient. A functional collective, because torch.compile sees those."""
-    return functional_collectives.all_reduce(x, "sum", group)
+    from torch.distributed._functional_collectives import all_reduce as functional_all_reduce
+
+    return functional_all_reduce(x, "sum", group)
 
 
 def gather_moments(mean: Tensor, var: Tensor, count: int, group: dist.ProcessGroup) -> tuple[Tensor, Tensor, Tensor]:
