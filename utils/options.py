@@ -38,6 +38,13 @@ def make_parser() -> tuple[argparse.ArgumentParser, dict[str, str]]:
     student.add_argument("--p", type=int, default=2, help="ESPNet: blocks at stride 4")
     student.add_argument("--q", type=int, default=8, help="ESPNet: blocks at stride 8")
     student.add_argument("--norm", default="batch_norm", choices=sorted(NORMS), help="normalisation layers")
+    student.add_argument(
+        "--activation",
+        default="relu",
+        choices=("leaky_relu", "relu"),
+        help="of the backbone; leaky_relu fuses in place",
+    )
+    add_switch(student, "--checkpoint-blocks", "recompute the backbone's blocks in the backward pass to save memory")
     student.add_argument("--student-pretrain-model-imgnet", metavar="FILE", help="ImageNet weights of the backbone")
     student.add_argument("--S_ckpt_path", metavar="FILE", help="a checkpoint of the whole student to start from")
 
@@ -118,7 +125,8 @@ def contradictions(options: argparse.Namespace, given: set[str], requires: dict[
     takes_backbone = NETWORKS[options.network].takes_backbone
     if takes_backbone and not options.backbone:
         problems.append(f"{options.network} needs --backbone, one of {', '.join(sorted(BACKBONES))}")
-    for flag in given & ({"p", "q"} if takes_backbone else {"backbone", "student_pretrain_model_imgnet"}):
+    of_backbone = {"backbone", "activation", "checkpoint_blocks", "student_pretrain_model_imgnet"}
+    for flag in given & ({"p", "q"} if takes_backbone else of_backbone):
         problems.append(f"--{flag.replace('_', '-')} has no effect with {options.network}")
     if options.S_ckpt_path and options.student_pretrain_model_imgnet:
         problems.append("--S_ckpt_path and --student-pretrain-model-imgnet both set the student's weights: give one")
@@ -140,5 +148,6 @@ def network_arguments(options: argparse.Namespace) -> dict:
     """The student's arguments for ``build_network``."""
     arguments = {"name": options.network, "norm": options.norm}
     if NETWORKS[options.network].takes_backbone:
-        return {**arguments, "backbone": options.backbone}
+        names = ("backbone", "activation", "checkpoint_blocks")
+        return {**arguments, **{name: getattr(options, name) for name in names}}
     return {**arguments, "p": options.p, "q": options.q}

@@ -400,7 +400,7 @@ def settings_of(run: FinishedRun) -> str:
     """A block of the options that had an effect, and of the environment."""
     _, requires = make_parser()
     idle = {name for name, switch in requires.items() if not run.options[switch]}
-    idle |= {"p", "q"} if NETWORKS[run.options["network"]].takes_backbone else {"backbone"}
+    idle |= {"p", "q"} if NETWORKS[run.options["network"]].takes_backbone else {"backbone", "activation"}
     idle |= {"momentum"} if run.options["optimizer"] == "adam" else set()
     idle |= BOOKKEEPING - {"seed"} | {"terms", "memory_format"}
     settings = {key: value for key, value in run.options.items() if key not in idle and value not in (None, False)}

@@ -19,6 +19,7 @@ ESPNET = ["--network", "espnet_c"]
         (["--network", "pspnet"], "needs --backbone"),
         ([*PSPNET, "--q", "3"], "--q has no effect with pspnet"),
         ([*ESPNET, "--backbone", "resnet18"], "--backbone has no effect with espnet_c"),
+        ([*ESPNET, "--checkpoint-blocks"], "--checkpoint-blocks has no effect with espnet_c"),
         ([*PSPNET, "--S_ckpt_path", "a", "--student-pretrain-model-imgnet", "b"], "give one"),
         ([*PSPNET, "--T_ckpt_path", "t", "--ho", "--adv-loss-type", "hinge", "--lambda-gp", "1"], "--lambda-gp"),
         ([*PSPNET, "--optimizer", "adam", "--momentum", "0.9"], "--momentum"),
