@@ -86,6 +86,7 @@ def kernel(name: str, fake: Callable) -> Callable:
     """Register a function as the pure-PyTorch kernel of an operator, and ``fake`` for the shape of its result."""
 
     def register(function: Callable) -> Callable:
+        function = torch.no_grad()(function)  # gradients are inplace_abn_'s alone
         LIBRARY.impl(name, function, "CompositeExplicitAutograd")
         torch.library.register_fake(f"segdistill::{name}", fake, lib=LIBRARY)
         return function
@@ -183,7 +184,7 @@ class InPlaceABNFunction(torch.autograd.Function):
     def forward(ctx, x, mean, var, weight, bias, count, batch_statistics, eps, activation, param, group):
         vectors = cast(statistics_dtype(x.dtype), mean, var, weight, bias)
         # Without grad mode, as a Function's forward runs, torch.compile would keep the mutation of x from autograd.
-        with torch._C._AutoDispatchBelowAutograd():
+        with torch.enable_grad(), torch._C._AutoDispatchBelowAutograd():
             ops.abn_forward_(x, *vectors, eps, activation, param)
         ctx.mark_dirty(x)
         ctx.save_for_backward(x, var, weight, bias, count)

@@ -8,9 +8,11 @@
 namespace abn {
 namespace {
 
-constexpr int64_t kChunk = 8192;    // elements that stay in the first-level cache between two readings
-constexpr int64_t kGrain = 32768;   // elements worth a thread
-constexpr int64_t kShares = 64;     // shares of the rows in a channels_last reduction
+constexpr int64_t kChunk = 8192;   // elements of a channel that are still in the cache when read again
+constexpr int64_t kBlock = 32768;  // elements of rows, likewise; more of them, for each block ends in C divisions
+constexpr int64_t kRows = 512;     // rows at most, lest their sum in single precision lose digits
+constexpr int64_t kGrain = 32768;  // elements worth a thread
+constexpr int64_t kShares = 64;    // shares of the rows in a channels_last reduction
 
 template <typename F>
 void parallel(int64_t tasks, int64_t elements_per_task, const F& f) {
@@ -94,7 +96,7 @@ Total over_channel(Shape s, int64_t c, const F& f) {
 // Folds the rows of a channels_last map: f(row, rows, totals) adds a block of rows to one share's totals, per channel.
 template <typename Total, typename F>
 std::vector<Total> over_rows(Shape s, const F& f) {
-  const int64_t block = std::max<int64_t>(8, kChunk / s.channels);
+  const int64_t block = std::clamp<int64_t>(kBlock / s.channels, 8, kRows);
   const int64_t blocks = (s.outer + block - 1) / block, shares = std::clamp<int64_t>(blocks, 1, kShares);
   std::vector<std::vector<Total>> totals(shares, std::vector<Total>(s.channels, Total{}));
   parallel(shares, s.outer / shares * s.channels, [&](int64_t begin, int64_t end) {

@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Build, test and measure on a machine with an NVIDIA GPU; writes benchmarks/results/<date>_gpu.txt.
+#
+#   benchmarks/gpu.sh
+#
+# Environment: PYTHON (an interpreter that has this project's requirements), and what libs/build.sh reads.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export PYTHON=${PYTHON:-python3}
+
+capability=$("$PYTHON" -c '
+import torch
+if not torch.cuda.is_available():
+    raise SystemExit("benchmarks/gpu.sh needs a CUDA device, and PyTorch sees none")
+print("{}.{}".format(*torch.cuda.get_device_capability()))')
+export TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-$capability}
+
+mkdir -p benchmarks/results
+result=benchmarks/results/$(date -u +%Y-%m-%d_%H%M)_gpu.txt
+
+measure() {
+    printf '\n$ %s\n' "$*"
+    "$@"
+}
+
+{
+    date -u
+    git rev-parse HEAD || true
+    nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv
+    measure sh libs/build.sh
+    measure "$PYTHON" -m libs
+    measure "$PYTHON" -m pytest -rs tests/libs
+    measure "$PYTHON" benchmarks/abn.py --device cuda
+    SEGDISTILL_ABN=python measure "$PYTHON" benchmarks/abn.py --device cuda
+    measure "$PYTHON" benchmarks/memory.py --device cuda
+    measure "$PYTHON" benchmarks/memory.py --device cuda --backbone resnet101
+    measure "$PYTHON" benchmarks/distill_step.py --device cuda --batch-size 8
+} 2>&1 | tee "$result"
+echo "written: $result"

@@ -1,0 +1,91 @@
+"""What a training step of PSPNet keeps between its forward and its backward pass, under each memory lever.
+
+    python benchmarks/memory.py
+    python benchmarks/memory.py --backbone resnet101
+    python benchmarks/memory.py --device cuda    # real steps: the peak that the allocator saw
+
+Counted on fake tensors with saved-tensor hooks: bytes of distinct storages, parameters and buffers aside. The network
+alone; the two cross-entropy terms keep 0.31 GiB more at the default size, whatever the lever.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from network import build_network
+
+PLACEMENTS = {
+    "BatchNorm + ReLU": {},
+    "in-place ABN, placed as in the originals": {"norm": "inplace_abn"},
+    "in-place ABN, leaky ReLU throughout": {"norm": "inplace_abn", "activation": "leaky_relu"},
+}
+
+
+def saved_bytes(network: nn.Module, images: Tensor) -> int:
+    """Bytes that ``network(images)`` keeps for the backward pass. Meta and fake tensors will do."""
+    own = {tensor.untyped_storage()._cdata for tensor in (*network.parameters(), *network.buffers())}
+    kept = {}  # holds the storages, so that no address is used twice
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            kept[storage._cdata] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = network(images)
+    del output
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+def count(backbone: str, shape: tuple[int, ...], bfloat16: bool, **options) -> int:
+    with FakeTensorMode():
+        network = build_network("pspnet", 19, backbone=backbone, **options).train()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bfloat16):
+            return saved_bytes(network, torch.empty(shape))
+
+
+def measure_peak(backbone: str, shape: tuple[int, ...], bfloat16: bool, **options) -> int:
+    """Peak bytes that a forward and backward pass on the GPU adds to weights, gradients and images."""
+    network = build_network("pspnet", 19, backbone=backbone, **options)
+    network = network.to("cuda", memory_format=torch.channels_last).train()
+    images = torch.randn(shape, device="cuda").contiguous(memory_format=torch.channels_last)
+    for _ in range(2):  # the first step allocates the gradients
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        with torch.autocast("cuda", dtype=torch.bfloat16, enabled=bfloat16):
+            output = network(images)
+        (output.logits.float().sum() + output.aux_logits.float().sum()).backward()
+        del output
+    return torch.cuda.max_memory_allocated() - before
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--backbone", default="resnet18")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--device", choices=["fake", "cuda"], default="fake")
+    arguments = parser.parse_args()
+    shape = (arguments.batch_size, 3, arguments.size, arguments.size)
+    figure = measure_peak if arguments.device == "cuda" else count
+
+    print(f"PSPNet-{arguments.backbone}, {'x'.join(map(str, shape))}, GiB and share of BatchNorm + ReLU in float32")
+    print(f"{'':42}{'float32':>14}{'bfloat16':>14}{'+ checkpoint':>14}{'both':>14}")
+    reference = figure(arguments.backbone, shape, False)
+    for name, options in PLACEMENTS.items():
+        row = f"{name:42}"
+        for bfloat16, checkpoint_blocks in ((False, False), (True, False), (False, True), (True, True)):
+            size = figure(arguments.backbone, shape, bfloat16, checkpoint_blocks=checkpoint_blocks, **options)
+            row += f"{size / 2**30:8.2f} {size / reference:4.0%} "
+        print(row)
+
+
+if __name__ == "__main__":
+    main()

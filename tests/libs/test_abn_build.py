@@ -1,0 +1,85 @@
+"""The compiled kernels are optional: what happens without them, without a compiler and with a broken file."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import libs
+from libs.extension import library_path
+
+ROOT = Path(__file__).parents[2]
+TRAIN = """
+import torch
+from libs import FALLBACK, InPlaceABN
+assert all(FALLBACK.values()), FALLBACK
+net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), InPlaceABN(4))
+net(torch.randn(2, 3, 8, 8)).square().sum().backward()
+assert all(torch.isfinite(p.grad).all() for p in net.parameters())
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A copy of what the build needs, without built kernels."""
+    shutil.copytree(ROOT / "libs", tmp_path / "libs", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    shutil.copy(ROOT / "setup.py", tmp_path)
+    return tmp_path
+
+
+def run(command, folder, **environment):
+    environment = {**os.environ, "PYTHON": sys.executable, "SEGDISTILL_ABN": "auto", **environment}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_without_a_compiler_the_build_fails_and_everything_else_works(checkout):
+    tools = checkout / "tools"
+    tools.mkdir()
+    for name in ("sh", "dirname", "basename", "find", "mv", "uname"):
+        (tools / name).symlink_to(shutil.which(name))
+    build = run(["/bin/sh", "libs/build.sh"], checkout, PATH=str(tools))
+    assert build.returncode != 0
+    install = run([sys.executable, "setup.py", "-q", "build_kernels"], checkout, PATH=str(tools))
+    assert install.returncode == 0, install.stderr
+    assert "will run in pure PyTorch" in install.stderr
+    train = run([sys.executable, "-c", TRAIN], checkout, PATH=str(tools))
+    assert train.returncode == 0, train.stderr
+    assert train.stderr == ""
+
+
+def test_a_broken_file_costs_one_line(checkout):
+    name = library_path("cpu").name
+    (checkout / "libs" / name).write_bytes(b"not a library")
+    report = run([sys.executable, "-m", "libs"], checkout)
+    assert report.returncode == 0
+    assert report.stdout.startswith("cpu: pure PyTorch (")
+    assert len(report.stderr.splitlines()) == 1
+    assert name in report.stderr
+
+
+def test_changed_sources_retire_the_built_file(checkout):
+    source = checkout / "libs" / "src" / "abn.h"
+    source.write_text(source.read_text() + "// changed\n")
+    report = run(
+        [sys.executable, "-c", "from libs.extension import library_path; print(library_path('cpu').name)"], checkout
+    )
+    assert report.stdout.strip() not in ("", library_path("cpu").name)
+
+
+def test_choice_of_implementation_is_checked_and_obeyed(checkout):
+    pure = run([sys.executable, "-m", "libs"], ROOT, SEGDISTILL_ABN="python")
+    assert pure.stdout.splitlines() == [f"{device}: pure PyTorch (SEGDISTILL_ABN=python)" for device in ("cpu", "cuda")]
+    wrong = run([sys.executable, "-m", "libs"], ROOT, SEGDISTILL_ABN="fast")
+    assert "ValueError: SEGDISTILL_ABN='fast'; known: auto, python" in wrong.stderr
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_loaded_kernels_are_registered_for_their_device(device):
+    if libs.FALLBACK[device]:
+        pytest.skip(f"no compiled kernels: {libs.FALLBACK[device]}")
+    for name in ("abn_moments", "abn_forward_", "abn_sums", "abn_backward"):
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(f"segdistill::{name}", device.upper())
