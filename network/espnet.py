@@ -197,7 +197,8 @@ class ESPNet(nn.Module):
         skip = maps["layer1" if self.skip == "fused" else "stem"]
         maps["encoder_logits"] = self.encoder.classifier(maps["layer3"])
 
-        up3 = crop_like(self.up_l3(self.br(maps["encoder_logits"])), maps["layer2"])
+        # An in-place norm would overwrite the map that the caller may have asked for.
+        up3 = crop_like(self.up_l3(self.br(maps["encoder_logits"].clone())), maps["layer2"])
         merged = self.combine_l2_l3(torch.cat([self.level3_C(maps["layer2"]), up3], dim=1))
         up2 = crop_like(self.up_l2(merged), skip)
         maps["context"] = self.conv(torch.cat([up2, skip], dim=1))

@@ -6,6 +6,7 @@ The variant of SKD, CWD, IFVD and the segmentation toolbox before them; paramete
 from collections.abc import Callable, Collection
 from contextlib import nullcontext
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -145,9 +146,9 @@ class ResNet(nn.Module):
         return maps
 
     def _run(self, block: nn.Module, x: Tensor) -> Tensor:
-        if self.checkpoint_blocks and self.training:
-            # The recomputation must not count the batch a second time in BatchNorm's running statistics.
-            return checkpoint(
-                block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), frozen_statistics(block))
-            )
-        return block(x)
+        if not (self.checkpoint_blocks and self.training):
+            return block(x)
+        if torch.compiler.is_compiling():  # it traces the block once and takes no context_fn
+            return checkpoint(block, x, use_reentrant=False)
+        # The recomputation must not count the batch a second time in BatchNorm's running statistics.
+        return checkpoint(block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), frozen_statistics(block)))
