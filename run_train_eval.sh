@@ -22,7 +22,7 @@ student_network=${student_network:-"--network espnet_c --p 2 --q 3"}
 
 crop=${crop:-128,256}
 batch_size=${batch_size:-8}
-teacher_steps=${teacher_steps:-1200}
+teacher_steps=${teacher_steps:-1000}
 num_steps=${num_steps:-250}
 train_flags=${train_flags:-"--random-scale --scale-range 0.75 1.5 --random-mirror --optimizer adam --lr-g 3e-3 --weight-decay 1e-4 --preload --num-workers 1"}
 pi_flags=${pi_flags:-"--lambda-pi 1"}
