@@ -133,8 +133,9 @@ def train_step(
         group["lr"] = options.lr_g * factor
 
     with torch.autocast(images.device.type, torch.bfloat16, enabled=options.bf16):
-        student_output = model(images, features=features_of(losses, "student"))
+        # The teacher first: its maps are gone before the student's, which the backward pass needs, take their memory.
         teacher_output = teacher(images, features=features_of(losses, "teacher")) if teacher else None
+        student_output = model(images, features=features_of(losses, "student"))
     terms = {task_loss.name: task_loss(student_output, labels)}
     terms |= {loss.name: loss(student_output, teacher_output, labels) for loss in losses}
     total = terms[task_loss.name] + sum(loss.weight * terms[loss.name] for loss in losses)
