@@ -11,15 +11,15 @@ from pathlib import Path
 
 import torch
 
-from dataset import DATASETS, SegmentationDataset, build_dataset
-from network import BACKBONES, NETWORKS
-from utils.checkpoint import LoadReport, load_network
-from utils.distributed import rank, start_device
-from utils.evaluate import evaluate
-from utils.flags import add_switch
-from utils.metrics import ConfusionMatrix
-from utils.report import iou_table, write_run_report
-from utils.run import write_json
+from segdistill.dataset import DATASETS, SegmentationDataset, build_dataset
+from segdistill.network import BACKBONES, NETWORKS
+from segdistill.utils.checkpoint import LoadReport, load_network
+from segdistill.utils.distributed import rank, start_device
+from segdistill.utils.evaluate import evaluate
+from segdistill.utils.flags import add_switch
+from segdistill.utils.metrics import ConfusionMatrix
+from segdistill.utils.report import iou_table, write_run_report
+from segdistill.utils.run import write_json
 
 
 def parse_options(argv: list[str] | None) -> argparse.Namespace:

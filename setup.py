@@ -61,8 +61,12 @@ class Build(build):
     sub_commands = [("build_kernels", None), *build.sub_commands]
 
 
+# The folders are imported as segdistill.network, segdistill.utils and so on; nothing else is put on the path.
+FOLDERS = ("dataset", "libs", "network", "utils")
+
 setup(
     cmdclass={"build": Build, "build_kernels": BuildKernels},
-    packages=find_packages(include=["dataset*", "libs*", "network*", "utils*"]),
-    package_data={"dataset": ["list/**"], "libs": ["build.sh", "src/*", "_C_*.so"]},
+    packages=[f"segdistill.{name}" for name in find_packages(include=[f"{folder}*" for folder in FOLDERS])],
+    package_dir={f"segdistill.{folder}": folder for folder in FOLDERS},
+    package_data={"segdistill.libs": ["build.sh", "src/*", "_C_*.so"]},
 )

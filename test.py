@@ -13,13 +13,13 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from dataset import DATASETS, build_dataset
-from dataset.base import read_image
-from dataset.cityscapes import Cityscapes, to_raw_ids
-from utils.checkpoint import load_network
-from utils.distributed import start_device
-from utils.evaluate import predict
-from utils.visualize import colorize, overlay
+from segdistill.dataset import DATASETS, build_dataset
+from segdistill.dataset.base import read_image
+from segdistill.dataset.cityscapes import Cityscapes, to_raw_ids
+from segdistill.utils.checkpoint import load_network
+from segdistill.utils.distributed import start_device
+from segdistill.utils.evaluate import predict
+from segdistill.utils.visualize import colorize, overlay
 
 KINDS = ("labels", "colors", "overlays")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")

@@ -24,20 +24,20 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from dataset import Normalization, SegmentationDataset, build_dataset
-from dataset.base import generator_of
-from dataset.sampler import TrainSampler
-from dataset.transforms import RandomCrop
-from network import build_network
-from utils.checkpoint import export_weights, load_weights
-from utils.distributed import mean_over_processes, rank, start_device, world_size
-from utils.evaluate import evaluate, predict
-from utils.losses import DISTILLATION_LOSSES, TaskLoss
-from utils.options import network_arguments, parse_options
-from utils.report import write_run_report
-from utils.run import Run, StopSignal, write_json
-from utils.teacher import Teacher
-from utils.visualize import colorize
+from segdistill.dataset import Normalization, SegmentationDataset, build_dataset
+from segdistill.dataset.base import generator_of
+from segdistill.dataset.sampler import TrainSampler
+from segdistill.dataset.transforms import RandomCrop
+from segdistill.network import build_network
+from segdistill.utils.checkpoint import export_weights, load_weights
+from segdistill.utils.distributed import mean_over_processes, rank, start_device, world_size
+from segdistill.utils.evaluate import evaluate, predict
+from segdistill.utils.losses import DISTILLATION_LOSSES, TaskLoss
+from segdistill.utils.options import network_arguments, parse_options
+from segdistill.utils.report import write_run_report
+from segdistill.utils.run import Run, StopSignal, write_json
+from segdistill.utils.teacher import Teacher
+from segdistill.utils.visualize import colorize
 
 logger = logging.getLogger("train")
 

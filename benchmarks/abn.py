@@ -8,16 +8,12 @@ python benchmarks/abn.py --device cuda
 import argparse
 import platform
 import statistics
-import sys
 import time
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from libs import FALLBACK, InPlaceABN
+from segdistill.libs import FALLBACK, InPlaceABN
 
 SHAPES = [(8, 64, 128, 128), (8, 512, 33, 33)]
 GPU_SHAPES = [*SHAPES, (8, 64, 256, 256), (8, 512, 65, 65)]

@@ -9,22 +9,18 @@ one run; the figure is the ratio of their medians.
 import argparse
 import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from dataset.normalization import CAFFE
-from network import build_network
+from segdistill.dataset.normalization import CAFFE
+from segdistill.network import build_network
+from segdistill.utils.losses import PairWise, PixelWise, TaskLoss
+from segdistill.utils.options import parse_options
+from segdistill.utils.teacher import Teacher
 from train import train_step
-from utils.losses import PairWise, PixelWise, TaskLoss
-from utils.options import parse_options
-from utils.teacher import Teacher
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ measure() {
     git rev-parse HEAD || true
     nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv
     measure sh libs/build.sh
-    measure "$PYTHON" -m libs
+    measure "$PYTHON" -m segdistill.libs
     measure "$PYTHON" -m pytest -rs tests/libs
     measure "$PYTHON" benchmarks/abn.py --device cuda
     SEGDISTILL_ABN=python measure "$PYTHON" benchmarks/abn.py --device cuda

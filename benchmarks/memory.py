@@ -9,16 +9,12 @@ alone; the two cross-entropy terms keep 0.31 GiB more at the default size, whate
 """
 
 import argparse
-import sys
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from network import build_network
+from segdistill.network import build_network
 
 PLACEMENTS = {
     "BatchNorm + ReLU": {},

@@ -1,10 +1,10 @@
 """Data sets: ``build_dataset("camvid", root, split="train")``."""
 
-from dataset.base import IGNORE_INDEX, Sample, SegmentationDataset
-from dataset.camvid import CamVid
-from dataset.cityscapes import Cityscapes
-from dataset.normalization import Normalization
-from dataset.scenes import Scenes
+from segdistill.dataset.base import IGNORE_INDEX, Sample, SegmentationDataset
+from segdistill.dataset.camvid import CamVid
+from segdistill.dataset.cityscapes import Cityscapes
+from segdistill.dataset.normalization import Normalization
+from segdistill.dataset.scenes import Scenes
 
 DATASETS: dict[str, type[SegmentationDataset]] = {"camvid": CamVid, "cityscapes": Cityscapes, "scenes": Scenes}
 

@@ -1,4 +1,4 @@
-"""``python -m dataset check NAME DIR`` audits a data set, ``python -m dataset scenes DIR`` generates one."""
+"""``python -m segdistill.dataset check NAME DIR`` audits a data set, ``... scenes DIR`` generates one."""
 
 import argparse
 import sys
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from tqdm import tqdm
 
-from dataset import DATASETS, IGNORE_INDEX, SegmentationDataset, build_dataset
-from dataset.scenes import generate
+from segdistill.dataset import DATASETS, IGNORE_INDEX, SegmentationDataset, build_dataset
+from segdistill.dataset.scenes import generate
 
 
 def check(dataset: SegmentationDataset) -> np.ndarray:
@@ -30,7 +30,9 @@ def check(dataset: SegmentationDataset) -> np.ndarray:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m dataset", description="Audit a data set, or generate scenes.")
+    parser = argparse.ArgumentParser(
+        prog="python -m segdistill.dataset", description="Audit a data set, or generate scenes."
+    )
     actions = parser.add_subparsers(dest="action", required=True)
     audit = actions.add_parser("check", help="read every file and count the pixels of each class")
     audit.add_argument("name", choices=sorted(DATASETS))

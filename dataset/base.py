@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from dataset.normalization import IMAGENET, Normalization
+from segdistill.dataset.normalization import IMAGENET, Normalization
 
 IGNORE_INDEX = 255
 

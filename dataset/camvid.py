@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from dataset.base import IGNORE_INDEX, Pair, SegmentationDataset, pair_up
+from segdistill.dataset.base import IGNORE_INDEX, Pair, SegmentationDataset, pair_up
 
 
 class CamVid(SegmentationDataset):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset.base import IGNORE_INDEX, Pair, SegmentationDataset, id_table, pair_up
+from segdistill.dataset.base import IGNORE_INDEX, Pair, SegmentationDataset, id_table, pair_up
 
 # raw id of each train id, in train-id order
 RAW_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import torch
 
-from dataset.base import generator_of
+from segdistill.dataset.base import generator_of
 
 
 class TrainSampler(torch.utils.data.Sampler):

@@ -1,6 +1,6 @@
 """`scenes`: generated street images with exact labels, on disk in Cityscapes' own layout. The built-in data set.
 
-python -m dataset scenes data/scenes
+python -m segdistill.dataset scenes data/scenes
 """
 
 import json
@@ -11,8 +11,8 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from dataset.cityscapes import Cityscapes
-from dataset.street import render_scene
+from segdistill.dataset.cityscapes import Cityscapes
+from segdistill.dataset.street import render_scene
 
 VERSION = 1  # raise it when the pictures change, so that an older folder is not taken for a new one
 CITIES = {"train": ("aspen", "birch", "cedar"), "val": ("dogwood",), "test": ("elm",)}

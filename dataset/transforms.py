@@ -5,7 +5,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
-from dataset.base import IGNORE_INDEX
+from segdistill.dataset.base import IGNORE_INDEX
 
 
 class RandomCrop:

@@ -1,7 +1,7 @@
 """Normalisation layers: BatchNorm fused with its activation, all with the state-dict keys of ``nn.BatchNorm2d``."""
 
-from libs.abn import ABN, NORMS, InPlaceABN, InPlaceABNSync, SyncABN, batch_norm, frozen_statistics, get_norm
-from libs.extension import FALLBACK
+from segdistill.libs.abn import ABN, NORMS, InPlaceABN, InPlaceABNSync, SyncABN, batch_norm, frozen_statistics, get_norm
+from segdistill.libs.extension import FALLBACK
 
 __all__ = [
     "ABN",

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from libs.functions import INVERTIBLE, SyncNormalize, activate, gather_moments, ops
+from segdistill.libs.functions import INVERTIBLE, SyncNormalize, activate, gather_moments, ops
 
 DEFAULT_PARAM = {"identity": 0.0, "relu": 0.0, "leaky_relu": 0.01, "elu": 1.0}
 

@@ -5,7 +5,7 @@ The forward pass writes y = activation(gamma * x_hat + beta) over x; the backwar
 x_hat = (z - beta) / gamma off the result, and so needs nothing but y and one variance per channel.
 
 Tensors are (N, C, H, W) of any strides; vectors are (C,) in float32, or float64 beside a float64 map. The kernels here
-serve every device; ``libs.extension`` lays the compiled ones of ``libs/src`` over them.
+serve every device; ``segdistill.libs.extension`` lays the compiled ones of ``libs/src`` over them.
 """
 
 from __future__ import annotations  # torch.distributed is empty in some builds of torch

@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 from torch import nn
 
-from network.backbone import BACKBONES
-from network.espnet import ESPNet, ESPNetC
-from network.output import SegmentationOutput
-from network.pspnet import PSPNet
+from segdistill.network.backbone import BACKBONES
+from segdistill.network.espnet import ESPNet, ESPNetC
+from segdistill.network.output import SegmentationOutput
+from segdistill.network.pspnet import PSPNet
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {"pspnet": PSPNet, "espnet": ESPNet, "espnet_c": ESPNetC}
 

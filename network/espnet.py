@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from libs import get_norm
-from network.features import check_features
-from network.output import SegmentationOutput
+from segdistill.libs import get_norm
+from segdistill.network.features import check_features
+from segdistill.network.output import SegmentationOutput
 
 EPS = 1e-3  # of every BatchNorm in ESPNet
 

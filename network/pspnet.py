@@ -4,10 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from libs import get_norm
-from network.backbone import BACKBONES
-from network.features import check_features
-from network.output import SegmentationOutput
+from segdistill.libs import get_norm
+from segdistill.network.backbone import BACKBONES
+from segdistill.network.features import check_features
+from segdistill.network.output import SegmentationOutput
 
 
 class PyramidPooling(nn.Module):
@@ -43,7 +43,7 @@ class PSPNet(nn.Module):
     Args:
         num_classes: channels of the logits.
         backbone: a name in ``BACKBONES``.
-        norm, activation, checkpoint_blocks: see ``network.backbone.resnet.ResNet``.
+        norm, activation, checkpoint_blocks: see ``segdistill.network.backbone.resnet.ResNet``.
     """
 
     takes_backbone = True

@@ -5,10 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from dataset.normalization import IMAGENET
-from network import build_network
-from utils.checkpoint import atomic_save, export_weights
-from utils.evaluate import predict
+from segdistill.dataset.normalization import IMAGENET
+from segdistill.network import build_network
+from segdistill.utils.checkpoint import atomic_save, export_weights
+from segdistill.utils.evaluate import predict
 
 
 @pytest.fixture(scope="session")

@@ -99,7 +99,7 @@ def test_the_ablation_runs_from_teacher_to_submission(tmp_path):
     python = sys.executable
     counts = ["--num-train", "8", "--num-val", "4", "--num-test", "2"]
     scenes = tmp_path / "scenes"
-    subprocess.run([python, "-m", "dataset", "scenes", scenes, *counts], cwd=ROOT, check=True)
+    subprocess.run([python, "-m", "segdistill.dataset", "scenes", scenes, *counts], cwd=ROOT, check=True)
     settings = {
         "python": python,
         "data_dir": str(scenes),

@@ -7,9 +7,9 @@ import torch
 from golden_cases import SKD, Case, Handlers, assert_close, case_id, hashed_state_dict, subsample
 from torch import Tensor
 
-from network import SegmentationOutput
-from network.discriminator import Discriminator, SelfAttention, SpectralConv2d, rename_original
-from utils.losses import (
+from segdistill.network import SegmentationOutput
+from segdistill.network.discriminator import Discriminator, SelfAttention, SpectralConv2d, rename_original
+from segdistill.utils.losses import (
     TaskLoss,
     critic_loss,
     generator_loss,

@@ -11,9 +11,9 @@ from golden_cases import ESPNET, SKD, Case, Handlers, assert_close, case_id, dat
 from PIL import Image
 from torch import Tensor
 
-from utils.checkpoint import load_network
-from utils.evaluate import upsample_logits
-from utils.metrics import ConfusionMatrix
+from segdistill.utils.checkpoint import load_network
+from segdistill.utils.evaluate import upsample_logits
+from segdistill.utils.metrics import ConfusionMatrix
 
 METRICS = Handlers("metric")
 

@@ -23,9 +23,9 @@ from golden_cases import (
 from PIL import Image
 from torch import Tensor
 
-from network import SegmentationOutput
-from utils.checkpoint import load_network
-from utils.evaluate import upsample_logits
+from segdistill.network import SegmentationOutput
+from segdistill.utils.checkpoint import load_network
+from segdistill.utils.evaluate import upsample_logits
 
 NETWORKS = Handlers("network")
 CHECKPOINTS = Handlers("espnet_checkpoint")

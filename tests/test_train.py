@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import train
-from utils.checkpoint import load_network
+from segdistill.utils.checkpoint import load_network
 
 ROOT = Path(__file__).parents[1]
 STEPS = 6

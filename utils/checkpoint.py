@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dataset import Normalization
-from dataset.normalization import CAFFE
-from network import build_network
+from segdistill.dataset import Normalization
+from segdistill.dataset.normalization import CAFFE
+from segdistill.network import build_network
 
 FORMAT_VERSION = 1
 

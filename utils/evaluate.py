@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from dataset import Normalization, SegmentationDataset
-from utils.distributed import rank, world_size
-from utils.metrics import ConfusionMatrix
+from segdistill.dataset import Normalization, SegmentationDataset
+from segdistill.utils.distributed import rank, world_size
+from segdistill.utils.metrics import ConfusionMatrix
 
 
 def upsample_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.distributed import sum_over_processes
+from segdistill.utils.distributed import sum_over_processes
 
 
 class ConfusionMatrix:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
-from dataset import DATASETS
-from libs import NORMS
-from network import BACKBONES, NETWORKS
-from utils.flags import add_switch, size
-from utils.losses import DISTILLATION_LOSSES, TaskLoss
+from segdistill.dataset import DATASETS
+from segdistill.libs import NORMS
+from segdistill.network import BACKBONES, NETWORKS
+from segdistill.utils.flags import add_switch, size
+from segdistill.utils.losses import DISTILLATION_LOSSES, TaskLoss
 
 
 def make_parser() -> tuple[argparse.ArgumentParser, dict[str, str]]:

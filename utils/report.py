@@ -1,6 +1,6 @@
 """What runs show to people: IoU tables, the student alone against distilled, curves and predictions.
 
-    python -m utils.report --alone RUN [RUN ...] --distilled RUN [RUN ...] --teacher RUN --output DIR
+    python -m segdistill.utils.report --alone RUN [RUN ...] --distilled RUN [RUN ...] --teacher RUN --output DIR
 
 Runs pair up by their seed, and the comparison must be fair: the two sides differ in the distillation alone.
 """
@@ -16,15 +16,15 @@ from pathlib import Path
 
 from scipy.special import stdtrit
 
-from dataset import SegmentationDataset, build_dataset
-from network import NETWORKS
-from utils.checkpoint import load_network
-from utils.distributed import start_device
-from utils.evaluate import predict
-from utils.losses import DISTILLATION_LOSSES
-from utils.options import make_parser
-from utils.run import FREE_ON_RESUME
-from utils.visualize import draw_panel, plot_curves
+from segdistill.dataset import SegmentationDataset, build_dataset
+from segdistill.network import NETWORKS
+from segdistill.utils.checkpoint import load_network
+from segdistill.utils.distributed import start_device
+from segdistill.utils.evaluate import predict
+from segdistill.utils.losses import DISTILLATION_LOSSES
+from segdistill.utils.options import make_parser
+from segdistill.utils.run import FREE_ON_RESUME
+from segdistill.utils.visualize import draw_panel, plot_curves
 
 # Options that say where and how a run was done, not what was done.
 BOOKKEEPING = FREE_ON_RESUME | {"save_name", "seed"}
@@ -417,7 +417,7 @@ def write_sections(path: Path, sections: Sequence[str]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m utils.report", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m segdistill.utils.report", description=__doc__.splitlines()[0])
     parser.add_argument("--alone", type=Path, nargs="+", required=True, metavar="RUN", help="folders of runs")
     parser.add_argument("--distilled", type=Path, nargs="+", required=True, metavar="RUN", help="of the same seeds")
     parser.add_argument("--teacher", type=Path, metavar="RUN", help="the teacher's folder, or its checkpoint")

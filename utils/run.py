@@ -14,8 +14,8 @@ import torch
 import torchvision
 from torch.utils.tensorboard import SummaryWriter
 
-from utils.checkpoint import atomic_save, read_file
-from utils.distributed import rank
+from segdistill.utils.checkpoint import atomic_save, read_file
+from segdistill.utils.distributed import rank
 
 # Options that may change when a run is continued: they do not touch its numbers.
 FREE_ON_RESUME = {"resume", "num_workers", "preload", "save_every", "log_every", "device", "snapshot_dir"}

@@ -5,10 +5,10 @@ import os
 import torch
 from torch import Tensor, nn
 
-from dataset import Normalization, SegmentationDataset
-from network import SegmentationOutput
-from utils.checkpoint import LoadReport, load_network
-from utils.evaluate import evaluate
+from segdistill.dataset import Normalization, SegmentationDataset
+from segdistill.network import SegmentationOutput
+from segdistill.utils.checkpoint import LoadReport, load_network
+from segdistill.utils.evaluate import evaluate
 
 
 class Teacher(nn.Module):
@@ -41,7 +41,7 @@ class Teacher(nn.Module):
 
     @classmethod
     def from_checkpoint(cls, path: str | os.PathLike, student_normalization: Normalization, **options) -> "Teacher":
-        """The network that a file describes. Raises: as ``utils.checkpoint.load_network``."""
+        """The network that a file describes. Raises: as ``segdistill.utils.checkpoint.load_network``."""
         network, report = load_network(path)
         return cls(network, report.normalization, student_normalization, report=report, source=str(path), **options)
 

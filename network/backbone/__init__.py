@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from network.backbone.resnet import BasicBlock, Bottleneck, ResNet
+from segdistill.network.backbone.resnet import BasicBlock, Bottleneck, ResNet
 
 BACKBONES = {
     "resnet18": partial(ResNet, BasicBlock, (2, 2, 2, 2)),

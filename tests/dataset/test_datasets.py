@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from dataset import DATASETS, IGNORE_INDEX, build_dataset
-from dataset.__main__ import check
-from dataset.cityscapes import Cityscapes, to_raw_ids
+from segdistill.dataset import DATASETS, IGNORE_INDEX, build_dataset
+from segdistill.dataset.__main__ import check
+from segdistill.dataset.cityscapes import Cityscapes, to_raw_ids
 
 SIZE = (24, 32)
 

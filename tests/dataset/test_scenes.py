@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dataset import scenes
-from dataset.__main__ import main as command_line
-from dataset.cityscapes import RAW_IDS, Cityscapes
-from dataset.drawing import Id
-from dataset.scenes import generate, render_scene
-from dataset.street import RARE
+from segdistill.dataset import scenes
+from segdistill.dataset.__main__ import main as command_line
+from segdistill.dataset.cityscapes import RAW_IDS, Cityscapes
+from segdistill.dataset.drawing import Id
+from segdistill.dataset.scenes import generate, render_scene
+from segdistill.dataset.street import RARE
 
 
 @pytest.fixture(scope="module")

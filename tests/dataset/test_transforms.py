@@ -2,9 +2,9 @@ import pytest
 import torch
 from torchvision.transforms.v2.functional import resize
 
-from dataset.base import generator_of
-from dataset.sampler import TrainSampler
-from dataset.transforms import RandomCrop, window
+from segdistill.dataset.base import generator_of
+from segdistill.dataset.sampler import TrainSampler
+from segdistill.dataset.transforms import RandomCrop, window
 
 
 def picture(height, width):

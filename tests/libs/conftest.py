@@ -3,9 +3,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-import libs
-import libs.abn
-import libs.functions as functions
+import segdistill.libs.functions as functions
+from segdistill import libs
 
 
 @pytest.fixture(params=["python", "compiled"])

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from libs import ABN, NORMS, InPlaceABN, InPlaceABNSync, SyncABN, frozen_statistics, get_norm
+from segdistill.libs import ABN, NORMS, InPlaceABN, InPlaceABNSync, SyncABN, frozen_statistics, get_norm
 
 ACTIVATIONS = ("identity", "relu", "leaky_relu", "elu")
 LAYOUTS = ("contiguous", "channels_last", "sliced")

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-import libs
-from libs.extension import library_path
+from segdistill.libs import FALLBACK
+from segdistill.libs.extension import library_path
 
 ROOT = Path(__file__).parents[2]
 TRAIN = """
 import torch
-from libs import FALLBACK, InPlaceABN
+from segdistill.libs import FALLBACK, InPlaceABN
 assert all(FALLBACK.values()), FALLBACK
 net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), InPlaceABN(4))
 net(torch.randn(2, 3, 8, 8)).square().sum().backward()
@@ -28,6 +28,8 @@ def checkout(tmp_path):
     """A copy of what the build needs, without built kernels."""
     shutil.copytree(ROOT / "libs", tmp_path / "libs", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
     shutil.copy(ROOT / "setup.py", tmp_path)
+    (tmp_path / "segdistill").mkdir()
+    (tmp_path / "segdistill" / "libs").symlink_to("../libs")  # found before the installed one
     return tmp_path
 
 
@@ -54,7 +56,7 @@ def test_without_a_compiler_the_build_fails_and_everything_else_works(checkout):
 def test_a_broken_file_costs_one_line(checkout):
     name = library_path("cpu").name
     (checkout / "libs" / name).write_bytes(b"not a library")
-    report = run([sys.executable, "-m", "libs"], checkout)
+    report = run([sys.executable, "-m", "segdistill.libs"], checkout)
     assert report.returncode == 0
     assert report.stdout.startswith("cpu: pure PyTorch (")
     assert len(report.stderr.splitlines()) == 1
@@ -65,21 +67,22 @@ def test_changed_sources_retire_the_built_file(checkout):
     source = checkout / "libs" / "src" / "abn.h"
     source.write_text(source.read_text() + "// changed\n")
     report = run(
-        [sys.executable, "-c", "from libs.extension import library_path; print(library_path('cpu').name)"], checkout
+        [sys.executable, "-c", "from segdistill.libs.extension import library_path; print(library_path('cpu').name)"],
+        checkout,
     )
     assert report.stdout.strip() not in ("", library_path("cpu").name)
 
 
 def test_choice_of_implementation_is_checked_and_obeyed(checkout):
-    pure = run([sys.executable, "-m", "libs"], ROOT, SEGDISTILL_ABN="python")
+    pure = run([sys.executable, "-m", "segdistill.libs"], ROOT, SEGDISTILL_ABN="python")
     assert pure.stdout.splitlines() == [f"{device}: pure PyTorch (SEGDISTILL_ABN=python)" for device in ("cpu", "cuda")]
-    wrong = run([sys.executable, "-m", "libs"], ROOT, SEGDISTILL_ABN="fast")
+    wrong = run([sys.executable, "-m", "segdistill.libs"], ROOT, SEGDISTILL_ABN="fast")
     assert "ValueError: SEGDISTILL_ABN='fast'; known: auto, python" in wrong.stderr
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_loaded_kernels_are_registered_for_their_device(device):
-    if libs.FALLBACK[device]:
-        pytest.skip(f"no compiled kernels: {libs.FALLBACK[device]}")
+    if FALLBACK[device]:
+        pytest.skip(f"no compiled kernels: {FALLBACK[device]}")
     for name in ("abn_moments", "abn_forward_", "abn_sums", "abn_backward"):
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"segdistill::{name}", device.upper())

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-import libs
-from libs import functions
+from segdistill import libs
+from segdistill.libs import functions
 
 pytestmark = [
     pytest.mark.gpu,

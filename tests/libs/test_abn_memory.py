@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks.memory import saved_bytes
-from network import build_network
+from segdistill.network import build_network
 
 
 def count(**options):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from network import NETWORKS, build_network
+from segdistill.network import NETWORKS, build_network
 
 
 @pytest.mark.parametrize("norm", ["inplace_abn", "inplace_abn_sync", "sync_batch_norm"])

@@ -5,7 +5,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
-from libs import ABN, get_norm
+from segdistill.libs import ABN, get_norm
 
 NORMS = ("sync_batch_norm", "inplace_abn_sync")
 SHARES = (slice(0, 2), slice(2, 5))

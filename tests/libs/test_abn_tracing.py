@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.library import opcheck
 
-from libs import get_norm
+from segdistill.libs import get_norm
 
 ops = torch.ops.segdistill
 LEAKY_RELU = (1, 0.01)

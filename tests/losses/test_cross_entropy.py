@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from scipy import ndimage
 from waves import STUDENT_LOGITS, TEACHER_LOGITS, striped_labels
 
-from network import SegmentationOutput
-from utils.losses import TaskLoss, cross_entropy, cross_entropy_loss, ohem_loss
+from segdistill.network import SegmentationOutput
+from segdistill.utils.losses import TaskLoss, cross_entropy, cross_entropy_loss, ohem_loss
 
 LABELS = striped_labels()
 
@@ -81,7 +81,7 @@ def test_processes_average_to_the_loss_of_the_global_batch(monkeypatch):
     labels = LABELS.clone()
     labels[1, 10:] = 255
     mean_count = (labels != 255).sum() / 2
-    monkeypatch.setattr("utils.losses.base.mean_over_processes", lambda count: mean_count)
+    monkeypatch.setattr("segdistill.utils.losses.base.mean_over_processes", lambda count: mean_count)
     parts = [cross_entropy_loss(STUDENT_LOGITS[n : n + 1], labels[n : n + 1]) for n in range(2)]
     monkeypatch.undo()
     torch.testing.assert_close(sum(parts) / 2, cross_entropy_loss(STUDENT_LOGITS, labels), check_dtype=False)

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from waves import wave
 
-from network.discriminator import Discriminator, SelfAttention, SpectralConv2d, rename_original
+from segdistill.network.discriminator import Discriminator, SelfAttention, SpectralConv2d, rename_original
 
 
 def build(preprocess: int = 1, channels: int = 3) -> Discriminator:

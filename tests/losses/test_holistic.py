@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from waves import wave
 
-from network import SegmentationOutput
-from utils.losses import Holistic, critic_loss, generator_loss, gradient_penalty
+from segdistill.network import SegmentationOutput
+from segdistill.utils.losses import Holistic, critic_loss, generator_loss, gradient_penalty
 
 STUDENT_SCORE = torch.tensor([1.864078, 1.350926, -0.885041], dtype=torch.float64)
 TEACHER_SCORE = torch.tensor([1.927116, 1.031003, -1.375532], dtype=torch.float64)

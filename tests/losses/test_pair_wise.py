@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from waves import STUDENT_FEATURE, TEACHER_FEATURE
 
-from network import SegmentationOutput
-from utils.losses import PairWise, pair_wise_loss
+from segdistill.network import SegmentationOutput
+from segdistill.utils.losses import PairWise, pair_wise_loss
 
 
 def test_value_on_waves():

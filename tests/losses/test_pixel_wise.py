@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from waves import STUDENT_LOGITS, TEACHER_LOGITS
 
-from network import SegmentationOutput
-from utils.losses import PixelWise, pixel_wise_loss
+from segdistill.network import SegmentationOutput
+from segdistill.utils.losses import PixelWise, pixel_wise_loss
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from network import BACKBONES, NETWORKS, build_network
+from segdistill.network import BACKBONES, NETWORKS, build_network
 
 NUM_CLASSES = 5
 CASES = [

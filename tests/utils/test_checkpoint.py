@@ -4,9 +4,9 @@ import pickle
 import pytest
 import torch
 
-from dataset.normalization import CAFFE, IMAGENET, Normalization
-from network import build_network
-from utils.checkpoint import (
+from segdistill.dataset.normalization import CAFFE, IMAGENET, Normalization
+from segdistill.network import build_network
+from segdistill.utils.checkpoint import (
     ESPNET_CAMVID,
     ESPNET_CITYSCAPES,
     SKD_ESPNET,

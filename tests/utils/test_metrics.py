@@ -3,7 +3,7 @@ import pytest
 import torch
 from torchmetrics.classification import MulticlassJaccardIndex
 
-from utils.metrics import ConfusionMatrix
+from segdistill.utils.metrics import ConfusionMatrix
 
 
 def random_maps(num_classes=6, seed=0):

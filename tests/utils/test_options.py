@@ -1,6 +1,6 @@
 import pytest
 
-from utils.options import parse_options
+from segdistill.utils.options import parse_options
 
 CAMVID = ["--dataset", "camvid", "--data-dir", "x"]
 PSPNET = ["--network", "pspnet", "--backbone", "resnet18"]

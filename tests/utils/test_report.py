@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dataset import build_dataset
-from utils import report
-from utils.options import parse_options
-from utils.report import iou_table, main, paired_table, read_metrics, write_paired_report, write_run_report
-from utils.run import jsonable
+from segdistill.dataset import build_dataset
+from segdistill.utils import report
+from segdistill.utils.options import parse_options
+from segdistill.utils.report import iou_table, main, paired_table, read_metrics, write_paired_report, write_run_report
+from segdistill.utils.run import jsonable
 
 
 def evaluation(mean_iou=0.5, **changes):

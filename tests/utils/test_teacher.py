@@ -5,12 +5,12 @@ import pytest
 import torch
 from PIL import Image
 
-from dataset import Normalization, build_dataset
-from dataset.normalization import CAFFE, IMAGENET
-from network import build_network
-from utils.checkpoint import atomic_save, export_weights
-from utils.evaluate import predict
-from utils.teacher import Teacher
+from segdistill.dataset import Normalization, build_dataset
+from segdistill.dataset.normalization import CAFFE, IMAGENET
+from segdistill.network import build_network
+from segdistill.utils.checkpoint import atomic_save, export_weights
+from segdistill.utils.evaluate import predict
+from segdistill.utils.teacher import Teacher
 
 CONVENTIONS = [
     IMAGENET,
@@ -123,7 +123,7 @@ class Oracle(torch.nn.Module):
 
 
 def build_output(logits):
-    from network import SegmentationOutput
+    from segdistill.network import SegmentationOutput
 
     return SegmentationOutput(logits, None, {})
 

@@ -5,8 +5,8 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from utils import visualize
-from utils.visualize import colorize, draw_panel, overlay, plot_curves
+from segdistill.utils import visualize
+from segdistill.utils.visualize import colorize, draw_panel, overlay, plot_curves
 
 PALETTE = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
 

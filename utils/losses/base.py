@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from network.output import SegmentationOutput
-from utils.distributed import mean_over_processes
+from segdistill.network.output import SegmentationOutput
+from segdistill.utils.distributed import mean_over_processes
 
 IGNORE_INDEX = 255
 

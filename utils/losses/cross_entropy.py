@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from network.output import SegmentationOutput
-from utils.flags import add_switch
-from utils.losses.base import IGNORE_INDEX, full_precision, mean_over_valid, resize
+from segdistill.network.output import SegmentationOutput
+from segdistill.utils.flags import add_switch
+from segdistill.utils.losses.base import IGNORE_INDEX, full_precision, mean_over_valid, resize
 
 OHEM_FACTOR = 8  # the threshold is searched on maps this much smaller
 

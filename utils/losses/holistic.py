@@ -10,10 +10,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from network.discriminator import Discriminator
-from network.output import SegmentationOutput
-from utils.distributed import average_gradients
-from utils.losses.base import DistillationLoss, check_shapes, full_precision, resize
+from segdistill.network.discriminator import Discriminator
+from segdistill.network.output import SegmentationOutput
+from segdistill.utils.distributed import average_gradients
+from segdistill.utils.losses.base import DistillationLoss, check_shapes, full_precision, resize
 
 KINDS = ("wgan-gp", "hinge")
 CRITIC_SIDE = 65  # logits are brought to at least this many positions a side

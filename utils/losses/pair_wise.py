@@ -8,8 +8,8 @@ import argparse
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from network.output import SegmentationOutput
-from utils.losses.base import DistillationLoss, check_shapes, full_precision, resize
+from segdistill.network.output import SegmentationOutput
+from segdistill.utils.losses.base import DistillationLoss, check_shapes, full_precision, resize
 
 
 @full_precision

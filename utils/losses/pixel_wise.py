@@ -8,9 +8,16 @@ import argparse
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from network.output import SegmentationOutput
-from utils.flags import add_switch
-from utils.losses.base import IGNORE_INDEX, DistillationLoss, check_shapes, full_precision, mean_over_valid, resize
+from segdistill.network.output import SegmentationOutput
+from segdistill.utils.flags import add_switch
+from segdistill.utils.losses.base import (
+    IGNORE_INDEX,
+    DistillationLoss,
+    check_shapes,
+    full_precision,
+    mean_over_valid,
+    resize,
+)
 
 
 @full_precision
