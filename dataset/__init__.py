@@ -8,7 +8,16 @@ from segdistill.dataset.scenes import Scenes
 
 DATASETS: dict[str, type[SegmentationDataset]] = {"camvid": CamVid, "cityscapes": Cityscapes, "scenes": Scenes}
 
-__all__ = ["DATASETS", "IGNORE_INDEX", "Normalization", "Sample", "SegmentationDataset", "build_dataset"]
+__all__ = [
+    "DATASETS",
+    "IGNORE_INDEX",
+    "CamVid",
+    "Cityscapes",
+    "Normalization",
+    "Sample",
+    "SegmentationDataset",
+    "build_dataset",
+]
 
 
 def build_dataset(name: str, root: str | None = None, split: str = "train", **options) -> SegmentationDataset:

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -15,7 +16,7 @@ def check(dataset: SegmentationDataset) -> np.ndarray:
     """Pixels per class, void last. Raises ValueError naming every bad file of the split (the first 20 in full)."""
     counts = np.zeros(len(dataset.CLASSES) + 1, dtype=np.int64)
     problems = []
-    for index in tqdm(range(len(dataset)), desc=dataset.split, unit="image", leave=False):
+    for index in tqdm(range(len(dataset)), desc=dataset.split, unit="image", leave=False, disable=None):
         try:
             label = dataset.read(index).label.numpy()
         except ValueError as error:
@@ -54,6 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def report(name: str, folder: str) -> int:
     """Print the audit of every split; 1 if one of them is missing or bad."""
+    if not Path(folder).is_dir():  # a data set that makes itself would take a misspelt name for a new one
+        print(f"no folder {folder}", file=sys.stderr)
+        return 1
     failed = False
     for split in DATASETS[name].SPLITS:
         try:

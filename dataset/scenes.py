@@ -11,6 +11,7 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
+from segdistill.dataset.base import Recipe
 from segdistill.dataset.cityscapes import Cityscapes
 from segdistill.dataset.street import render_scene
 
@@ -23,8 +24,11 @@ CARD = "scenes.json"
 class Scenes(Cityscapes):
     """The generated street scenes, read as Cityscapes; ``root`` (data/scenes, if None) is made if it does not exist."""
 
+    RECIPE = Recipe((128, 256), scale_range=(0.75, 1.5), num_steps=250, optimizer="adam", lr_g=3e-3, weight_decay=1e-4)
+    DEFAULT_ROOT = "data/scenes"
+
     def __init__(self, root: str | Path | None, split: str, **options):
-        root = Path(root or "data/scenes")
+        root = Path(root or self.DEFAULT_ROOT)
         if not root.exists():
             generate(root)
         super().__init__(root, split, **options)
@@ -67,7 +71,7 @@ def generate(
     unfinished = root.with_name(f".{root.name}.{os.getpid()}.unfinished")
     try:
         unfinished.mkdir(parents=True)
-        with tqdm(total=sum(counts.values()), desc=f"drawing {root}", unit="image") as progress:
+        with tqdm(total=sum(counts.values()), desc=f"drawing {root}", unit="image", disable=None) as progress:
             for split, count in counts.items():
                 for number in range(count):
                     write_scene(unfinished, split, number, size, seed)

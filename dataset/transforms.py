@@ -2,8 +2,6 @@
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2.functional import resize
 
 from segdistill.dataset.base import IGNORE_INDEX
 
@@ -16,7 +14,7 @@ class RandomCrop:
     image with ``fill`` and the label with void.
 
     Args:
-        size: (height, width) of the crop.
+        size: (height, width) of the crop, each 1 or more.
         scale: (smallest, largest) factor; (1, 1) does not resize.
         mirror: flip half of the samples.
         fill: RGB padding colour, the mean colour in the originals.
@@ -29,6 +27,8 @@ class RandomCrop:
         mirror: bool = False,
         fill: tuple[int, int, int] = (124, 116, 104),
     ):
+        if min(size) < 1 or not 0 < scale[0] <= scale[1]:
+            raise ValueError(f"a crop needs sides of 1 or more and 0 < least scale <= greatest, not {size}, {scale}")
         self.size, self.scale, self.mirror = size, scale, mirror
         self.fill = torch.tensor(fill, dtype=torch.uint8).view(3, 1, 1)
 
@@ -40,6 +40,9 @@ class RandomCrop:
         columns, width = window(image.shape[2], self.size[1], factor, where_x)
         image, label = image[:, rows, columns], label[None, rows, columns]
         if image.shape[1:] != (height, width):
+            from torchvision.transforms.v2 import InterpolationMode  # slow to import
+            from torchvision.transforms.v2.functional import resize
+
             image = resize(image, [height, width], InterpolationMode.BILINEAR, antialias=True)
             label = resize(label, [height, width], InterpolationMode.NEAREST_EXACT)
         if self.mirror and mirror < 0.5:

@@ -4,8 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from segdistill.libs import get_norm
-from segdistill.network.features import check_features
-from segdistill.network.output import SegmentationOutput
+from segdistill.network.base import Feature, SegmentationNetwork
 
 EPS = 1e-3  # of every BatchNorm in ESPNet
 
@@ -97,21 +96,25 @@ class ESPBlock(SpatialPyramid):
         return self.bn(x + fused if self.residual else fused)
 
 
-class ESPNetC(nn.Module):
+BF16_ON_CPU = "bfloat16 on the CPU gives wrong gradients in dilated convolutions (seen with torch 2.12)"
+
+
+class ESPNetC(SegmentationNetwork):
     """ESPNet-C, the encoder with a classifier: logits at stride 8.
 
-    Features: ``layer1`` (19 channels, stride 2), ``layer2`` (131, stride 4), ``layer3`` (256, stride 8); ``context``
-    is ``layer3``, which the classifier reads.
+    Features: ``layer1``, ``layer2``, ``layer3``, each before its activation too (``layer3.pre``); ``context`` is
+    ``layer3``, which the classifier reads.
 
     Args:
         num_classes: channels of the logits.
-        p, q: ESP blocks at stride 4 and at stride 8.
+        p: ESP blocks at stride 4.
+        q: ESP blocks at stride 8.
         norm: name of a normalisation factory in ``libs``.
     """
 
-    takes_backbone = False
+    BF16_ON_CPU = BF16_ON_CPU
 
-    def __init__(self, num_classes: int, p: int = 2, q: int = 8, norm: str = "batch_norm"):
+    def __init__(self, num_classes: int, *, p: int = 2, q: int = 8, norm: str = "batch_norm"):
         super().__init__()
         if p < 1 or q < 1:
             raise ValueError(f"espnet needs at least one block a level, not p={p}, q={q}")
@@ -126,55 +129,72 @@ class ESPNetC(nn.Module):
         self.level3 = nn.ModuleList(ESPBlock(128, 128, norm) for _ in range(q))
         self.b3 = NormAct(256, norm)
         self.classifier = Conv(256, num_classes, 1)
-        self.feature_channels = {"layer1": 19, "layer2": 131, "layer3": 256, "context": 256}
+        stages = {"layer1": Feature(19, 2), "layer2": Feature(131, 4), "layer3": Feature(256, 8)}
+        self.features = {
+            **stages,
+            **{f"{name}.pre": feature for name, feature in stages.items()},
+            "context": Feature(256, 8),
+            "logits": Feature(num_classes, 8),
+        }
 
     def encode(self, images: Tensor) -> dict[str, Tensor]:
-        """The maps ``stem`` (16 channels, stride 2), ``layer1``, ``layer2`` and ``layer3``."""
+        """The backbone's features and ``stem`` (16 channels, stride 2)."""
         half = self.pool(images)
         stem = self.level1(images)
-        layer1 = self.b1(torch.cat([stem, half], dim=1))
+        pre1 = self.b1.bn(torch.cat([stem, half], dim=1))
+        layer1 = self.b1.act(pre1)
 
         first = x = self.level2_0(layer1)
         for block in self.level2:
             x = block(x)
-        layer2 = self.b2(torch.cat([x, first, self.pool(half)], dim=1))
+        pre2 = self.b2.bn(torch.cat([x, first, self.pool(half)], dim=1))
+        layer2 = self.b2.act(pre2)
 
         first = x = self.level3_0(layer2)
         for block in self.level3:
             x = block(x)
-        layer3 = self.b3(torch.cat([first, x], dim=1))
-        return {"stem": stem, "layer1": layer1, "layer2": layer2, "layer3": layer3}
+        pre3 = self.b3.bn(torch.cat([first, x], dim=1))
+        layer3 = self.b3.act(pre3)
+        maps = {"stem": stem, "layer1": layer1, "layer2": layer2, "layer3": layer3}
+        return maps | {"layer1.pre": pre1, "layer2.pre": pre2, "layer3.pre": pre3}
 
-    def forward(self, images: Tensor, features: tuple[str, ...] = (), aux: bool = True) -> SegmentationOutput:
-        """Logits (N, C, H/8, W/8); there is no auxiliary head, whatever ``aux`` says."""
-        check_features("espnet_c", features, self.feature_channels)
+    def maps(self, images: Tensor, wanted: frozenset[str]) -> dict[str, Tensor]:
         maps = self.encode(images)
         maps["context"] = maps["layer3"]
-        return SegmentationOutput(self.classifier(maps["context"]), None, {name: maps[name] for name in features})
+        if "logits" in wanted:
+            maps["logits"] = self.classifier(maps["context"])
+        return maps
+
+    def norm_before(self, feature: str) -> nn.BatchNorm2d:
+        norms = {"layer1.pre": self.b1.bn, "layer2.pre": self.b2.bn, "layer3.pre": self.b3.bn}
+        return norms[feature] if feature in norms else super().norm_before(feature)
 
 
-class ESPNet(nn.Module):
+class ESPNet(SegmentationNetwork):
     """ESPNet: ESPNet-C under a light decoder; logits at the size of the images.
 
-    Features: ``layer1``, ``layer2``, ``layer3`` as in ESPNet-C, ``encoder_logits`` (C channels, stride 8) and
-    ``context`` (C channels, stride 2), which the last deconvolution reads.
+    Features: ``layer1``, ``layer2``, ``layer3`` and ``layer1.pre`` ... as in ESPNet-C, ``encoder_logits`` (C channels,
+    stride 8) and ``context`` (C channels, stride 2), which the last deconvolution reads.
 
     Args:
-        num_classes, p, q, norm: see ESPNetC.
+        num_classes: channels of the logits.
+        p: ESP blocks at stride 4.
+        q: ESP blocks at stride 8.
+        norm: name of a normalisation factory in ``libs``.
         skip: what the decoder sees at stride 2: "fused" (19 channels: ``layer1``, as in the released training code,
             the CamVid file and SKD's files) or "stem" (16 channels: the first convolution alone, as in the released
             Cityscapes decoders).
     """
 
-    takes_backbone = False
+    BF16_ON_CPU = BF16_ON_CPU
 
-    def __init__(self, num_classes: int, p: int = 2, q: int = 8, skip: str = "fused", norm: str = "batch_norm"):
+    def __init__(self, num_classes: int, *, p: int = 2, q: int = 8, skip: str = "fused", norm: str = "batch_norm"):
         super().__init__()
         if skip not in ("fused", "stem"):
             raise ValueError(f"unknown espnet skip {skip!r}; known: fused (19 channels), stem (16 channels)")
         self.num_classes = num_classes
         self.skip = skip
-        self.encoder = ESPNetC(num_classes, p, q, norm)
+        self.encoder = ESPNetC(num_classes, p=p, q=q, norm=norm)
         self.br = get_norm(norm)(num_classes, eps=EPS)
         self.up_l3 = nn.Sequential(deconv(num_classes))
         self.level3_C = Conv(131, num_classes, 1)
@@ -182,18 +202,17 @@ class ESPNet(nn.Module):
         self.up_l2 = nn.Sequential(deconv(num_classes), NormAct(num_classes, norm))
         self.conv = ConvNormAct((19 if skip == "fused" else 16) + num_classes, num_classes, norm)
         self.classifier = deconv(num_classes)
-        self.feature_channels = {
-            "layer1": 19,
-            "layer2": 131,
-            "layer3": 256,
-            "encoder_logits": num_classes,
-            "context": num_classes,
+        self.features = {
+            **{name: feature for name, feature in self.encoder.features.items() if name.startswith("layer")},
+            "encoder_logits": Feature(num_classes, 8),
+            "context": Feature(num_classes, 2),
+            "logits": Feature(num_classes, 1),
         }
 
-    def forward(self, images: Tensor, features: tuple[str, ...] = (), aux: bool = True) -> SegmentationOutput:
-        """Logits (N, C, H, W); there is no auxiliary head, whatever ``aux`` says."""
-        check_features("espnet", features, self.feature_channels)
+    def maps(self, images: Tensor, wanted: frozenset[str]) -> dict[str, Tensor]:
         maps = self.encoder.encode(images)
+        if not wanted & {"encoder_logits", "context", "logits"}:
+            return maps
         skip = maps["layer1" if self.skip == "fused" else "stem"]
         maps["encoder_logits"] = self.encoder.classifier(maps["layer3"])
 
@@ -202,8 +221,11 @@ class ESPNet(nn.Module):
         merged = self.combine_l2_l3(torch.cat([self.level3_C(maps["layer2"]), up3], dim=1))
         up2 = crop_like(self.up_l2(merged), skip)
         maps["context"] = self.conv(torch.cat([up2, skip], dim=1))
-        logits = crop_like(self.classifier(maps["context"]), images)
-        return SegmentationOutput(logits, None, {name: maps[name] for name in features})
+        maps["logits"] = crop_like(self.classifier(maps["context"]), images)
+        return maps
+
+    def norm_before(self, feature: str) -> nn.BatchNorm2d:
+        return self.encoder.norm_before(feature)
 
 
 def deconv(channels: int) -> nn.ConvTranspose2d:

@@ -1,13 +1,11 @@
 """PSPNet (Zhao et al., CVPR 2017), as in SKD, CWD and IFVD: output stride 8, widths 128 (resnet18) and 512."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segdistill.libs import get_norm
 from segdistill.network.backbone import BACKBONES
-from segdistill.network.features import check_features
-from segdistill.network.output import SegmentationOutput
+from segdistill.network.base import Feature, SegmentationNetwork, resize
 
 
 class PyramidPooling(nn.Module):
@@ -31,35 +29,36 @@ class PyramidPooling(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        pooled = [
-            F.interpolate(stage(x), size=x.shape[2:], mode="bilinear", align_corners=True) for stage in self.stages
-        ]
+        pooled = [resize(stage(x), x.shape[2:]) for stage in self.stages]
         return self.bottleneck(torch.cat([*pooled, x], dim=1))
 
 
-class PSPNet(nn.Module):
-    """Features: ``layer1`` ... ``layer4`` and ``context`` (the output of the pyramid pooling).
+class PSPNet(SegmentationNetwork):
+    """Features: the backbone's, ``context`` (the output of the pyramid pooling), ``logits`` and ``aux_logits``.
 
     Args:
         num_classes: channels of the logits.
-        backbone: a name in ``BACKBONES``.
-        norm, activation, checkpoint_blocks: see ``segdistill.network.backbone.resnet.ResNet``.
+        backbone: resnet18, resnet50 or resnet101.
+        norm: name of a normalisation factory in ``libs``.
+        activation: of the backbone: relu as in the originals, or leaky_relu, which can be fused in place.
+        checkpoint_blocks: recompute the backbone's blocks in the backward pass instead of keeping their maps.
     """
-
-    takes_backbone = True
 
     def __init__(
         self,
         num_classes: int,
+        *,
         backbone: str = "resnet18",
         norm: str = "batch_norm",
         activation: str = "relu",
         checkpoint_blocks: bool = False,
     ):
         super().__init__()
+        if backbone not in BACKBONES:
+            raise ValueError(f"pspnet has no backbone {backbone!r}; known: {', '.join(sorted(BACKBONES))}")
         self.num_classes = num_classes
         self.backbone = BACKBONES[backbone](norm=norm, activation=activation, checkpoint_blocks=checkpoint_blocks)
-        deep, deepest = self.backbone.channels["layer3"], self.backbone.channels["layer4"]
+        deep, deepest = (self.backbone.features[name].channels for name in ("layer3", "layer4"))
         width = 128 if deepest == 512 else 512
         self.pspmodule = PyramidPooling(deepest, width, norm)
         self.head = nn.Conv2d(width, num_classes, 1)
@@ -69,15 +68,21 @@ class PSPNet(nn.Module):
             nn.Dropout2d(0.1),
             nn.Conv2d(width, num_classes, 1),
         )
-        self.feature_channels = {**self.backbone.channels, "context": width}
+        self.features = {
+            **self.backbone.features,
+            "context": Feature(width, 8),
+            "logits": Feature(num_classes, 8),
+            "aux_logits": Feature(num_classes, 8),
+        }
 
-    def forward(self, images: Tensor, features: tuple[str, ...] = (), aux: bool = True) -> SegmentationOutput:
-        """Logits and, if ``aux``, the deep-supervision logits, both (N, C, h, w) at stride 8."""
-        check_features("pspnet", features, self.feature_channels)
-        maps = self.backbone(images, keep={"layer3", "layer4", *features})
-        maps["context"] = self.pspmodule(maps["layer4"])
-        return SegmentationOutput(
-            logits=self.head(maps["context"]),
-            aux_logits=self.dsn(maps["layer3"]) if aux else None,
-            features={name: maps[name] for name in features},
-        )
+    def maps(self, images: Tensor, wanted: frozenset[str]) -> dict[str, Tensor]:
+        maps = self.backbone(images, wanted | {"layer3", "layer4"})
+        if "aux_logits" in wanted:
+            maps["aux_logits"] = self.dsn(maps["layer3"])
+        if wanted & {"context", "logits"}:
+            maps["context"] = self.pspmodule(maps["layer4"])
+            maps["logits"] = self.head(maps["context"])
+        return maps
+
+    def norm_before(self, feature: str) -> nn.BatchNorm2d:
+        return self.backbone.norm_before(feature)

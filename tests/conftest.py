@@ -5,10 +5,11 @@ import pytest
 import torch
 from PIL import Image
 
+from segdistill.dataset import CamVid
 from segdistill.dataset.normalization import IMAGENET
 from segdistill.network import build_network
 from segdistill.utils.checkpoint import atomic_save, export_weights
-from segdistill.utils.evaluate import predict
+from segdistill.utils.predict import class_ids, whole
 
 
 @pytest.fixture(scope="session")
@@ -17,7 +18,7 @@ def tiny(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny")
     torch.manual_seed(0)
     teacher = build_network("espnet_c", 11, p=1, q=1).eval()
-    atomic_save(export_weights(teacher, IMAGENET), folder / "teacher.pth")
+    atomic_save(export_weights(teacher, IMAGENET, classes=CamVid.CLASSES), folder / "teacher.pth")
     rng = np.random.default_rng(0)
     for split, count in (("train", 4), ("val", 2), ("test", 2)):
         for kind in ("", "annot"):
@@ -25,7 +26,8 @@ def tiny(tmp_path_factory):
         for index in range(count):
             coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
             image = np.array(coarse.resize((64, 64), Image.Resampling.BICUBIC))
-            label = predict(teacher, torch.from_numpy(image).permute(2, 0, 1)[None], IMAGENET)[0].numpy()
+            images = IMAGENET(torch.from_numpy(image).permute(2, 0, 1)[None])
+            label = class_ids(whole(teacher)(images))[0].numpy()
             label[:3] = 11
             Image.fromarray(image).save(folder / "camvid" / split / f"{index}.png")
             Image.fromarray(label).save(folder / "camvid" / f"{split}annot" / f"{index}.png")

@@ -12,6 +12,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -24,6 +25,11 @@ SKD = "irfanICMLL/structure_knowledge_distillation"
 CWD = "irfanICMLL/TorchDistiller"
 IFVD = "YukangWang/IFVD"
 ESPNET = "sacmehta/ESPNet"
+CIRKD = "winycg/CIRKD"
+DIST = "hunto/DIST_KD"
+AKD = "AmirMansurian/KD"
+AICSD = "AmirMansurian/AICSD"
+MMRAZOR = "open-mmlab/mmrazor"
 
 
 class Case(dict):
@@ -100,6 +106,18 @@ class Handlers:
         if counts:
             listed = ", ".join(f"{count} of {repo}" for repo, count in sorted(counts.items()))
             pytest.skip(f"{self.kind} cases without a handler: {listed}")
+
+
+LOSSES = Handlers("loss")
+
+
+class Result(NamedTuple):
+    """What a handler of a loss computed: ``parameters`` in their original names, ``outputs`` named as the case's
+    arrays."""
+
+    loss: Tensor
+    parameters: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
 
 
 def data_folder() -> Path:

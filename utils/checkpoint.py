@@ -1,12 +1,13 @@
 """One door for weights: our own checkpoints and every released format, recognised by their keys."""
 
 import hashlib
+import math
 import os
 import pickle
 import re
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
 import torch
@@ -49,6 +50,7 @@ class Weights:
     source: str = "a state dict"
     sha256: str | None = None
     skipped: list[str] = field(default_factory=list)
+    classes: tuple[str, ...] | None = None
 
 
 @dataclass
@@ -62,6 +64,7 @@ class LoadReport:
     normalization: Normalization
     sha256: str | None
     config: dict
+    classes: tuple[str, ...] | None = None
 
     def __str__(self) -> str:
         digest = f", SHA-256 {self.sha256[:12]}" if self.sha256 else ""
@@ -130,7 +133,14 @@ def load_weights(
         )
     network.load_state_dict(given, strict=False)
     return LoadReport(
-        weights.family, sorted(given), skipped, missing, weights.normalization, weights.sha256, weights.config
+        weights.family,
+        sorted(given),
+        skipped,
+        missing,
+        weights.normalization,
+        weights.sha256,
+        weights.config,
+        weights.classes,
     )
 
 
@@ -167,8 +177,12 @@ def recognise(content: Mapping, source: str = "the state dict") -> Weights:
     if content.get("format") == "segdistill":
         if content["format_version"] > FORMAT_VERSION:
             raise ValueError(f"{source} was written by a newer segdistill (format {content['format_version']})")
-        normalization = Normalization(*content["normalization"])
-        return Weights("segdistill", content["state_dict"], content["config"], normalization, source)
+        try:
+            normalization = Normalization(*content["normalization"])
+        except ValueError as error:
+            raise ValueError(f"{source}: {error}") from error
+        classes = tuple(content["classes"]) if "classes" in content else None
+        return Weights("segdistill", content["state_dict"], content["config"], normalization, source, classes=classes)
     if isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     state_dict = {key.removeprefix("module."): value for key, value in content.items()}
@@ -267,14 +281,18 @@ def export_weights(network: nn.Module, normalization: Normalization, **card) -> 
         "format": "segdistill",
         "format_version": FORMAT_VERSION,
         "config": network.config,
-        "normalization": tuple(normalization),
+        "normalization": astuple(normalization),
         "state_dict": network.state_dict(),
         **card,
     }
 
 
-def atomic_save(content: dict, path: Path) -> None:
-    """Write a checkpoint so that a kill or a full disk at any instant leaves the old file or the new one, whole."""
+def atomic_save(content: Mapping, path: Path) -> None:
+    """Write a checkpoint so that a kill or a full disk at any instant leaves the old file or the new one, whole.
+
+    Raises:
+        OSError: it could not be written; names the file, and leaves nothing half-written behind.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -282,6 +300,22 @@ def atomic_save(content: dict, path: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
         temporary.unlink(missing_ok=True)
-        raise OSError(f"could not write {path} ({error}); the previous checkpoint, if any, is intact") from error
+        reason = str(error).splitlines()[0]
+        raise OSError(f"could not write {path} ({reason}); the previous checkpoint, if any, is intact") from error
+
+
+def not_finite(content: object, path: str = "") -> list[str]:
+    """The places in nested containers where a tensor or a number is not finite."""
+    if isinstance(content, Tensor):
+        return [] if not content.is_floating_point() or content.isfinite().all() else [path]
+    if isinstance(content, float):
+        return [] if math.isfinite(content) else [path]
+    if isinstance(content, Mapping):
+        pairs = content.items()
+    elif isinstance(content, list | tuple):
+        pairs = enumerate(content)
+    else:
+        return []
+    return [place for key, value in pairs for place in not_finite(value, f"{path}/{key}" if path else str(key))]

@@ -5,11 +5,17 @@ from collections.abc import Iterable
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 
-def start_device(name: str | None = None) -> torch.device:
-    """Join torchrun's process group if there is one, and pick this process's device (cuda if there is one)."""
+def start_device(name: str | None = None, deterministic: bool = False) -> torch.device:
+    """Join torchrun's process group if there is one, and pick this process's device (cuda if there is one).
+
+    With ``deterministic``, operations whose bits would differ from run to run take another way or raise RuntimeError.
+    """
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
     device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", device.index or 0)))
@@ -27,6 +33,19 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def collective_device() -> torch.device:
+    """Where a tensor has to be for the process group to reduce it."""
+    nccl = dist.is_initialized() and dist.get_backend() == "nccl"
+    return torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
+
+
+def any_process(flag: bool) -> bool:
+    """Whether ``flag`` is set in any process; every process has to ask."""
+    if world_size() == 1:
+        return flag
+    return bool(sum_over_processes(torch.tensor(float(flag), device=collective_device())))
+
+
 def sum_over_processes(x: Tensor) -> Tensor:
     """The sum of every process's ``x``; no gradient."""
     if world_size() == 1:
@@ -38,7 +57,15 @@ def sum_over_processes(x: Tensor) -> Tensor:
 
 def mean_over_processes(x: Tensor) -> Tensor:
     """The mean of every process's ``x``; no gradient."""
-    return sum_over_processes(x) / world_size()
+    return sum_over_processes(x) / world_size() if world_size() > 1 else x
+
+
+@torch.no_grad()
+def share_buffers(module: nn.Module) -> None:
+    """Give every process the first one's buffers: BatchNorm statistics that were not synchronised."""
+    if world_size() > 1:
+        for buffer in module.buffers():
+            dist.broadcast(buffer, 0)
 
 
 @torch.no_grad()

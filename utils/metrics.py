@@ -59,6 +59,11 @@ class ConfusionMatrix:
         """Mean over the classes that occur."""
         return self.iou(count_void).nanmean().item()
 
+    def best_constant(self) -> float:
+        """The highest mIoU that calling every pixel by one class gives: its share of the pixels, over the classes."""
+        truth = self.matrix[:-1].sum(1).double()
+        return (truth.max() / truth.sum() / (truth > 0).sum()).item()
+
     def class_accuracy(self) -> Tensor:
         """Recall, float64 (C,); NaN for a class absent from the truth."""
         hits, truth, _ = self._counts(False)

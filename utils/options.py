@@ -1,153 +1,274 @@
 """The command line of train.py. A flag that would be ignored is an error, and so is one that contradicts another."""
 
 import argparse
-from collections.abc import Sequence
+import hashlib
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
 from segdistill.dataset import DATASETS
 from segdistill.libs import NORMS
-from segdistill.network import BACKBONES, NETWORKS
-from segdistill.utils.flags import add_switch, size
-from segdistill.utils.losses import DISTILLATION_LOSSES, TaskLoss
+from segdistill.network import NETWORKS
+from segdistill.utils.flags import Parser, add_switch, count, folder_name, number, size
+from segdistill.utils.losses import DISTILLATION_LOSSES, Term
+from segdistill.utils.settings import describe_settings, parse_settings, settings_of
+
+# Options that say where and how a run is done and not what: they may change when it is continued.
+BOOKKEEPING = {
+    *("save_name", "snapshot_dir", "resume", "device", "num_workers", "preload", "save_every", "log_every"),
+    *("data_dir", "data_list", "T_ckpt_path", "S_ckpt_path", "student_pretrain_model_imgnet"),
+}
+OHEM = {"threshold": 0.7, "min_kept": 100_000}
+positive, weight = number(float, above=0), number(float, least=0)
 
 
-def make_parser() -> tuple[argparse.ArgumentParser, dict[str, str]]:
-    """The parser, and for each flag that only matters under a switch, that switch."""
-    parser = argparse.ArgumentParser(
+def make_parser() -> argparse.ArgumentParser:
+    parser = Parser(
         prog="train.py",
+        usage="train.py [options] [--METHOD [key=value ...]] ...",
         description="Train a segmentation network, alone or distilled from a teacher.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
+        epilog="--METHOD [key=value ...] adds a distillation term, as often as given: --pi weight=80 --cwd on=context. "
+        "--list-methods names them. Defaults marked (recipe) are the data set's.",
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=120),
     )
     data = parser.add_argument_group("data")
-    data.add_argument("--dataset", default="scenes", choices=sorted(DATASETS), help="scenes is generated on first use")
-    data.add_argument("--data-dir", help="folder of the data set; scenes has a default")
-    data.add_argument("--data-list", help="text file of 'image label' lines, in place of the data set's train split")
-    data.add_argument("--input-size", type=size, default=(512, 512), metavar="H,W", help="training crop")
-    add_switch(data, "--random-scale", "scale each sample by a factor in --scale-range")
-    data.add_argument("--scale-range", type=float, nargs=2, default=(0.7, 2.1), metavar=("MIN", "MAX"), help="SKD's")
-    add_switch(data, "--random-mirror", "mirror half of the samples")
+    data.add_argument("--dataset", default="scenes", choices=sorted(DATASETS), help="scenes is made on first use")
+    data.add_argument("--data-dir", metavar="DIR", help="folder of the data set")
+    data.add_argument("--data-list", metavar="FILE", help="'image label' lines in place of the training split")
+    data.add_argument("--input-size", type=size, metavar="H,W", help="training crop (recipe)")
+    add_switch(data, "--random-scale", "scale each sample by a factor in --scale-range (recipe)", None)
+    data.add_argument("--scale-range", type=positive, nargs=2, metavar=("MIN", "MAX"), help="(recipe)")
+    add_switch(data, "--random-mirror", "mirror half of the samples (recipe)", None)
     add_switch(data, "--preload", "decode the data set once and keep it in memory")
-    data.add_argument("--num-workers", type=int, default=2, help="loader processes; the samples do not depend on it")
+    data.add_argument("--num-workers", type=number(int, 0), default=2, metavar="N", help="loader processes")
 
     student = parser.add_argument_group("student")
-    student.add_argument("--network", default="pspnet", choices=sorted(NETWORKS), help="architecture")
-    student.add_argument("--backbone", choices=sorted(BACKBONES), help="of the networks that take one")
-    student.add_argument("--p", type=int, default=2, help="ESPNet: blocks at stride 4")
-    student.add_argument("--q", type=int, default=8, help="ESPNet: blocks at stride 8")
-    student.add_argument("--norm", default="batch_norm", choices=sorted(NORMS), help="normalisation layers")
-    student.add_argument(
-        "--activation",
-        default="relu",
-        choices=("leaky_relu", "relu"),
-        help="of the backbone; leaky_relu fuses in place",
-    )
-    add_switch(student, "--checkpoint-blocks", "recompute the backbone's blocks in the backward pass to save memory")
+    student.add_argument("--network", default="pspnet", choices=sorted(NETWORKS), help="architecture (pspnet)")
+    student.add_argument("--network-options", nargs="+", default=[], metavar="key=value", help="the network's own")
+    student.add_argument("--norm", default="batch_norm", choices=sorted(NORMS), help="normalisation (batch_norm)")
     student.add_argument("--student-pretrain-model-imgnet", metavar="FILE", help="ImageNet weights of the backbone")
     student.add_argument("--S_ckpt_path", metavar="FILE", help="a checkpoint of the whole student to start from")
 
-    distillation = parser.add_argument_group("distillation")
-    distillation.add_argument("--T_ckpt_path", metavar="FILE", help="the teacher; its network is read from the file")
-    requires = {}
-    for flag, loss in DISTILLATION_LOSSES.items():
-        before = destinations(parser)
-        loss.add_arguments(parser.add_argument_group(f"{loss.name} distillation (--{flag})"))
-        requires.update(dict.fromkeys(destinations(parser) - before, flag))
-        add_switch(distillation, f"--{flag}", f"{loss.name} distillation")
-    TaskLoss.add_arguments(parser.add_argument_group("task loss"))
-    requires.update(ohem_thresh="ohem", ohem_keep="ohem", scale_range="random_scale")
+    loss = parser.add_argument_group("losses")
+    loss.add_argument("--T_ckpt_path", metavar="FILE", help="the teacher; its network is read from the file")
+    loss.add_argument("--aux-weight", type=weight, metavar="W", help="of the auxiliary head, where there is one (0.4)")
+    loss.add_argument("--ohem", nargs="*", metavar="key=value", help=f"train on hard pixels only {OHEM}")
+    loss.add_argument("--list-methods", nargs="?", const="", metavar="NAME", help="print the distillation methods")
+    for flag in DISTILLATION_LOSSES:
+        parser.add_argument(f"--{flag}", action=AddTerm, nargs="*", dest="terms", default=[], help=argparse.SUPPRESS)
 
     optimisation = parser.add_argument_group("optimisation")
-    optimisation.add_argument("--num-steps", type=int, default=40000, help="training steps")
-    optimisation.add_argument("--batch-size", type=int, default=8, help="of all processes together")
-    optimisation.add_argument("--optimizer", default="sgd", choices=("adam", "sgd"), help="of the student")
-    optimisation.add_argument("--lr-g", type=float, default=1e-2, help="learning rate of the student")
-    optimisation.add_argument("--momentum", type=float, default=0.9, help="of sgd")
-    optimisation.add_argument("--weight-decay", type=float, default=5e-4, help="of the student")
-    optimisation.add_argument(
-        "--power", type=float, default=0.9, help="of the poly schedule lr * (1 - step/steps)^power"
-    )
-    optimisation.add_argument("--seed", type=int, default=0, help="seeds weights, order, augmentation and dropout")
+    optimisation.add_argument("--num-steps", type=count, metavar="N", help="training steps (recipe)")
+    optimisation.add_argument("--batch-size", type=count, metavar="N", help="of all processes together (recipe)")
+    optimisation.add_argument("--accumulate", type=count, default=1, metavar="N", help="parts of a batch in turn (1)")
+    optimisation.add_argument("--optimizer", choices=("adam", "sgd"), help="(recipe)")
+    optimisation.add_argument("--lr-g", type=positive, metavar="LR", help="learning rate (recipe)")
+    optimisation.add_argument("--momentum", type=number(float, 0, 1), metavar="M", help="of sgd (0.9)")
+    optimisation.add_argument("--weight-decay", type=weight, metavar="W", help="(recipe)")
+    optimisation.add_argument("--power", type=weight, default=0.9, metavar="P", help="lr * (1 - step/steps)^P (0.9)")
+    optimisation.add_argument("--clip-norm", type=positive, metavar="X", help="greatest norm of the gradient")
+    optimisation.add_argument("--ema", type=number(float, 0, 1), metavar="D", help="keep a moving average of weights")
+    add_switch(optimisation, "--bf16", "bfloat16 autocast; losses stay in float32")
+    add_switch(optimisation, "--fp16", "float16 autocast with a gradient scaler")
+    optimisation.add_argument("--seed", type=number(int, 0), default=0, metavar="N", help="of all that is random (0)")
 
     run = parser.add_argument_group("run")
-    run.add_argument("--snapshot-dir", type=Path, default=Path("snapshots"), help="where runs are kept")
-    run.add_argument("--save-name", help="the run's folder; by default made of network, data set, terms and seed")
+    run.add_argument("--snapshot-dir", type=Path, default=Path("snapshots"), metavar="DIR", help="where runs are kept")
+    run.add_argument("--save-name", type=folder_name, metavar="NAME", help="the run's folder (made from the options)")
     add_switch(run, "--resume", "continue the run in that folder, if there is one")
-    run.add_argument("--save-every", type=int, default=200, help="steps between writes of last.pth")
-    run.add_argument(
-        "--val-every", type=int, default=1000, help="steps between validations; the last step is always one"
-    )
-    run.add_argument("--log-every", type=int, default=20, help="steps between rows of metrics.jsonl")
-    run.add_argument("--device", help="by default cuda if there is one, else cpu")
-    add_switch(run, "--bf16", "bfloat16 autocast of both networks; losses stay in float32")
-    add_switch(run, "--channels-last", "channels_last memory format", default=True)
-    return parser, requires
+    run.add_argument("--save-every", type=count, default=200, metavar="N", help="steps between checkpoints (200)")
+    run.add_argument("--val-every", type=count, default=1000, metavar="N", help="steps between validations (1000)")
+    run.add_argument("--log-every", type=count, default=20, metavar="N", help="steps between rows of metrics (20)")
+    run.add_argument("--device", help="cuda if there is one, else cpu")
+    add_switch(run, "--channels-last", "channels_last memory format (true)", default=True)
+    add_switch(run, "--deterministic", "the same bits on CUDA too, slower")
+    return parser
 
 
-def destinations(parser: argparse.ArgumentParser) -> set[str]:
-    return set(vars(parser.parse_args([])))
+class AddTerm(argparse.Action):
+    """Every occurrence of --METHOD key=value ... adds a method and its settings."""
+
+    def __call__(self, parser, options, words, flag=None):
+        method = flag.removeprefix("--")
+        try:
+            settings = parse_settings(DISTILLATION_LOSSES[method], words, flag)
+        except ValueError as error:
+            parser.error(str(error))
+        options.terms = [*options.terms, (method, settings)]
 
 
 def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse and check; exits with a message that names the flag and the remedy."""
-    parser, requires = make_parser()
+    """Parse, check and complete; exits with one line that names the flag and the remedy."""
+    parser = make_parser()
     options = parser.parse_args(argv)
-    # argparse fills in a default only where the namespace has no value yet, so what is not None was given.
-    blank = argparse.Namespace(**dict.fromkeys(vars(options)))
-    given = {name for name, value in vars(parser.parse_args(argv, blank)).items() if value is not None}
+    if options.list_methods is not None:
+        try:
+            parser.exit(message=describe_methods(options.list_methods) + "\n")
+        except ValueError as error:
+            parser.error(str(error))
+    del options.list_methods
 
-    for problem in contradictions(options, given, requires):
+    # argparse fills in a default only where the namespace has no value yet, so what is not None was given.
+    blank = argparse.Namespace(**{**dict.fromkeys(vars(options)), "terms": []})
+    given = {name for name, value in vars(parser.parse_args(argv, blank)).items() if value is not None}
+    try:
+        options.network_options = parse_settings(NETWORKS[options.network], options.network_options, options.network)
+        options.ohem = None if options.ohem is None else read_ohem(options.ohem)
+        options.terms = name_terms(options.terms)
+    except ValueError as error:
+        parser.error(str(error))
+    for name, value in DATASETS[options.dataset].RECIPE._asdict().items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
+    for problem in (*contradictions(options, given), *missing_files(options)):
         parser.error(problem)
-    options.memory_format = torch.channels_last if options.channels_last else torch.contiguous_format
-    options.terms = [flag for flag in DISTILLATION_LOSSES if getattr(options, flag)]
-    if options.save_name is None:
-        terms = "+".join(options.terms) or "alone"
-        options.save_name = "_".join(filter(None, (options.network, options.backbone, options.dataset, terms)))
-        options.save_name += f"_seed{options.seed}"
+
+    options.scale_range = tuple(options.scale_range) if options.random_scale else None
+    if options.optimizer == "sgd" and options.momentum is None:
+        options.momentum = 0.9
+    options.data_dir = options.data_dir or DATASETS[options.dataset].DEFAULT_ROOT
+    options.save_name = options.save_name or name_run(options, parser)
     return options
 
 
-def contradictions(options: argparse.Namespace, given: set[str], requires: dict[str, str]) -> list[str]:
+def read_ohem(words: Sequence[str]) -> dict[str, float]:
+    """The settings of ``ohem_loss`` from key=value words."""
+    settings = dict(OHEM)
+    for word in words:
+        key, _, text = word.partition("=")
+        kinds = {"threshold": number(float, 0, 1), "min_kept": number(int, 0)}
+        if key not in kinds:
+            raise ValueError(f"--ohem has no setting {word!r}; it takes threshold=0.7 and min_kept=100000")
+        try:
+            settings[key] = kinds[key](text)
+        except argparse.ArgumentTypeError as error:
+            raise ValueError(f"--ohem {key}: {error}") from None
+    return settings
+
+
+def name_terms(given: Sequence[tuple[str, dict]]) -> list[Term]:
+    """The terms in full: a comma in ``on`` made into several, every setting with its value, and names of their own."""
+    terms = []
+    for method, settings in given:
+        defaults = {name: setting.default for name, setting in settings_of(DISTILLATION_LOSSES[method]).items()}
+        settings = defaults | settings
+        terms += [(method, settings | {"on": on}) for on in settings["on"].split(",")]
+    often = Counter(method for method, _ in terms)
+    # A name must be one of a module, so without dots: pi, cwd_logits, cwd_layer3_pre.
+    names = [method if often[method] == 1 else re.sub(r"\W", "_", f"{method}_{s['on']}") for method, s in terms]
+    repeated, numbers = Counter(names), Counter()
+    for i, name in enumerate(names):
+        if repeated[name] > 1:
+            numbers[name] += 1
+            names[i] = f"{name}_{numbers[name]}"
+    return [Term(name, method, settings) for name, (method, settings) in zip(names, terms, strict=True)]
+
+
+def contradictions(options: argparse.Namespace, given: set[str]) -> list[str]:
     """What is wrong with the options, each as a sentence."""
-    problems = [
-        f"--{flag.replace('_', '-')} has no effect without --{switch.replace('_', '-')}"
-        for flag, switch in requires.items()
-        if flag in given and not getattr(options, switch)
-    ]
-    distilling = any(getattr(options, flag) for flag in DISTILLATION_LOSSES)
-    switches = ", ".join(f"--{flag}" for flag in DISTILLATION_LOSSES)
-    if distilling and not options.T_ckpt_path:
-        problems.append(f"distillation needs a teacher: --T_ckpt_path FILE, or none of {switches}")
-    if options.T_ckpt_path and not distilling:
-        problems.append(f"--T_ckpt_path has no effect without one of {switches}")
-    takes_backbone = NETWORKS[options.network].takes_backbone
-    if takes_backbone and not options.backbone:
-        problems.append(f"{options.network} needs --backbone, one of {', '.join(sorted(BACKBONES))}")
-    of_backbone = {"backbone", "activation", "checkpoint_blocks", "student_pretrain_model_imgnet"}
-    for flag in given & ({"p", "q"} if takes_backbone else of_backbone):
-        problems.append(f"--{flag.replace('_', '-')} has no effect with {options.network}")
+    problems = []
+    if options.terms and not options.T_ckpt_path:
+        problems.append(f"--{options.terms[0].method} needs a teacher: --T_ckpt_path FILE")
+    if options.T_ckpt_path and not options.terms:
+        problems.append("--T_ckpt_path has no effect without a distillation method: see --list-methods")
+    if "scale_range" in given and not options.random_scale:
+        problems.append("--scale-range has no effect without --random-scale")
+    least, greatest = options.scale_range
+    if least > greatest:
+        problems.append(f"--scale-range {least} {greatest}: the smaller factor comes first")
+    has_backbone = "backbone" in settings_of(NETWORKS[options.network])
+    if options.student_pretrain_model_imgnet and not has_backbone:
+        problems.append(f"--student-pretrain-model-imgnet has no effect with {options.network}, which has no backbone")
     if options.S_ckpt_path and options.student_pretrain_model_imgnet:
         problems.append("--S_ckpt_path and --student-pretrain-model-imgnet both set the student's weights: give one")
-    if options.ho and options.adv_loss_type == "hinge" and "lambda_gp" in given:
-        problems.append("--lambda-gp has no effect with --adv-loss-type hinge, which has no gradient penalty")
-    if options.optimizer == "adam" and "momentum" in given:
+    if options.optimizer == "adam" and options.momentum is not None:
         problems.append("--momentum has no effect with --optimizer adam")
+    if options.bf16 and options.fp16:
+        problems.append("--bf16 and --fp16 exclude each other")
     on_cpu = (options.device or ("cuda" if torch.cuda.is_available() else "cpu")) == "cpu"
-    if options.bf16 and on_cpu and options.network.startswith("espnet"):
+    if options.bf16 and on_cpu and NETWORKS[options.network].BF16_ON_CPU:
+        problems.append(f"--bf16: {NETWORKS[options.network].BF16_ON_CPU}")
+    share = int(os.environ.get("WORLD_SIZE", 1)) * options.accumulate
+    if options.batch_size % share:
+        problems.append(f"--batch-size {options.batch_size} does not divide by {share} (processes x --accumulate)")
+    pixels = options.batch_size // share * options.input_size[0] * options.input_size[1]
+    if options.ohem and options.ohem["min_kept"] >= pixels:
         problems.append(
-            "--bf16 on the CPU gives wrong gradients in ESPNet's dilated convolutions (seen with torch 2.12)"
+            f"--ohem keeps {options.ohem['min_kept']} pixels at least, but a process sees {pixels} at a time, so it "
+            f"would have no effect: min_kept={pixels // 16}, say"
         )
-    if options.dataset != "scenes" and not options.data_dir:
-        problems.append(f"--dataset {options.dataset} needs --data-dir")
     return problems
 
 
-def network_arguments(options: argparse.Namespace) -> dict:
-    """The student's arguments for ``build_network``."""
-    arguments = {"name": options.network, "norm": options.norm}
-    if NETWORKS[options.network].takes_backbone:
-        names = ("backbone", "activation", "checkpoint_blocks")
-        return {**arguments, **{name: getattr(options, name) for name in names}}
-    return {**arguments, "p": options.p, "q": options.q}
+def missing_files(options: argparse.Namespace) -> list[str]:
+    """What the options name and the disk does not have."""
+    problems = []
+    if not options.data_dir and DATASETS[options.dataset].DEFAULT_ROOT is None:
+        problems.append(f"--dataset {options.dataset} needs --data-dir")
+    if options.data_dir and DATASETS[options.dataset].DEFAULT_ROOT is None and not Path(options.data_dir).is_dir():
+        problems.append(f"--data-dir: no folder {options.data_dir}")
+    for name in ("data_list", "T_ckpt_path", "S_ckpt_path", "student_pretrain_model_imgnet"):
+        file = getattr(options, name)
+        if file and not Path(file).is_file():
+            flag = name if name.endswith("path") else name.replace("_", "-")
+            problems.append(f"--{flag}: no file {file}")
+    return problems
+
+
+def name_run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> str:
+    """What is trained, in words, and a digest of every setting that is not the default: other settings, other name."""
+    defaults = complete({"dataset": options.dataset}, parser)
+    kept = {key: value for key, value in vars(options).items() if key not in BOOKKEEPING | {"num_steps", "seed"}}
+    changed = {key: value for key, value in kept.items() if json_of(value) != json_of(defaults.get(key))}
+    words = [options.network, options.network_options.get("backbone"), options.dataset]
+    words.append("+".join(term.name for term in options.terms) or "alone")
+    digest = hashlib.sha256(json_of(changed).encode()).hexdigest()[:6]
+    return "_".join([*filter(None, words), digest, f"seed{options.seed}"])
+
+
+def complete(stored: Mapping, parser: argparse.ArgumentParser | None = None) -> dict:
+    """The options of a run that another version wrote: what it did not know has its default."""
+    parser = parser or make_parser()
+    defaults = {name: value for name, value in vars(parser.parse_args([])).items() if name != "list_methods"}
+    recipe = DATASETS[stored["dataset"]].RECIPE._asdict()
+    whole = {**defaults, "network_options": {}, **recipe, **stored}
+    if not whole["random_scale"]:
+        whole["scale_range"] = None
+    if whole["optimizer"] == "sgd" and whole["momentum"] is None:
+        whole["momentum"] = 0.9
+    terms = []
+    for term in whole["terms"]:
+        known = settings_of(DISTILLATION_LOSSES[term["method"]]).items()
+        terms.append({**{name: setting.default for name, setting in known}, **term})
+    return whole | {"terms": terms}
+
+
+def plain(options: argparse.Namespace) -> dict:
+    """The options as plain data, as ``options.json`` holds them."""
+    terms = [{"name": term.name, "method": term.method, **term.settings} for term in options.terms]
+    return json.loads(json_of(vars(options) | {"terms": terms}))
+
+
+def json_of(value: object) -> str:
+    return json.dumps(value, default=str, sort_keys=True)
+
+
+def describe_methods(name: str) -> str:
+    """The methods, a line each; one of them with its settings if ``name`` is its flag."""
+    if not name:
+        width = max(map(len, DISTILLATION_LOSSES))
+        lines = [f"--{flag:{width}}  {summary_of(cls)}" for flag, cls in DISTILLATION_LOSSES.items()]
+        return "\n".join([*lines, "--list-methods NAME prints its settings."])
+    if name.removeprefix("--") not in DISTILLATION_LOSSES:
+        raise ValueError(f"no method {name!r}; known: {', '.join(DISTILLATION_LOSSES)}")
+    cls = DISTILLATION_LOSSES[name.removeprefix("--")]
+    return f"--{cls.flag}: {summary_of(cls)}\n{describe_settings(settings_of(cls))}"
+
+
+def summary_of(cls: type) -> str:
+    return f"{cls.__doc__.strip().splitlines()[0]} {cls.paper}."

@@ -1,72 +1,113 @@
 """A run's folder: options, environment, metrics, TensorBoard events, checkpoints."""
 
 import argparse
+import fcntl
+import importlib.metadata
 import json
+import os
 import platform
+import shutil
 import signal
 import subprocess
+import sys
+import time
 from collections.abc import Mapping
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import numpy as np
 import torch
-import torchvision
-from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
 
-from segdistill.utils.checkpoint import atomic_save, read_file
-from segdistill.utils.distributed import rank
+from segdistill.utils.checkpoint import atomic_save, not_finite, read_file
+from segdistill.utils.distributed import any_process, rank
+from segdistill.utils.options import BOOKKEEPING, complete, plain
 
-# Options that may change when a run is continued: they do not touch its numbers.
-FREE_ON_RESUME = {"resume", "num_workers", "preload", "save_every", "log_every", "device", "snapshot_dir"}
+OWN_FILES = ("options.json", "environment.json", "teacher.json", "metrics.jsonl", "events.out.tfevents.*", "last.pth")
 
 
 class Run:
-    """``<snapshot_dir>/<save_name>/``; only the first process writes.
+    """``<snapshot_dir>/<save_name>/``; only the first process writes, and nothing before ``open``.
 
     Raises:
-        FileExistsError: the folder holds a run already and ``--resume`` was not given.
-        ValueError: ``--resume`` with options that differ from those the run was started with.
+        FileExistsError: the folder holds a run already and ``--resume`` was not given, or weights without a run.
+        ValueError: ``--resume`` with options other than those the run was started with, or a last.pth that is ahead.
     """
 
     def __init__(self, options: argparse.Namespace):
         self.folder = options.snapshot_dir / options.save_name
         self.last = self.folder / "last.pth"
         self.best = self.folder / "best.pth"
-        self.options = jsonable(vars(options))
+        self.options = plain(options)
         self.writes = rank() == 0
+        self.state = None
         if self.last.exists():
-            if not options.resume:
+            state = dict(read_file(self.last))
+            if options.resume:
+                self._continue_from(state["step"])
+                self.state = state
+            elif state["step"] > 0:
                 raise FileExistsError(
                     f"{self.folder} holds a run already: --resume continues it, --save-name starts another"
                 )
-            self._check_options()
-        if self.writes:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_json(self.folder / "options.json", self.options)
-            write_json(self.folder / "environment.json", environment())
-            self.metrics = (self.folder / "metrics.jsonl").open("a")
-            self.board = SummaryWriter(str(self.folder))
+        elif self.best.exists():
+            raise FileExistsError(
+                f"{self.best} has no last.pth beside it, so its run cannot be continued, and a new one would "
+                "overwrite it: --save-name starts another"
+            )
 
-    def _check_options(self) -> None:
-        before = json.loads((self.folder / "options.json").read_text())
-        keys = (before.keys() | self.options.keys()) - FREE_ON_RESUME
-        changed = sorted(key for key in keys if before.get(key) != self.options.get(key))
+    def _continue_from(self, step: int) -> None:
+        """Refuse to continue with other options; note it if there are more steps to do now."""
+        before = complete(json.loads((self.folder / "options.json").read_text()))
+        ignored = BOOKKEEPING | {"num_steps", "continued"}
+        keys = sorted((before.keys() | self.options.keys()) - ignored)
+        changed = [key for key in keys if before.get(key) != self.options.get(key)]
         if changed:
             raise ValueError(
                 f"{self.folder} was started with other options: "
                 + ", ".join(f"{key} {before.get(key)!r}, now {self.options.get(key)!r}" for key in changed)
             )
+        steps = self.options["num_steps"]
+        if step > steps:
+            raise ValueError(f"{self.last} is at step {step}, beyond --num-steps {steps}: give at least that many")
+        if before["num_steps"] != steps:
+            self.options["continued"] = [*before.get("continued", []), {"step": step, "num_steps": steps}]
+        elif "continued" in before:
+            self.options["continued"] = before["continued"]
 
-    def restore(self) -> dict | None:
-        """The content of last.pth, or None for a new run."""
-        return dict(read_file(self.last)) if self.last.exists() else None
+    def open(self) -> None:
+        """Make the folder this process's own and begin to write; a run without a checkpoint leaves no trace in it.
+
+        Raises:
+            BlockingIOError: another process is writing there.
+        """
+        if not self.writes:
+            return
+        from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.lock = (self.folder / ".lock").open("w")
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BlockingIOError(f"another process is training in {self.folder}: --save-name starts another") from None
+        start = self.state["step"] if self.state else 0
+        if self.state:
+            keep_rows(self.folder / "metrics.jsonl", start)
+        else:
+            for pattern in OWN_FILES:
+                for path in self.folder.glob(pattern):
+                    path.unlink()
+        write_json(self.folder / "options.json", self.options)
+        write_json(self.folder / "environment.json", environment())
+        self.metrics = (self.folder / "metrics.jsonl").open("a")
+        self.board = SummaryWriter(str(self.folder), purge_step=start + 1)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Add a row to metrics.jsonl and to TensorBoard."""
         if not self.writes:
             return
-        self.metrics.write(json.dumps({"step": step, **values}) + "\n")
+        self.metrics.write(json.dumps({"step": step, **values}, allow_nan=False) + "\n")
         self.metrics.flush()
         for name, value in values.items():
             self.board.add_scalar(name, value, step)
@@ -76,14 +117,25 @@ class Run:
         if self.writes:
             self.board.add_image(name, panel, step, dataformats="HWC")
 
-    def save(self, path: Path, content: dict) -> None:
-        if self.writes:
-            atomic_save(content, path)
+    def save(self, path: Path, content: Mapping) -> None:
+        """Write a checkpoint.
+
+        Raises:
+            FloatingPointError: something in it is not finite; the file is as it was.
+            OSError: it could not be written; the file is as it was.
+        """
+        if not self.writes:
+            return
+        if places := not_finite(content):
+            more = f" and {len(places) - 3} more" if len(places) > 3 else ""
+            raise FloatingPointError(f"{', '.join(places[:3])}{more} not finite, so {path} is not written")
+        atomic_save(content, path)
 
     def close(self) -> None:
         if self.writes:
             self.metrics.close()
             self.board.close()
+            self.lock.close()
 
 
 class StopSignal:
@@ -95,40 +147,104 @@ class StopSignal:
             signal.signal(number, self._receive)
 
     def _receive(self, number: int, frame) -> None:
-        if self.received:
+        if self.received and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = number
+
+    def agreed(self) -> bool:
+        """Whether any process has received one. All processes ask at the same place, so that all stop there."""
+        stop = any_process(self.received > 0)
+        if stop and not self.received:
+            self.received = signal.SIGTERM
+        return stop
+
+
+class Progress:
+    """A bar on a terminal; elsewhere a plain line now and then: step, loss, mIoU, time left."""
+
+    SECONDS = 30  # between two lines
+
+    def __init__(self, num_steps: int, start: int):
+        self.num_steps, self.start, self.score = num_steps, start, None
+        self.began = self.said = time.monotonic()
+        self.rated = start, self.began
+        self.bar = tqdm(
+            total=num_steps, initial=start, unit="step", disable=True if rank() else None, dynamic_ncols=True
+        )
+
+    def update(self, step: int, loss: float | None = None, score: float | None = None) -> None:
+        """Call at every step; ``loss`` and ``score`` (mIoU, 0..1) where they are known."""
+        self.bar.n = step
+        if loss is None:
+            return
+        self.score = score if score is not None else self.score
+        words = {"loss": f"{loss:.3f}"} | ({} if self.score is None else {"mIoU": f"{100 * self.score:.2f}"})
+        self.bar.set_postfix(words)
+        if not self.bar.disable or rank():
+            return
+        now = time.monotonic()
+        if now - self.said < self.SECONDS and score is None and step < self.num_steps:
+            return
+        self.said = now
+        left = timedelta(seconds=round((now - self.began) / (step - self.start) * (self.num_steps - step)))
+        figures = ", ".join(f"{name} {value}" for name, value in words.items())
+        print(f"step {step} of {self.num_steps}: {figures}, {left} left", file=sys.stderr, flush=True)
+
+    def rate(self, step: int) -> float:
+        """Steps a second since the last call."""
+        now = time.monotonic()
+        rate = (step - self.rated[0]) / (now - self.rated[1])
+        self.rated = step, now
+        return rate
+
+    def close(self) -> None:
+        self.bar.close()
 
 
 def environment() -> dict:
     """What the run's numbers depend on besides its options."""
-    git = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    git = None
+    if shutil.which("git"):
+        command = ["git", "describe", "--always", "--dirty"]
+        folder = Path(__file__).parent
+        git = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False).stdout.strip()
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "git": git.stdout.strip() or None,
+        "git": git or None,
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
+        "torchvision": importlib.metadata.version("torchvision"),
         "platform": platform.platform(),
         "processor": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
+        "processes": int(os.environ.get("WORLD_SIZE", 1)),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
     }
 
 
-def jsonable(value):
-    """The same content as JSON would give back."""
-    return json.loads(json.dumps(value, default=str))
+def keep_rows(path: Path, step: int) -> None:
+    """Drop from metrics.jsonl what was written after ``step``, and the half row that a kill leaves."""
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if row["step"] <= step:
+            rows.append(line + "\n")
+    write_text(path, "".join(rows))
 
 
-def write_json(path: Path, content: dict) -> None:
-    """Write by rename, so that a reader never sees half a file."""
+def write_json(path: Path, content: object) -> None:
+    """Plain data as a file; by rename, so that a reader never sees half of it. ValueError for NaN and infinity."""
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    temporary.replace(path)
+    try:
+        temporary.write_text(text)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(f"could not write {path}: {error}") from error

@@ -1,14 +1,16 @@
 """The teacher: a network that can answer and cannot learn."""
 
 import os
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
 from segdistill.dataset import Normalization, SegmentationDataset
-from segdistill.network import SegmentationOutput
+from segdistill.network import SegmentationNetwork, SegmentationOutput
 from segdistill.utils.checkpoint import LoadReport, load_network
 from segdistill.utils.evaluate import evaluate
+from segdistill.utils.predict import whole
 
 
 class Teacher(nn.Module):
@@ -25,7 +27,7 @@ class Teacher(nn.Module):
 
     def __init__(
         self,
-        network: nn.Module,
+        network: SegmentationNetwork,
         normalization: Normalization,
         student_normalization: Normalization,
         device: torch.device | str = "cpu",
@@ -46,25 +48,24 @@ class Teacher(nn.Module):
         return cls(network, report.normalization, student_normalization, report=report, source=str(path), **options)
 
     @property
-    def network(self) -> nn.Module:
+    def network(self) -> SegmentationNetwork:
         return self._hidden[0]
-
-    @property
-    def num_classes(self) -> int:
-        return self.network.num_classes
-
-    @property
-    def feature_channels(self) -> dict[str, int]:
-        return self.network.feature_channels
 
     def train(self, mode: bool = True) -> "Teacher":
         return super().train(False)
 
     @torch.no_grad()
-    def forward(self, batch: Tensor, features: tuple[str, ...] = ()) -> SegmentationOutput:
-        """Logits and features for a batch (N, 3, H, W) in the student's convention."""
-        batch = self.student_normalization.convert(batch, self.normalization)
-        return self.network(batch.contiguous(memory_format=self.memory_format), features=features, aux=False)
+    def forward(self, images: Tensor, wanted: Iterable[str]) -> SegmentationOutput:
+        """The wanted features of images (N, 3, H, W) in the student's convention; logits only if they are among them.
+
+        Raises:
+            ValueError: a feature that the network does not have.
+        """
+        wanted = frozenset(wanted)
+        self.network.check_features(wanted)
+        images = self.student_normalization.convert(images, self.normalization)
+        maps = self.network.maps(images.contiguous(memory_format=self.memory_format), wanted)
+        return SegmentationOutput(maps.get("logits"), {name: maps[name] for name in wanted})
 
     def verify(self, dataset: SegmentationDataset, num_images: int = 8) -> dict:
         """Measure the teacher on evenly spaced labelled images before it is believed.
@@ -73,28 +74,38 @@ class Teacher(nn.Module):
             file, family, sha256, num_classes, num_images and mean_iou (0..1).
 
         Raises:
-            ValueError: the class count is not the data set's, or the teacher does no better than calling every pixel
-                by one class, which scores at most 1 / C.
+            ValueError: the classes are not the data set's, no image has a label, or the teacher does no better than
+                the best answer that calls every pixel by one class.
         """
-        expected = len(dataset.CLASSES)
-        if self.num_classes != expected:
+        num_classes, expected = self.network.num_classes, len(dataset.CLASSES)
+        if num_classes != expected:
             raise ValueError(
-                f"teacher {self.source} has {self.num_classes} classes, {type(dataset).__name__} has {expected}: "
+                f"teacher {self.source} has {num_classes} classes, {type(dataset).__name__} has {expected}: "
                 "give a teacher trained on the same classes"
+            )
+        names = self.report.classes if self.report else None
+        if names and tuple(names) != tuple(dataset.CLASSES):
+            other = next((a, b) for a, b in zip(names, dataset.CLASSES, strict=True) if a != b)
+            raise ValueError(
+                f"teacher {self.source} was trained on other classes than {type(dataset).__name__}'s: "
+                f"it calls {other[0]!r} what the data set calls {other[1]!r}"
             )
         num_images = min(num_images, len(dataset))
         indices = [i * len(dataset) // num_images for i in range(num_images)]
-        mean_iou = evaluate(self.network, dataset, self.normalization, indices).mean_iou()
-        if not mean_iou > 1 / expected:
+        confusion = evaluate(whole(self.network), dataset, self.normalization, indices)
+        mean_iou, constant = confusion.mean_iou(), confusion.best_constant()
+        if not mean_iou > constant:
             raise ValueError(
                 f"teacher {self.source} scores {100 * mean_iou:.2f} mIoU on {num_images} images of the "
-                f"{dataset.split} split, no better than one class everywhere: is it trained, and for these classes?"
+                f"{dataset.split} split, no better than one class everywhere ({100 * constant:.2f}): is it trained, "
+                "and for these classes?"
             )
-        return {
+        self.card = {
             "file": self.source,
             "family": self.report.family if self.report else None,
             "sha256": self.report.sha256 if self.report else None,
-            "num_classes": self.num_classes,
+            "num_classes": num_classes,
             "num_images": num_images,
             "mean_iou": mean_iou,
         }
+        return self.card

@@ -12,18 +12,35 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from segdistill.libs import frozen_statistics, get_norm
+from segdistill.network.base import Feature
 
 
 def conv3x3(in_channels: int, channels: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
     return nn.Conv2d(in_channels, channels, 3, stride, padding=dilation, dilation=dilation, bias=False)
 
 
-def activate_sum(x: Tensor, activation: str) -> Tensor:
-    """Activation of a residual sum; in place, so that autograd keeps one map and not two."""
-    return F.relu(x, inplace=True) if activation == "relu" else F.leaky_relu(x, 0.01, inplace=True)
+class ResidualBlock(nn.Module):
+    """A shortcut around ``residual``, then the activation."""
+
+    activation: str
+    downsample: nn.Module
+
+    def residual(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def pre(self, x: Tensor) -> Tensor:
+        """The sum before its activation."""
+        return self.residual(x) + self.downsample(x)
+
+    def activate(self, x: Tensor, inplace: bool) -> Tensor:
+        return F.relu(x, inplace) if self.activation == "relu" else F.leaky_relu(x, 0.01, inplace)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # In place, so that autograd keeps one map and not two.
+        return self.activate(self.pre(x), inplace=True)
 
 
-class BasicBlock(nn.Module):
+class BasicBlock(ResidualBlock):
     """conv3x3 - conv3x3 with a shortcut; both convolutions are dilated."""
 
     expansion = 1
@@ -45,12 +62,11 @@ class BasicBlock(nn.Module):
         self.downsample = shortcut(in_channels, channels, stride, norm)
         self.activation = activation
 
-    def forward(self, x: Tensor) -> Tensor:
-        residual = self.bn2(self.conv2(self.bn1(self.conv1(x))))
-        return activate_sum(residual + self.downsample(x), self.activation)
+    def residual(self, x: Tensor) -> Tensor:
+        return self.bn2(self.conv2(self.bn1(self.conv1(x))))
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(ResidualBlock):
     """conv1x1 - conv3x3 (stride, dilation) - conv1x1 to four times the width, with a shortcut."""
 
     expansion = 4
@@ -74,9 +90,8 @@ class Bottleneck(nn.Module):
         self.downsample = shortcut(in_channels, 4 * channels, stride, norm)
         self.activation = activation
 
-    def forward(self, x: Tensor) -> Tensor:
-        residual = self.bn3(self.conv3(self.bn2(self.conv2(self.bn1(self.conv1(x))))))
-        return activate_sum(residual + self.downsample(x), self.activation)
+    def residual(self, x: Tensor) -> Tensor:
+        return self.bn3(self.conv3(self.bn2(self.conv2(self.bn1(self.conv1(x))))))
 
 
 def shortcut(in_channels: int, channels: int, stride: int, norm: Callable[..., nn.Module]) -> nn.Module:
@@ -87,6 +102,8 @@ def shortcut(in_channels: int, channels: int, stride: int, norm: Callable[..., n
 
 class ResNet(nn.Module):
     """Images (N, 3, H, W) to the maps ``layer1`` (stride 4) and ``layer2``, ``layer3``, ``layer4`` (stride 8).
+
+    Each is a feature, and so is each before its activation (``layer1.pre`` ...).
 
     Args:
         block: BasicBlock or Bottleneck.
@@ -119,31 +136,45 @@ class ResNet(nn.Module):
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=True)
 
         in_channels = 128
-        self.channels = {}
+        self.features = {}
         for number, (depth, stride, dilation) in enumerate(zip(depths, (1, 2, 1, 1), (1, 1, 2, 4), strict=True), 1):
             width = 64 * 2 ** (number - 1)
             blocks = [block(in_channels, width, stride, dilation, make_norm, activation)]
             in_channels = width * block.expansion
             blocks += [block(in_channels, width, 1, dilation, make_norm, activation) for _ in range(depth - 1)]
             setattr(self, f"layer{number}", nn.Sequential(*blocks))
-            self.channels[f"layer{number}"] = in_channels
+            self.features[f"layer{number}"] = Feature(in_channels, 4 if number == 1 else 8)
+        self.features |= {f"{name}.pre": feature for name, feature in self.features.items()}
 
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward(self, images: Tensor, keep: Collection[str]) -> dict[str, Tensor]:
-        """The maps named in ``keep``."""
+    def forward(self, images: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
+        """The maps named in ``wanted``."""
         x = self.bn1(self.conv1(images))
         x = self.bn2(self.conv2(x))
         x = self.maxpool(self.bn3(self.conv3(x)))
         maps = {}
-        for name in self.channels:
-            for block in getattr(self, name):
+        for name in ("layer1", "layer2", "layer3", "layer4"):
+            *blocks, last = getattr(self, name)
+            for block in blocks:
                 x = self._run(block, x)
-            if name in keep:
+            if f"{name}.pre" in wanted:
+                maps[f"{name}.pre"] = x = last.pre(x)
+                x = last.activate(x, inplace=False)
+            else:
+                x = self._run(last, x)
+            if name in wanted:
                 maps[name] = x
         return maps
+
+    def norm_before(self, feature: str) -> nn.BatchNorm2d:
+        """The last BatchNorm of the block whose sum is the map ``feature`` ("layer3.pre")."""
+        if feature not in self.features or not feature.endswith(".pre"):
+            raise ValueError(f"there is no BatchNorm before {feature}; known: layer1.pre to layer4.pre")
+        block = getattr(self, feature.removesuffix(".pre"))[-1]
+        return block.bn3 if isinstance(block, Bottleneck) else block.bn2
 
     def _run(self, block: nn.Module, x: Tensor) -> Tensor:
         if not (self.checkpoint_blocks and self.training):

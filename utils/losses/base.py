@@ -1,52 +1,138 @@
 """What every distillation method shares: the module's contract, precision, sizes, means."""
 
-import argparse
 import functools
+import inspect
+import math
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segdistill.network.output import SegmentationOutput
-from segdistill.utils.distributed import mean_over_processes
+from segdistill.dataset import IGNORE_INDEX
+from segdistill.network import SegmentationNetwork, SegmentationOutput, resize
+from segdistill.utils.batch import Batch
 
-IGNORE_INDEX = 255
+__all__ = [
+    "IGNORE_INDEX",
+    "Batch",
+    "DistillationLoss",
+    "SegmentationNetwork",
+    "SegmentationOutput",
+    "Wanted",
+    "adapter_between",
+    "check_shapes",
+    "full_precision",
+    "mean_over",
+    "resize",
+    "resize_labels",
+    "valid_positions",
+]
+
+
+class Wanted(NamedTuple):
+    """The features that a method asks of each network."""
+
+    student: frozenset[str]
+    teacher: frozenset[str]
 
 
 class DistillationLoss(nn.Module):
-    """A term of the total loss. ``forward`` returns the unweighted scalar; the trainer multiplies it by ``weight``."""
+    """A term of the total loss between one map of the student and one of the teacher.
 
-    name: ClassVar[str]  # of the term in the logs
-    flag: ClassVar[str]  # of the command line: ``--pi`` switches the method on
-    student_features: tuple[str, ...] = ()
-    teacher_features: tuple[str, ...] = ()
+    A method is a subclass with a ``flag``, ``forward`` and a constructor whose keyword-only parameters are its
+    settings. Positional parameters are facts about the networks (channel counts, classes); ``between`` finds them.
+    Parameters that a method owns train with the student's.
 
-    def __init__(self, weight: float):
+    Args:
+        weight: factor of the term in the total loss, 0 or more
+        on: the feature that it compares, or STUDENT:TEACHER where the names differ; a comma between several makes a
+            term of each
+        void: keep or mask the positions whose label is void; an image without any label is kept
+        warmup: share of the training in which the weight rises from 0, 0..1
+        decay: share of the training, at its end, in which the weight falls to 0, 0..1
+    """
+
+    flag: ClassVar[str]  # "pi": --pi switches the method on
+    paper: ClassVar[str] = ""
+
+    def __init__(
+        self,
+        *,
+        weight: float,
+        on: str,
+        void: Literal["keep", "mask"] = "keep",
+        warmup: float = 0.0,
+        decay: float = 0.0,
+    ):
         super().__init__()
-        self.weight = weight
+        if not 0 <= weight < math.inf:
+            raise ValueError(f"--{self.flag} weight={weight}: a weight is 0 or more")
+        if not (0 <= warmup <= 1 and 0 <= decay <= 1 and warmup + decay <= 1):
+            raise ValueError(f"--{self.flag} warmup={warmup} decay={decay}: shares of the training, together at most 1")
+        self.weight, self.void, self.warmup, self.decay = weight, void, warmup, decay
+        self.student_feature, _, teacher_feature = on.partition(":")
+        self.teacher_feature = teacher_feature or self.student_feature
+        self.wanted = Wanted(frozenset({self.student_feature}), frozenset({self.teacher_feature}))
 
     @classmethod
-    def add_arguments(cls, group: argparse._ArgumentGroup) -> None:
-        """Declare the method's settings; its switch is the trainer's to declare."""
-        raise NotImplementedError
+    def between(
+        cls, student: SegmentationNetwork, teacher: SegmentationNetwork, **settings: object
+    ) -> "DistillationLoss":
+        """Build the method for two networks; a method that needs to know their channels overrides this."""
+        return cls(**settings)
 
     @classmethod
-    def from_options(cls, options: argparse.Namespace, student: nn.Module, teacher: nn.Module) -> "DistillationLoss":
-        """Build the method from the parsed settings, for two networks of the zoo."""
+    def channels_of(
+        cls, student: SegmentationNetwork, teacher: SegmentationNetwork, settings: dict[str, object]
+    ) -> tuple[int, int]:
+        """Channels of the two maps that a method with these settings compares; ValueError if there is no such map."""
+        on = settings.get("on", inspect.signature(cls).parameters["on"].default)
+        student_feature, _, teacher_feature = on.partition(":")
+        teacher_feature = teacher_feature or student_feature
+        student.check_features({student_feature})
+        teacher.check_features({teacher_feature})
+        return student.features[student_feature].channels, teacher.features[teacher_feature].channels
+
+    def weight_at(self, progress: float) -> float:
+        """The factor of the term when ``progress`` (0..1) of the training lies behind."""
+        rise = min(progress / self.warmup, 1) if self.warmup else 1
+        fall = min((1 - progress) / self.decay, 1) if self.decay else 1
+        return self.weight * rise * fall
+
+    def forward(self, student: SegmentationOutput, teacher: SegmentationOutput, batch: Batch) -> Tensor:
+        """The unweighted term, a float32 scalar."""
         raise NotImplementedError
 
-    def forward(self, student: SegmentationOutput, teacher: SegmentationOutput, labels: Tensor) -> Tensor:
-        """Scalar, float32 at least. ``labels`` is (N, H, W), integers, 255 = void."""
-        raise NotImplementedError
+    def after_step(self, student: SegmentationOutput, teacher: SegmentationOutput, batch: Batch) -> dict[str, Tensor]:
+        """Update what the method itself keeps (critic, queues) after the student's step; returns scalars to log.
 
-    def step_critic(self, student: SegmentationOutput, teacher: SegmentationOutput) -> dict[str, Tensor]:
-        """Train what the method itself learns from, after the student's step; returns scalars to log."""
+        The outputs carry no gradient.
+
+        Raises:
+            FloatingPointError: what it would keep is not finite; nothing has changed then.
+        """
         return {}
 
-    def set_lr_factor(self, factor: float) -> None:
-        """Follow the student's learning-rate schedule in what ``step_critic`` trains."""
+    def maps(self, student: SegmentationOutput, teacher: SegmentationOutput) -> tuple[Tensor, Tensor]:
+        """The two maps that the term compares."""
+        return student.features[self.student_feature], teacher.features[self.teacher_feature]
+
+    def mask(self, batch: Batch, like: Tensor) -> dict[str, Tensor | None]:
+        """The keywords ``valid`` and ``num_valid`` of the method's function, for maps of the size of ``like``."""
+        if self.void == "keep":
+            return {}
+        size = like.shape[2:]
+        share = size.numel() / batch.labels[0].numel()
+        num_valid = None if batch.num_kept is None else batch.num_kept * share
+        return {"valid": valid_positions(batch.labels, size), "num_valid": num_valid}
+
+
+def adapter_between(student_channels: int, teacher_channels: int) -> nn.Module:
+    """A 1x1 convolution from the student's width to the teacher's; nothing where they are equal."""
+    if student_channels == teacher_channels:
+        return nn.Identity()
+    return nn.Conv2d(student_channels, teacher_channels, 1, bias=False)
 
 
 def full_precision(function: Callable) -> Callable:
@@ -80,17 +166,32 @@ def check_shapes(student: Tensor, teacher: Tensor, same_channels: bool) -> None:
         )
 
 
-def resize(maps: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
-    """Bilinear, corners on corners; maps that have the size already are returned as they are."""
-    if maps.shape[2:] == torch.Size(size):
-        return maps
-    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=True)
+def resize_labels(labels: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
+    """Labels (N, H, W) at the positions of a map of ``size`` whose corners lie on theirs: the nearest pixel's."""
+    rows, columns = (_nearest(full, small, labels.device) for full, small in zip(labels.shape[1:], size, strict=True))
+    return labels[:, rows][:, :, columns]
 
 
-def mean_over_valid(total: Tensor, count: Tensor) -> Tensor:
-    """``total``, a sum over ``count`` positions of this process, over the mean count of all processes.
+def _nearest(full: int, small: int, device: torch.device) -> Tensor:
+    """The ``small`` of ``full`` indices nearest to equal steps from corner to corner, a tie going to the greater."""
+    step = (full - 1) / max(small - 1, 1)
+    return (torch.arange(small, dtype=torch.float64, device=device) * step + 0.5).long()
 
-    Averaged over the processes, as their gradients are, this is the mean over the positions of the global batch.
-    Where no position is valid ``total`` is zero and so is the result, gradient included.
+
+def valid_positions(labels: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
+    """Where a map of ``size`` (h, w) lies on labelled pixels, (N, h, w) bool; everywhere in an unlabelled image."""
+    labelled = labels != IGNORE_INDEX
+    return resize_labels(labelled, size) | ~labelled.flatten(1).any(1)[:, None, None]
+
+
+def mean_over(values: Tensor, valid: Tensor | None = None, num_valid: Tensor | float | None = None) -> Tensor:
+    """The mean of ``values`` (N, h, w), over the ``valid`` positions alone if given; 0 if there are none.
+
+    ``num_valid`` is the number to divide by in place of theirs: that of a process's share of the global batch.
     """
-    return total / mean_over_processes(count.to(total.dtype)).clamp(min=1e-6)
+    if valid is None:
+        return values.mean()
+    if valid.shape != values.shape:
+        raise ValueError(f"valid {tuple(valid.shape)} must have the positions of the map, {tuple(values.shape)}")
+    count = valid.sum() if num_valid is None else torch.as_tensor(num_valid, device=values.device)
+    return values.masked_fill(~valid, 0).sum() / count.clamp(min=1e-6)

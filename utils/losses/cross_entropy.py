@@ -1,34 +1,40 @@
 """The task loss: cross-entropy on both heads, with online hard example mining on request."""
 
-import argparse
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segdistill.network.output import SegmentationOutput
-from segdistill.utils.flags import add_switch
-from segdistill.utils.losses.base import IGNORE_INDEX, full_precision, mean_over_valid, resize
+from segdistill.utils.losses.base import (
+    IGNORE_INDEX,
+    Batch,
+    SegmentationOutput,
+    full_precision,
+    resize,
+    resize_labels,
+)
 
 OHEM_FACTOR = 8  # the threshold is searched on maps this much smaller
 
 
 @full_precision
-def cross_entropy_loss(logits: Tensor, labels: Tensor, ignore_index: int = IGNORE_INDEX) -> Tensor:
+def cross_entropy_loss(
+    logits: Tensor, labels: Tensor, ignore_index: int = IGNORE_INDEX, num_valid: Tensor | None = None
+) -> Tensor:
     """Mean cross-entropy over the valid pixels; 0 if there are none.
 
     Args:
         logits: (N, C, h, w), brought to the size of the labels (bilinear, corners aligned).
         labels: (N, H, W) integers in 0..C-1, or ``ignore_index``.
+        num_valid: the number to divide by in place of that of the valid pixels: see ``Batch``.
 
     Returns:
-        Scalar, float32 (float64 for float64 logits). With several processes, the mean is over the global batch.
+        Scalar, float32 (float64 for float64 logits).
 
     Raises:
         ValueError: ranks or batch sizes that do not fit.
     """
     _check_labels(logits, labels)
-    return _mean_cross_entropy(resize(logits, labels.shape[1:]), labels, ignore_index)
+    return _mean_cross_entropy(resize(logits, labels.shape[1:]), labels, ignore_index, num_valid)
 
 
 @full_precision
@@ -43,7 +49,7 @@ def ohem_loss(
 
     tau is ``threshold``, or more where fewer than ``min_kept`` pixels of this process's batch would be left: then it
     is the min_kept-th smallest probability, estimated on maps shrunk 8 times. Shrivastava et al., CVPR 2016, as in
-    SKD's utils/criterion.py.
+    SKD's utils/criterion.py. The mean is over this process's hard pixels.
 
     Args, returns and raises: see ``cross_entropy_loss``.
     """
@@ -57,36 +63,28 @@ def ohem_loss(
 
 
 class TaskLoss(nn.Module):
-    """Deep supervision: the main head's loss (OHEM on request) + ``aux_weight`` x plain cross-entropy of the other."""
+    """Deep supervision: the main head's loss (OHEM on request) + ``aux_weight`` x plain cross-entropy of the other.
+
+    Args:
+        aux_weight: weight of the auxiliary head; 0 leaves it out.
+        ohem: the settings of ``ohem_loss`` (threshold, min_kept) to train the main head on hard pixels only.
+    """
 
     name = "cross_entropy"
 
-    def __init__(self, aux_weight: float = 0.4, ohem: bool = False, threshold: float = 0.7, min_kept: int = 100_000):
+    def __init__(self, aux_weight: float = 0.0, ohem: dict[str, float] | None = None):
         super().__init__()
-        self.aux_weight = aux_weight
-        self.ohem = ohem
-        self.threshold = threshold
-        self.min_kept = min_kept
+        self.aux_weight, self.ohem = aux_weight, ohem
+        self.wanted = frozenset({"logits", "aux_logits"} if aux_weight else {"logits"})
 
-    @classmethod
-    def add_arguments(cls, group: argparse._ArgumentGroup) -> None:
-        group.add_argument("--aux-weight", type=float, default=0.4, help="weight of the auxiliary head")
-        add_switch(group, "--ohem", "train the main head on hard pixels only")
-        group.add_argument("--ohem-thresh", type=float, default=0.7, help="pixels below this probability are hard")
-        group.add_argument("--ohem-keep", type=int, default=100_000, help="pixels kept at least, per process")
-
-    @classmethod
-    def from_options(cls, options: argparse.Namespace) -> "TaskLoss":
-        return cls(options.aux_weight, options.ohem, options.ohem_thresh, options.ohem_keep)
-
-    def forward(self, output: SegmentationOutput, labels: Tensor) -> Tensor:
-        """Scalar; ``labels`` is (N, H, W) integers, 255 = void."""
-        if self.ohem:
-            loss = ohem_loss(output.logits, labels, self.threshold, self.min_kept)
+    def forward(self, output: SegmentationOutput, batch: Batch) -> Tensor:
+        if self.ohem is None:
+            loss = cross_entropy_loss(output.logits, batch.labels, num_valid=batch.num_valid)
         else:
-            loss = cross_entropy_loss(output.logits, labels)
-        if output.aux_logits is not None and self.aux_weight:
-            loss = loss + self.aux_weight * cross_entropy_loss(output.aux_logits, labels)
+            loss = ohem_loss(output.logits, batch.labels, **self.ohem)
+        if self.aux_weight:
+            auxiliary = cross_entropy_loss(output.features["aux_logits"], batch.labels, num_valid=batch.num_valid)
+            loss = loss + self.aux_weight * auxiliary
         return loss
 
 
@@ -97,9 +95,11 @@ def _check_labels(logits: Tensor, labels: Tensor) -> None:
         )
 
 
-def _mean_cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
+def _mean_cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int, num_valid: Tensor | None = None) -> Tensor:
     total = F.cross_entropy(logits, labels.long(), ignore_index=ignore_index, reduction="sum")
-    return mean_over_valid(total, (labels != ignore_index).sum())
+    count = (labels != ignore_index).sum() if num_valid is None else num_valid
+    # Without a valid pixel the total is 0 and so is the mean, gradient included.
+    return total / count.clamp(min=1e-6)
 
 
 def _own_class(probabilities: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
@@ -112,8 +112,7 @@ def _ohem_threshold(
     probabilities: Tensor, labels: Tensor, threshold: float, min_kept: int, ignore_index: int
 ) -> Tensor | float:
     size = [max(round(side / OHEM_FACTOR), 1) for side in labels.shape[1:]]
-    rows, columns = (_nearest(full, small, labels.device) for full, small in zip(labels.shape[1:], size, strict=True))
-    labels = labels[:, rows][:, :, columns]
+    labels = resize_labels(labels, size)
     own = _own_class(resize(probabilities, size), labels, ignore_index)[labels != ignore_index]
 
     num_kept = min_kept // OHEM_FACTOR**2
@@ -122,9 +121,3 @@ def _ohem_threshold(
     if num_kept == 0:
         return threshold
     return own.kthvalue(num_kept).values.clamp(min=threshold)
-
-
-def _nearest(full: int, small: int, device: torch.device) -> Tensor:
-    """The ``small`` of ``full`` indices nearest to equal steps from corner to corner, a tie going to the greater."""
-    step = (full - 1) / max(small - 1, 1)
-    return (torch.arange(small, dtype=torch.float64, device=device) * step + 0.5).long()

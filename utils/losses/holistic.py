@@ -4,16 +4,23 @@ Liu et al., Structured Knowledge Distillation for Semantic Segmentation, CVPR 20
 that of Gulrajani et al., Improved Training of Wasserstein GANs, NeurIPS 2017, eq. 3.
 """
 
-import argparse
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from segdistill.network.discriminator import Discriminator
-from segdistill.network.output import SegmentationOutput
 from segdistill.utils.distributed import average_gradients
-from segdistill.utils.losses.base import DistillationLoss, check_shapes, full_precision, resize
+from segdistill.utils.losses.base import (
+    Batch,
+    DistillationLoss,
+    SegmentationNetwork,
+    SegmentationOutput,
+    check_shapes,
+    full_precision,
+    resize,
+)
 
 KINDS = ("wgan-gp", "hinge")
 CRITIC_SIDE = 65  # logits are brought to at least this many positions a side
@@ -67,45 +74,47 @@ def gradient_penalty(
 
 
 class Holistic(DistillationLoss):
-    """The student's side of the game in ``forward``, the critic's in ``step_critic``, once after each student step.
+    """Holistic (adversarial) distillation: a critic learns to tell the two logits apart, the student fools it.
 
-    The discriminator and its optimizer live here and both are in ``state_dict``. The discriminator's parameters
-    require gradient inside ``step_critic`` alone, so the student's backward deposits none in them and an optimizer of
-    the parameters that do require gradient leaves them out. ``weight`` multiplies the student's term, as for every
-    method, and the critic's whole loss.
-
-    The critic sees both logits on the coarser of their two grids, where it judges layout and not edges, enlarged
-    (bilinear, corners aligned) until the short side has 65 positions.
+    The student's side is in ``forward``, the critic's in ``after_step``, once after each student step. The critic's
+    parameters require gradient inside ``after_step`` alone, so the student's backward deposits none in them and the
+    student's optimizer leaves them out. ``weight`` multiplies both sides. The critic sees both maps on the coarser of
+    their grids, where it judges layout and not edges, enlarged until the short side has 65 positions.
 
     Args:
-        num_classes: channels of the logits.
-        weight: SKD's lambda_d.
-        kind: "wgan-gp" or "hinge".
-        lambda_gp: weight of the gradient penalty beside the critic's loss; "wgan-gp" alone has one.
-        optimizer: "sgd" (momentum 0.9, ``weight_decay``; SKD) or "adam" (betas 0.9 and 0.99; IFVD, CWD, CIRKD).
-        preprocess: see ``Discriminator``.
+        kind: of adversarial loss
+        lambda_gp: weight of the gradient penalty beside the critic's loss, 0 or more; wgan-gp alone has one, none is 10
+        lr: learning rate of the critic; it follows lr * (1 - progress)^0.9
+        optimizer: the critic's, sgd (momentum 0.9) as SKD, adam (betas 0.9, 0.99) as IFVD, CWD and CIRKD
+        weight_decay: of the critic, with sgd
+        preprocess: what the critic does to logits first, 1 BatchNorm, 2 tanh, 3 from 0..255 to -1..1
     """
 
-    name = "holistic"
     flag = "ho"
+    paper = "Liu et al., CVPR 2019, eq. 4-5"
 
     def __init__(
         self,
         num_classes: int,
-        weight: float = 0.1,
         *,
-        kind: str = "wgan-gp",
-        lambda_gp: float = 10.0,
+        weight: float = 0.1,
+        on: str = "logits",
+        kind: Literal["wgan-gp", "hinge"] = "wgan-gp",
+        lambda_gp: float | None = None,
         lr: float = 4e-4,
-        optimizer: str = "sgd",
-        weight_decay: float = 0.0,
-        preprocess: int = 1,
+        optimizer: Literal["sgd", "adam"] = "sgd",
+        weight_decay: float = 5e-4,
+        preprocess: Literal[1, 2, 3] = 1,
+        **settings,
     ):
-        super().__init__(weight)
+        super().__init__(weight=weight, on=on, **settings)
         _check_kind(kind)
-        self.kind = kind
-        self.lambda_gp = lambda_gp
-        self.lr = lr
+        if kind == "hinge" and lambda_gp is not None:
+            raise ValueError("--ho lambda_gp has no effect with kind=hinge, which has no gradient penalty")
+        lambda_gp = 10.0 if lambda_gp is None else lambda_gp
+        if min(lr, lambda_gp, weight_decay) < 0:
+            raise ValueError(f"--ho lr={lr} lambda_gp={lambda_gp} weight_decay={weight_decay}: each is 0 or more")
+        self.kind, self.lambda_gp, self.lr = kind, lambda_gp, lr
         self.discriminator = Discriminator(num_classes, preprocess).requires_grad_(False)
         parameters = self.discriminator.parameters()
         if optimizer == "sgd":
@@ -116,71 +125,40 @@ class Holistic(DistillationLoss):
             raise ValueError(f"unknown optimizer {optimizer!r}; known: sgd, adam")
 
     @classmethod
-    def add_arguments(cls, group: argparse._ArgumentGroup) -> None:
-        group.add_argument("--lambda-d", type=float, default=0.1, help="weight of both sides of the holistic loss")
-        group.add_argument("--adv-loss-type", choices=KINDS, default="wgan-gp", help="kind of adversarial loss")
-        group.add_argument("--lambda-gp", type=float, default=10.0, help="weight of the gradient penalty")
-        group.add_argument("--lr-d", type=float, default=4e-4, help="learning rate of the critic")
-        group.add_argument(
-            "--adv-optimizer",
-            choices=("sgd", "adam"),
-            default="sgd",
-            help="the critic's: sgd as SKD, adam as IFVD, CWD and CIRKD",
-        )
-        group.add_argument(
-            "--preprocess-GAN-mode",
-            type=int,
-            choices=(1, 2, 3),
-            default=1,
-            help="what the critic does to logits first: 1 BatchNorm, 2 tanh, 3 from 0..255 to -1..1",
-        )
+    def between(cls, student: SegmentationNetwork, teacher: SegmentationNetwork, **settings) -> "Holistic":
+        num_classes, _ = cls.channels_of(student, teacher, settings)
+        return cls(num_classes, **settings)
 
-    @classmethod
-    def from_options(cls, options: argparse.Namespace, student: nn.Module, teacher: nn.Module) -> "Holistic":
-        return cls(
-            student.num_classes,
-            options.lambda_d,
-            kind=options.adv_loss_type,
-            lambda_gp=options.lambda_gp,
-            lr=options.lr_d,
-            optimizer=options.adv_optimizer,
-            weight_decay=options.weight_decay,
-            preprocess=options.preprocess_GAN_mode,
-        )
-
-    def forward(self, student: SegmentationOutput, teacher: SegmentationOutput, labels: Tensor) -> Tensor:
-        student_logits, _ = _critic_inputs(student.logits, teacher.logits)
+    def forward(self, student: SegmentationOutput, teacher: SegmentationOutput, batch: Batch) -> Tensor:
+        student_logits, _ = self._critic_inputs(student, teacher, batch)
         return generator_loss(self._score(student_logits), self.kind)
 
-    def step_critic(self, student: SegmentationOutput, teacher: SegmentationOutput) -> dict[str, Tensor]:
-        """One step of the critic on the two outputs, which receive no gradient.
-
-        Returns:
-            Unweighted scalars: ``critic`` and, for "wgan-gp", ``penalty``.
-
-        Raises:
-            ValueError: batch sizes or class counts that differ.
-        """
-        student_logits, teacher_logits = _critic_inputs(student.logits.detach(), teacher.logits.detach())
+    def after_step(self, student: SegmentationOutput, teacher: SegmentationOutput, batch: Batch) -> dict[str, Tensor]:
+        """One step of the critic; returns its loss and, for "wgan-gp", the gradient penalty."""
+        student_logits, teacher_logits = self._critic_inputs(student, teacher, batch)
         self.discriminator.requires_grad_(True)
-        self.optimizer.zero_grad()
         teacher_score = self._score(teacher_logits)
         terms = {"critic": critic_loss(self._score(student_logits), teacher_score, self.kind)}
-        loss = terms["critic"]
+        total = terms["critic"]
         if self.kind == "wgan-gp":
             terms["penalty"] = gradient_penalty(self.discriminator, student_logits, teacher_logits)
-            loss = loss + self.lambda_gp * terms["penalty"]
-        (self.weight * loss).backward()
+            total = total + self.lambda_gp * terms["penalty"]
+        (self.weight_at(batch.progress) * total).backward()
         average_gradients(self.discriminator.parameters())
-        self.optimizer.step()
-        self.optimizer.zero_grad()
         self.discriminator.requires_grad_(False)
+        self._step(batch.progress)
         return {name: term.detach() for name, term in terms.items()}
 
-    def set_lr_factor(self, factor: float) -> None:
-        """Set the critic's learning rate to ``factor`` times its initial one."""
+    def _step(self, progress: float) -> None:
+        parameters = list(self.discriminator.parameters())
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if not norm.isfinite():
+            self.optimizer.zero_grad()
+            raise FloatingPointError(f"the critic's gradient is not finite: lower its learning rate, --{self.flag} lr=")
         for group in self.optimizer.param_groups:
-            group["lr"] = factor * self.lr
+            group["lr"] = self.lr * (1 - progress) ** 0.9
+        self.optimizer.step()
+        self.optimizer.zero_grad()
 
     def get_extra_state(self) -> dict:
         return self.optimizer.state_dict()
@@ -188,16 +166,30 @@ class Holistic(DistillationLoss):
     def set_extra_state(self, state: dict) -> None:
         self.optimizer.load_state_dict(state)
 
+    def _critic_inputs(self, student: SegmentationOutput, teacher: SegmentationOutput, batch: Batch):
+        return critic_inputs(*self.maps(student, teacher), **self.mask(batch, student.features[self.student_feature]))
+
     @full_precision
     def _score(self, logits: Tensor) -> Tensor:
         return self.discriminator(logits)
 
 
 @full_precision
-def _critic_inputs(student_logits: Tensor, teacher_logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Both logits on the coarser of their grids, scaled up where its short side has fewer than 65 positions."""
+def critic_inputs(
+    student_logits: Tensor, teacher_logits: Tensor, valid: Tensor | None = None, num_valid: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Both logits on the coarser of their grids, scaled up where its short side has fewer than 65 positions.
+
+    Args:
+        valid: (N, h, w) bool, positions of the student's map; the others are 0 in both.
+        num_valid: not needed.
+    """
     check_shapes(student_logits, teacher_logits, same_channels=True)
     size = min(student_logits.shape[2:], teacher_logits.shape[2:], key=math.prod)
+    student_logits, teacher_logits = resize(student_logits, size), resize(teacher_logits, size)
+    if valid is not None:
+        keep = resize(valid[:, None].to(student_logits), size) == 1
+        student_logits, teacher_logits = (x.masked_fill(~keep, 0) for x in (student_logits, teacher_logits))
     scale = max(CRITIC_SIDE / min(size), 1)
     size = [round(side * scale) for side in size]
     return resize(student_logits, size), resize(teacher_logits, size)

@@ -3,18 +3,28 @@
 Liu et al., Structured Knowledge Distillation for Semantic Segmentation, CVPR 2019, eq. 3.
 """
 
-import argparse
-
+import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from segdistill.network.output import SegmentationOutput
-from segdistill.utils.losses.base import DistillationLoss, check_shapes, full_precision, resize
+from segdistill.utils.losses.base import (
+    Batch,
+    DistillationLoss,
+    SegmentationOutput,
+    check_shapes,
+    full_precision,
+    resize,
+)
 
 
 @full_precision
 def pair_wise_loss(
-    student_feature: Tensor, teacher_feature: Tensor, pool_scale: float = 0.5, reduction: str = "mean"
+    student_feature: Tensor,
+    teacher_feature: Tensor,
+    pool_scale: float = 0.5,
+    valid: Tensor | None = None,
+    num_valid: Tensor | None = None,
+    reduction: str = "mean",
 ) -> Tensor:
     """Squared difference of the cosine-similarity matrices of max-pooled features.
 
@@ -25,6 +35,8 @@ def pair_wise_loss(
             student's map is brought to the teacher's size first.
         pool_scale: pooling window and stride as a fraction of (H, W), in (0, 1]; 0.5 gives a 2x2 graph (3x3 when H
             and W are odd).
+        valid: (N, H, W) bool, the positions that may be a node's maximum; a window without one is a zero node.
+        num_valid: not needed: the term is a mean over pairs of nodes.
         reduction: "mean", or "original" for SKD's code, which lets no gradient through the norm of a node.
 
     Returns:
@@ -42,10 +54,18 @@ def pair_wise_loss(
     size = teacher_feature.shape[2:]
     window = [max(int(side * pool_scale), 1) for side in size]
     student, teacher = (
-        _similarity(F.max_pool2d(feature, window, ceil_mode=True).flatten(2), detach_norm=reduction == "original")
+        _similarity(_pool(feature, window, valid), detach_norm=reduction == "original")
         for feature in (resize(student_feature, size), teacher_feature.detach())
     )
     return (teacher - student).square().mean()
+
+
+def _pool(feature: Tensor, window: list[int], valid: Tensor | None) -> Tensor:
+    """Nodes (N, C, R): the maxima of windows."""
+    if valid is not None:
+        feature = feature.masked_fill(~valid[:, None], -torch.inf)
+    nodes = F.max_pool2d(feature, window, ceil_mode=True).flatten(2)
+    return nodes if valid is None else nodes.masked_fill(nodes == -torch.inf, 0)
 
 
 def _similarity(nodes: Tensor, detach_norm: bool) -> Tensor:
@@ -58,26 +78,19 @@ def _similarity(nodes: Tensor, detach_norm: bool) -> Tensor:
 
 
 class PairWise(DistillationLoss):
-    """``pair_wise_loss`` of one feature map, of the same name in both networks."""
+    """Pair-wise distillation: similarities between regions follow the teacher's.
 
-    name = "pair_wise"
+    Args:
+        pool_scale: pooling window as a fraction of the map, above 0 and at most 1; 0.5 makes 2x2 or 3x3 regions
+    """
+
     flag = "pa"
+    paper = "Liu et al., CVPR 2019, eq. 3"
 
-    def __init__(self, weight: float = 0.5, pool_scale: float = 0.5, feature: str = "context"):
-        super().__init__(weight)
+    def __init__(self, *, weight: float = 0.5, on: str = "context", pool_scale: float = 0.5, **settings):
+        super().__init__(weight=weight, on=on, **settings)
         self.pool_scale = pool_scale
-        self.feature = feature
-        self.student_features = self.teacher_features = (feature,)
 
-    @classmethod
-    def add_arguments(cls, group: argparse._ArgumentGroup) -> None:
-        group.add_argument("--lambda-pa", type=float, default=0.5, help="weight of the pair-wise loss, as SKD's script")
-        group.add_argument("--pool-scale", type=float, default=0.5, help="pooling window as a fraction of the map")
-        group.add_argument("--pa-feature", default="context", help="name of the feature in both networks")
-
-    @classmethod
-    def from_options(cls, options: argparse.Namespace, student: nn.Module, teacher: nn.Module) -> "PairWise":
-        return cls(options.lambda_pa, options.pool_scale, options.pa_feature)
-
-    def forward(self, student: SegmentationOutput, teacher: SegmentationOutput, labels: Tensor) -> Tensor:
-        return pair_wise_loss(student.features[self.feature], teacher.features[self.feature], self.pool_scale)
+    def forward(self, student: SegmentationOutput, teacher: SegmentationOutput, batch: Batch) -> Tensor:
+        student_map, teacher_map = self.maps(student, teacher)
+        return pair_wise_loss(student_map, teacher_map, self.pool_scale, **self.mask(batch, teacher_map))

@@ -3,19 +3,16 @@
 Liu et al., Structured Knowledge Distillation for Semantic Segmentation, CVPR 2019, eq. 2.
 """
 
-import argparse
-
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from segdistill.network.output import SegmentationOutput
-from segdistill.utils.flags import add_switch
 from segdistill.utils.losses.base import (
-    IGNORE_INDEX,
+    Batch,
     DistillationLoss,
+    SegmentationOutput,
     check_shapes,
     full_precision,
-    mean_over_valid,
+    mean_over,
     resize,
 )
 
@@ -26,6 +23,7 @@ def pixel_wise_loss(
     teacher_logits: Tensor,
     temperature: float = 1.0,
     valid: Tensor | None = None,
+    num_valid: Tensor | None = None,
     reduction: str = "mean",
 ) -> Tensor:
     """KL divergence of the student's class probabilities from the teacher's, mean over batch and positions.
@@ -35,6 +33,7 @@ def pixel_wise_loss(
     Args:
         student_logits, teacher_logits: (N, C, h, w) and (N, C, H, W); the student's are brought to the teacher's size.
         valid: (N, H, W) bool, the positions that count; None for all. 0 if there are none.
+        num_valid: see ``mean_over``.
         reduction: "mean", or "original" for SKD's code: cross-entropy in place of the divergence (the same gradient),
             summed over the batch and divided by H * W, without temperature^2; it takes no ``valid``.
 
@@ -59,43 +58,25 @@ def pixel_wise_loss(
         return -(teacher.exp() * student).sum() / size.numel()
 
     divergence = (teacher.exp() * (teacher - student)).sum(dim=1)
-    if valid is None:
-        return temperature**2 * divergence.mean()
-    if valid.shape != divergence.shape:
-        raise ValueError(f"valid {tuple(valid.shape)} must have the teacher's positions {tuple(divergence.shape)}")
-    return temperature**2 * mean_over_valid(divergence.masked_fill(~valid, 0).sum(), valid.sum())
+    return temperature**2 * mean_over(divergence, valid, num_valid)
 
 
 class PixelWise(DistillationLoss):
-    """``pixel_wise_loss`` of the logits; void pixels count too unless ``on_void`` is false."""
+    """Pixel-wise distillation: class probabilities follow the teacher's at every position.
 
-    name = "pixel_wise"
+    The scale is that of CIRKD and DIST. SKD sums over the batch: its weight 10 is 10 x batch size here, 80 at batch 8.
+
+    Args:
+        temperature: of the softmax, above 0
+    """
+
     flag = "pi"
+    paper = "Liu et al., CVPR 2019, eq. 2"
 
-    def __init__(self, weight: float = 10.0, temperature: float = 1.0, on_void: bool = True):
-        super().__init__(weight)
+    def __init__(self, *, weight: float = 10.0, on: str = "logits", temperature: float = 1.0, **settings):
+        super().__init__(weight=weight, on=on, **settings)
         self.temperature = temperature
-        self.on_void = on_void
 
-    @classmethod
-    def add_arguments(cls, group: argparse._ArgumentGroup) -> None:
-        group.add_argument(
-            "--lambda-pi",
-            type=float,
-            default=10.0,
-            help="weight of the pixel-wise loss, a mean over batch and positions. SKD sums over the batch: "
-            "its 10 is 10 x batch size here, 80 at batch size 8",
-        )
-        group.add_argument("--pi-temperature", type=float, default=1.0, help="softmax temperature")
-        add_switch(group, "--pi-on-void", "distil at void pixels too, as the originals do", default=True)
-
-    @classmethod
-    def from_options(cls, options: argparse.Namespace, student: nn.Module, teacher: nn.Module) -> "PixelWise":
-        return cls(options.lambda_pi, options.pi_temperature, options.pi_on_void)
-
-    def forward(self, student: SegmentationOutput, teacher: SegmentationOutput, labels: Tensor) -> Tensor:
-        valid = None
-        if not self.on_void:
-            size = teacher.logits.shape[2:]
-            valid = F.interpolate(labels[:, None].float(), size=size, mode="nearest")[:, 0] != IGNORE_INDEX
-        return pixel_wise_loss(student.logits, teacher.logits, self.temperature, valid)
+    def forward(self, student: SegmentationOutput, teacher: SegmentationOutput, batch: Batch) -> Tensor:
+        student_logits, teacher_logits = self.maps(student, teacher)
+        return pixel_wise_loss(student_logits, teacher_logits, self.temperature, **self.mask(batch, teacher_logits))

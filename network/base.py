@@ -1,0 +1,93 @@
+"""What a network is to everything else here: maps by name, each with its channels and its stride."""
+
+import copy
+from collections.abc import Iterable
+from typing import ClassVar, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Feature(NamedTuple):
+    """A map (N, channels, ~H / stride, ~W / stride) that a network makes of images (N, 3, H, W)."""
+
+    channels: int
+    stride: int
+
+
+class SegmentationOutput(NamedTuple):
+    """A network's answer to a batch of N images.
+
+    logits: (N, C, h, w) float at the network's own stride, not upsampled; None of a network without classes.
+    features: the maps that the caller named, each (N, C_name, h_name, w_name); "logits" may be among them.
+    """
+
+    logits: Tensor | None
+    features: dict[str, Tensor]
+
+
+class SegmentationNetwork(nn.Module):
+    """A network declares ``num_classes`` and ``features`` and writes ``maps``; the rest is here.
+
+    Feature names mean the same everywhere: ``layer1`` ... ``layer4`` the stages of the backbone, ``context`` the map
+    that the classifier reads, ``logits``, ``aux_logits`` the logits of a deep-supervision head, ``NAME.pre`` a map
+    before its activation. A head that nobody asks for is not run.
+    """
+
+    num_classes: int
+    features: dict[str, Feature]
+    # Set by ``build_network``: what it takes to build this network again; checkpoints carry it.
+    config: dict
+    # Why bfloat16 autocast on the CPU is refused for this network; empty where it is not.
+    BF16_ON_CPU: ClassVar[str] = ""
+
+    def maps(self, images: Tensor, wanted: frozenset[str]) -> dict[str, Tensor]:
+        """At least the maps named in ``wanted``, of images (N, 3, H, W) float, normalised."""
+        raise NotImplementedError
+
+    def norm_before(self, feature: str) -> nn.BatchNorm2d:
+        """The BatchNorm whose output is (or is added into) the map ``feature``, a map before its activation."""
+        raise ValueError(f"{type(self).__name__} has no BatchNorm before {feature}")
+
+    def forward(self, images: Tensor, features: Iterable[str] = ()) -> SegmentationOutput:
+        """Logits, if the network has any, and the features that are asked for, no others.
+
+        Raises:
+            ValueError: a feature that the network does not have.
+        """
+        features = frozenset(features)
+        self.check_features(features)
+        maps = self.maps(images, features | ({"logits"} & self.features.keys()))
+        return SegmentationOutput(maps.get("logits"), {name: maps[name] for name in sorted(features)})
+
+    def check_features(self, names: Iterable[str]) -> None:
+        """Raise ValueError if one of ``names`` is no feature of this network."""
+        unknown = sorted(set(names) - self.features.keys())
+        if unknown:
+            raise ValueError(
+                f"{type(self).__name__} has no feature {', '.join(unknown)}; known: {', '.join(sorted(self.features))}"
+            )
+
+
+def resize(maps: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
+    """Maps (N, C, h, w) at ``size``, bilinear with corners on corners; as they are if they have the size already."""
+    if maps.shape[2:] == torch.Size(size):
+        return maps
+    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=True)
+
+
+def freeze_idle(network: SegmentationNetwork, wanted: Iterable[str]) -> list[str]:
+    """Take the gradient from every parameter that no map in ``wanted`` depends on; returns their names.
+
+    DistributedDataParallel would wait for the gradient of a head that is not run, and weight decay would shrink it.
+    """
+    shadow = copy.deepcopy(network).to("meta").eval()  # computes shapes alone
+    output = shadow(torch.empty(1, 3, 128, 128, device="meta"), wanted)
+    total = sum(feature.sum() for feature in output.features.values())
+    parameters = {name: value for name, value in shadow.named_parameters() if value.requires_grad}
+    gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
+    idle = [name for name, gradient in zip(parameters, gradients, strict=True) if gradient is None]
+    for name in idle:
+        network.get_parameter(name).requires_grad_(False)
+    return idle

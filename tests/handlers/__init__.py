@@ -1,0 +1,5 @@
+"""How the reference cases of each code base are run: a file a code base; importing one registers its handlers."""
+
+from handlers import cwd, skd
+
+__all__ = ["cwd", "skd"]

@@ -1,0 +1,66 @@
+"""A training batch on the device, and the step's one collective."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from segdistill.dataset import IGNORE_INDEX, Normalization, Sample
+from segdistill.utils.distributed import mean_over_processes
+
+
+class Batch(NamedTuple):
+    """What a step learns from.
+
+    images: (N, 3, H, W) float32, normalised by the student's convention.
+    labels: (N, H, W) uint8 train ids, 255 void; an unlabelled image is all void.
+    keys: (N, 2) int64, the epoch and the index of each sample.
+    num_valid: scalar, the labelled pixels of a process's share of the global batch, on average. A sum over a share
+        divided by it, averaged over the processes (as their gradients are), is the mean over the global batch.
+    progress: 0..1, how much of the training lies behind.
+    num_kept: as ``num_valid``, of the pixels that terms with void=mask count: the labelled ones and those of wholly
+        unlabelled images. None where it is not known, then they count their own.
+    """
+
+    images: Tensor
+    labels: Tensor
+    keys: Tensor
+    num_valid: Tensor
+    progress: float
+    num_kept: Tensor | None = None
+
+
+def make_batches(
+    sample: Sample,
+    normalization: Normalization,
+    device: torch.device | str = "cpu",
+    memory_format: torch.memory_format = torch.contiguous_format,
+    progress: float = 0.0,
+    parts: int = 1,
+) -> list[Batch]:
+    """A collated sample as ``parts`` equal batches on the device.
+
+    Raises:
+        ValueError: the samples do not divide into ``parts``.
+    """
+    if len(sample.image) % parts:
+        raise ValueError(f"{len(sample.image)} samples do not divide into {parts} parts")
+    labels = sample.label.to(device, non_blocking=True)
+    labelled = (labels != IGNORE_INDEX).flatten(1).sum(1).float()
+    kept = labelled.masked_fill(labelled == 0, labels[0].numel())
+    num_valid, num_kept = mean_over_processes(torch.stack([labelled.sum(), kept.sum()])) / parts
+    batches = []
+    for image, label, keys in zip(*(x.chunk(parts) for x in (sample.image, labels, sample.key)), strict=True):
+        images = normalization(image.to(device, non_blocking=True)).contiguous(memory_format=memory_format)
+        batches.append(Batch(images, label, keys, num_valid, progress, num_kept))
+    return batches
+
+
+def join_batches(batches: list[Batch]) -> Batch:
+    """The parts of a batch as one."""
+    if len(batches) == 1:
+        return batches[0]
+    first, parts = batches[0], len(batches)
+    images, labels, keys = (torch.cat([batch[i] for batch in batches]) for i in range(3))
+    num_kept = None if first.num_kept is None else first.num_kept * parts
+    return Batch(images, labels, keys, first.num_valid * parts, first.progress, num_kept)

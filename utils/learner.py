@@ -1,0 +1,217 @@
+"""An objective and the mechanics of its steps."""
+
+import math
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from segdistill.network import SegmentationNetwork, SegmentationOutput
+from segdistill.network.base import freeze_idle
+from segdistill.utils.batch import Batch, join_batches
+from segdistill.utils.distributed import world_size
+from segdistill.utils.losses import DistillationLoss, TaskLoss, Wanted
+
+PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Objective(nn.Module):
+    """The student, the task loss and the distillation terms: all that trains, as one module.
+
+    Parameters of the student that none of them depends on are frozen.
+
+    Raises:
+        ValueError: a term asks for a feature that the student does not have.
+    """
+
+    def __init__(self, student: SegmentationNetwork, task_loss: TaskLoss, losses: Mapping[str, DistillationLoss]):
+        super().__init__()
+        self.student, self.task_loss, self.losses = student, task_loss, nn.ModuleDict(losses)
+        self.wanted = Wanted(
+            task_loss.wanted.union(*(loss.wanted.student for loss in losses.values())),
+            frozenset().union(*(loss.wanted.teacher for loss in losses.values())),
+        )
+        student.check_features(self.wanted.student)
+        freeze_idle(student, self.wanted.student)
+
+    def forward(self, batch: Batch, taught: SegmentationOutput | None) -> tuple[SegmentationOutput, dict[str, Tensor]]:
+        """The student's output and the unweighted terms by name."""
+        output = self.student(batch.images, self.wanted.student)
+        terms = {self.task_loss.name: self.task_loss(output, batch)}
+        return output, terms | {name: loss(output, taught, batch) for name, loss in self.losses.items()}
+
+    def weights_at(self, progress: float) -> dict[str, float]:
+        """The factor of each term when ``progress`` (0..1) of the training lies behind."""
+        weights = {name: loss.weight_at(progress) for name, loss in self.losses.items()}
+        return {self.task_loss.name: 1.0, **weights}
+
+
+class Learner:
+    """An objective, its optimizer and what a step takes.
+
+        for batch in batches:                       # equal parts of the step's samples
+            learner.accumulate(batch, teacher(batch.images, learner.wanted))
+        values = learner.update()
+
+    Learning rates follow ``schedule(progress)`` times those that the optimizer was built with, group by group.
+
+    Args:
+        objective: on its device.
+        optimizer: of the objective's parameters that require a gradient.
+        schedule: progress (0..1) to a factor.
+        precision: "float32", or "bf16" or "fp16" autocast; losses are float32 in any case.
+        clip_norm: the gradient's greatest norm; None does not clip.
+        ema: decay of an exponential moving average of the student's weights, 0..1; None keeps none.
+        parts: batches that make a step.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        optimizer: torch.optim.Optimizer,
+        *,
+        schedule: Callable[[float], float] = lambda progress: 1.0,
+        precision: str = "float32",
+        clip_norm: float | None = None,
+        ema: float | None = None,
+        parts: int = 1,
+    ):
+        self.objective, self.optimizer, self.schedule = objective, optimizer, schedule
+        self.model = DistributedDataParallel(objective) if world_size() > 1 else objective
+        self.parameters = {name: p for name, p in objective.named_parameters() if p.requires_grad}
+        self.base_rates = [group["lr"] for group in optimizer.param_groups]
+        self.device_type = next(objective.parameters()).device.type
+        self.dtype = PRECISIONS[precision]
+        self.scaler = torch.amp.GradScaler(self.device_type, enabled=precision == "fp16")
+        self.clip_norm, self.parts = clip_norm, parts
+        self.average = None
+        if ema is not None:
+            self.average = AveragedModel(objective.student, multi_avg_fn=get_ema_multi_avg_fn(ema), use_buffers=True)
+        self.seen: list[tuple[SegmentationOutput, SegmentationOutput | None, Batch]] = []
+        self.terms: list[dict[str, Tensor]] = []
+        objective.train()
+
+    @property
+    def wanted(self) -> frozenset[str]:
+        """The features that the terms ask of the teacher."""
+        return self.objective.wanted.teacher
+
+    @property
+    def network(self) -> SegmentationNetwork:
+        """The student to evaluate and to keep: the moving average if there is one."""
+        return self.objective.student if self.average is None else self.average.module
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the first group at the last step."""
+        return self.optimizer.param_groups[0]["lr"]
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device_type, self.dtype, enabled=self.dtype is not None)
+
+    def accumulate(self, batch: Batch, taught: SegmentationOutput | None) -> None:
+        """Add the gradient of one part of the step."""
+        last = len(self.seen) + 1 == self.parts
+        with nullcontext() if last or self.model is self.objective else self.model.no_sync():
+            with self.autocast():
+                output, terms = self.model(batch, taught)
+            weights = self.objective.weights_at(batch.progress)
+            total = sum(weights[name] * term for name, term in terms.items())
+            self.scaler.scale(total / self.parts).backward()
+        self.seen.append((detached(output), taught, batch))
+        self.terms.append({"loss": total.detach(), **{name: term.detach() for name, term in terms.items()}})
+
+    def update(self) -> dict[str, Tensor]:
+        """Step by the accumulated gradient, then what the methods do after it; returns scalars to log.
+
+        Raises:
+            FloatingPointError: a term or the gradient is not finite; the weights are unchanged then.
+        """
+        (outputs, taught, batches), parts = zip(*self.seen, strict=True), self.terms
+        self.seen, self.terms = [], []
+        progress = batches[0].progress
+        terms = {name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]}
+        self.scaler.unscale_(self.optimizer)
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters.values() if p.grad is not None])
+        self._refuse_what_is_not_finite(terms, norm)
+        if self.clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters.values(), self.clip_norm, norm)
+        for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
+            group["lr"] = rate * self.schedule(progress)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        if self.average is not None:
+            self.average.update_parameters(self.objective.student)
+
+        values = self._values(terms, progress) | {"grad_norm": norm}
+        if self.objective.losses:
+            output, taught, batch = join_outputs(outputs), join_outputs(taught), join_batches(list(batches))
+            for name, loss in self.objective.losses.items():
+                values |= {f"{name}/{key}": value for key, value in loss.after_step(output, taught, batch).items()}
+        return values
+
+    def _values(self, terms: dict[str, Tensor], progress: float) -> dict[str, Tensor]:
+        """The total, every term, and each term's share of what the total is made of."""
+        weights = self.objective.weights_at(progress)
+        sizes = {name: (weight * terms[name]).abs() for name, weight in weights.items()}
+        whole = sum(sizes.values()).clamp(min=1e-12)
+        values = {"loss": terms["loss"], **{f"loss/{name}": terms[name] for name in weights}}
+        return values | {f"share/{name}": size / whole for name, size in sizes.items()}
+
+    def _refuse_what_is_not_finite(self, terms: dict[str, Tensor], norm: Tensor) -> None:
+        # One look at the device; what was wrong is only asked for when something is.
+        values = torch.stack([*(term.float() for term in terms.values()), norm.float()])
+        if values.isfinite().all():
+            return
+        wrong = [name for name, term in terms.items() if name != "loss" and not term.isfinite()]
+        if not wrong:
+            if self.scaler.is_enabled() and self.scaler.get_scale() > 1:
+                return  # float16 overflowed: the scaler passes over this step and lowers the scale
+            wrong = [f"gradient of {name}" for name, p in self.parameters.items() if not finite(p.grad)][:3]
+        self.optimizer.zero_grad()
+        raise FloatingPointError(f"{', '.join(wrong) or 'the total'} not finite")
+
+    def state_dict(self) -> dict:
+        return {
+            "student": self.objective.student.state_dict(),
+            "losses": self.objective.losses.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        self.objective.student.load_state_dict(state["student"])
+        self.objective.losses.load_state_dict(state["losses"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+
+
+def poly(power: float) -> Callable[[float], float]:
+    """The schedule (1 - progress)^power."""
+    return lambda progress: math.pow(1 - progress, power)
+
+
+def finite(gradient: Tensor | None) -> bool:
+    return gradient is None or bool(gradient.isfinite().all())
+
+
+def detached(output: SegmentationOutput) -> SegmentationOutput:
+    logits = None if output.logits is None else output.logits.detach()
+    return SegmentationOutput(logits, {name: x.detach() for name, x in output.features.items()})
+
+
+def join_outputs(outputs: tuple[SegmentationOutput | None, ...]) -> SegmentationOutput | None:
+    """The outputs of a batch's parts as that of the batch."""
+    first = outputs[0]
+    if first is None or len(outputs) == 1:
+        return first
+    logits = None if first.logits is None else torch.cat([output.logits for output in outputs])
+    names = first.features
+    return SegmentationOutput(logits, {name: torch.cat([o.features[name] for o in outputs]) for name in names})
