@@ -6,38 +6,42 @@ The network, its class count and the input convention are read from the file, ou
 """
 
 import argparse
-import sys
+import hashlib
 from pathlib import Path
 
 import torch
 
 from segdistill.dataset import DATASETS, SegmentationDataset, build_dataset
-from segdistill.network import BACKBONES, NETWORKS
+from segdistill.network import NETWORKS
 from segdistill.utils.checkpoint import LoadReport, load_network
 from segdistill.utils.distributed import rank, start_device
 from segdistill.utils.evaluate import evaluate
-from segdistill.utils.flags import add_switch
+from segdistill.utils.flags import Parser, add_switch, number, run_command
 from segdistill.utils.metrics import ConfusionMatrix
+from segdistill.utils.predict import whole
 from segdistill.utils.report import iou_table, write_run_report
 from segdistill.utils.run import write_json
 
 
 def parse_options(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="eval.py", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = Parser(prog="eval.py", description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", required=True, metavar="FILE", help="our own or a released checkpoint")
     parser.add_argument("--dataset", required=True, choices=sorted(DATASETS))
-    parser.add_argument("--data-dir", help="folder of the data set; scenes has a default")
+    parser.add_argument("--data-dir", metavar="DIR", help="folder of the data set")
     parser.add_argument("--data-list", metavar="FILE", help="'image label' lines, in place of the split's own layout")
-    parser.add_argument("--split", default="val", choices=("train", "val", "test"))
+    parser.add_argument("--split", default="val", help="of the data set (val)")
     parser.add_argument("--network", choices=sorted(NETWORKS), help="an error if the file holds another one")
-    parser.add_argument("--backbone", choices=sorted(BACKBONES), help="an error if the file holds another one")
     add_switch(parser, "--count-void", "count predictions on void pixels as errors, as ESPNet's paper did")
-    parser.add_argument("--num-workers", type=int, default=1)
-    parser.add_argument("--device", help="by default cuda if there is one, else cpu")
+    parser.add_argument("--num-workers", type=number(int, 0), default=1, metavar="N")
+    parser.add_argument("--device", help="cuda if there is one, else cpu")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the figures there as JSON")
     options = parser.parse_args(argv)
-    if options.dataset != "scenes" and not options.data_dir:
+    data_set = DATASETS[options.dataset]
+    options.data_dir = options.data_dir or data_set.DEFAULT_ROOT
+    if not options.data_dir:
         parser.error(f"--dataset {options.dataset} needs --data-dir")
+    if options.split not in data_set.SPLITS:
+        parser.error(f"{options.dataset} has no split {options.split!r}; known: {', '.join(data_set.SPLITS)}")
     return options
 
 
@@ -45,11 +49,14 @@ def main(argv: list[str] | None = None) -> int:
     options = parse_options(argv)
     device = start_device(options.device)
     network, report = load_network(options.checkpoint)
-    check_network(options, report)
+    if options.network not in (None, report.config["name"]):
+        raise ValueError(f"{options.checkpoint} holds a {report.config['name']}, not a {options.network}")
     dataset = build_dataset(options.dataset, options.data_dir, options.split, data_list=options.data_list)
     network.to(device, memory_format=torch.channels_last)
 
-    confusion = evaluate(network, dataset, report.normalization, num_workers=options.num_workers, description="eval")
+    confusion = evaluate(
+        whole(network), dataset, report.normalization, num_workers=options.num_workers, description="eval"
+    )
     if rank() == 0:
         figures = summarise(options, report, dataset, confusion)
         figures["parameters"] = sum(parameter.numel() for parameter in network.parameters())
@@ -63,27 +70,23 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def check_network(options: argparse.Namespace, report: LoadReport) -> None:
-    """Raise ValueError if the file holds another network than the command line says."""
-    for flag, found in (("network", report.config["name"]), ("backbone", report.config.get("backbone"))):
-        expected = getattr(options, flag)
-        if expected and expected != found:
-            raise ValueError(f"{options.checkpoint} holds {flag} {found}, not {expected}")
-
-
 def summarise(
     options: argparse.Namespace, report: LoadReport, dataset: SegmentationDataset, confusion: ConfusionMatrix
 ) -> dict:
-    """The figures as plain data; a class that never occurs has None."""
+    """What was evaluated, how, and the figures, as plain data; a class that never occurs has None."""
     accuracy = confusion.class_accuracy()
+    names = "\n".join(pair.image.name for pair in dataset.pairs)
     return {
         "checkpoint": str(options.checkpoint),
         "sha256": report.sha256,
         "network": report.config,
         "dataset": options.dataset,
+        "data_dir": str(options.data_dir),
         "split": options.split,
+        "data_list": options.data_list,
         "num_images": len(dataset),
-        "count_void": options.count_void,
+        "images": hashlib.sha256(names.encode()).hexdigest(),
+        "protocol": {"prediction": "whole image", "count_void": options.count_void},
         "mean_iou": confusion.mean_iou(options.count_void),
         "pixel_accuracy": confusion.pixel_accuracy(options.count_void),
         "class_accuracy": accuracy.nanmean().item(),
@@ -98,4 +101,4 @@ def none_for_nan(values: torch.Tensor) -> list[float | None]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -5,7 +5,6 @@ python test.py --images FOLDER --dataset camvid --checkpoint FILE --output DIR
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,8 @@ from segdistill.dataset.base import read_image
 from segdistill.dataset.cityscapes import Cityscapes, to_raw_ids
 from segdistill.utils.checkpoint import load_network
 from segdistill.utils.distributed import start_device
-from segdistill.utils.evaluate import predict
+from segdistill.utils.flags import Parser, run_command
+from segdistill.utils.predict import class_ids, whole
 from segdistill.utils.visualize import colorize, overlay
 
 KINDS = ("labels", "colors", "overlays")
@@ -26,12 +26,12 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 
 
 def parse_options(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="test.py", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = Parser(prog="test.py", description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", required=True, metavar="FILE", help="our own or a released checkpoint")
     parser.add_argument("--dataset", required=True, choices=sorted(DATASETS), help="gives the classes and the colours")
-    parser.add_argument("--data-dir", help="folder of the data set; scenes has a default")
+    parser.add_argument("--data-dir", metavar="DIR", help="folder of the data set")
     parser.add_argument("--data-list", metavar="FILE", help="one image a line, in place of the split's own layout")
-    parser.add_argument("--split", default="test", choices=("train", "val", "test"))
+    parser.add_argument("--split", default="test", help="of the data set (test)")
     parser.add_argument("--images", type=Path, metavar="FOLDER", help="any pictures, in place of a data set's split")
     parser.add_argument("--output", required=True, type=Path, metavar="FOLDER")
     parser.add_argument("--save", nargs="+", choices=KINDS, default=["labels"], help="what to write (default: labels)")
@@ -39,8 +39,11 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if options.images and (options.data_dir or options.data_list):
         parser.error("--images stands in place of --data-dir and --data-list: give one")
-    if not options.images and not options.data_dir and options.dataset != "scenes":
+    data_set = DATASETS[options.dataset]
+    if not options.images and not (options.data_dir or data_set.DEFAULT_ROOT):
         parser.error(f"--dataset {options.dataset} needs --data-dir, or --images FOLDER")
+    if options.split not in data_set.SPLITS:
+        parser.error(f"{options.dataset} has no split {options.split!r}; known: {', '.join(data_set.SPLITS)}")
     return options
 
 
@@ -53,9 +56,10 @@ def main(argv: list[str] | None = None) -> int:
     for kind in options.save:
         (options.output / kind).mkdir(parents=True, exist_ok=True)
 
-    for file in tqdm(files, desc="predicting", unit="image"):
+    predictor = whole(network)
+    for file in tqdm(files, desc="predicting", unit="image", disable=None):
         image = read_image(file)
-        prediction = predict(network, image[None], report.normalization)[0].numpy()
+        prediction = class_ids(predictor(report.normalization(image[None])))[0].numpy()
         pixels = image.permute(1, 2, 0).numpy()
         pictures = {
             # The Cityscapes server expects label ids, not train ids.
@@ -88,4 +92,4 @@ def save_png(picture: np.ndarray, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

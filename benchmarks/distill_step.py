@@ -34,8 +34,8 @@ def main() -> None:
     layout = {"device": device, "memory_format": torch.channels_last}
 
     torch.manual_seed(0)
-    student = build_network("pspnet", 19, "resnet18").to(**layout).train()
-    network = build_network("pspnet", 19, "resnet101")
+    student = build_network("pspnet", 19, backbone="resnet18").to(**layout).train()
+    network = build_network("pspnet", 19, backbone="resnet101")
     teacher = Teacher(network, CAFFE, CAFFE, **layout)
     side = (arguments.batch_size, 3, arguments.size, arguments.size)
     images = torch.randn(side, device=device).contiguous(memory_format=torch.channels_last)

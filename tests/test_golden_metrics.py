@@ -11,8 +11,8 @@ from golden_cases import ESPNET, SKD, Case, Handlers, assert_close, case_id, dat
 from PIL import Image
 from torch import Tensor
 
+from segdistill.network import resize
 from segdistill.utils.checkpoint import load_network
-from segdistill.utils.evaluate import upsample_logits
 from segdistill.utils.metrics import ConfusionMatrix
 
 METRICS = Handlers("metric")
@@ -44,7 +44,7 @@ def skd_confusion(case: Case) -> None:
 
 @METRICS.register(SKD, computes="predict_whole:")
 def skd_predict_whole(case: Case) -> None:
-    logits = upsample_logits(tiny_network(case)(torch.from_numpy(case.array("image"))), case.parameters["tile_size"])
+    logits = resize(tiny_network(case)(torch.from_numpy(case.array("image"))), case.parameters["tile_size"])
     maps = logits[0].permute(1, 2, 0)
     expected = case.array("out")
     step = -(-maps.shape[0] // expected.shape[0])

@@ -23,9 +23,8 @@ from golden_cases import (
 from PIL import Image
 from torch import Tensor
 
-from segdistill.network import SegmentationOutput
+from segdistill.network import SegmentationOutput, resize
 from segdistill.utils.checkpoint import load_network
-from segdistill.utils.evaluate import upsample_logits
 
 NETWORKS = Handlers("network")
 CHECKPOINTS = Handlers("espnet_checkpoint")
@@ -36,7 +35,7 @@ def pspnet_outputs(output: SegmentationOutput) -> dict[str, Tensor]:
     layers = {f"x{i}": output.features[f"layer{i}"] for i in (1, 2, 3, 4)}
     return layers | {
         "logits": output.logits,
-        "dsn": output.aux_logits,
+        "dsn": output.features["aux_logits"],
         "feat_after_psp": output.features["context"],
     }
 
@@ -55,7 +54,7 @@ def test_network_matches_the_original(case: Case):
     network.train(case["mode"] == "train")
     images = torch.from_numpy(case.array("x"))
     for dtype in (torch.float32, torch.float64):
-        output = network.to(dtype)(images.to(dtype), features=tuple(network.feature_channels))
+        output = network.to(dtype)(images.to(dtype), features=network.features)
         outputs = NETWORKS.find(case)(output)
         for name, expected in case["outputs"].items():
             check_output(outputs[name], case.arrays[name], expected, f"{name} {dtype}")
@@ -116,7 +115,7 @@ def predictions(logits: Tensor, size: torch.Size) -> dict[str, Tensor]:
     return {
         "argmax": logits.argmax(1),
         "argmax_first11": logits[:, :11].argmax(1),
-        "argmax_up8_alignTrue": upsample_logits(logits, size).argmax(1),
+        "argmax_up8_alignTrue": resize(logits, size).argmax(1),
         "argmax_up8_alignFalse": F.interpolate(logits, size=size, mode="bilinear", align_corners=False).argmax(1),
     }
 

@@ -10,17 +10,16 @@ from segdistill.network import NETWORKS, build_network
 @pytest.mark.parametrize("norm", ["inplace_abn", "inplace_abn_sync", "sync_batch_norm"])
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_networks_give_the_same_maps_with_every_norm(name, norm):
-    options = {"backbone": "resnet18"} if NETWORKS[name].takes_backbone else {}
     torch.manual_seed(0)
-    plain = build_network(name, 5, **options)
+    plain = build_network(name, 5)
     for module in plain.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias)
-    network = build_network(name, 5, norm=norm, **options)
+    network = build_network(name, 5, norm=norm)
     network.load_state_dict(plain.state_dict())
     images = torch.randn(2, 3, 64, 64)
-    names = tuple(plain.feature_channels)
+    names = tuple(plain.features)
     for training in (True, False):
         torch.manual_seed(1)
         expected = plain.train(training)(images, features=names)

@@ -1,14 +1,12 @@
-import argparse
-
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from scipy import ndimage
-from waves import STUDENT_LOGITS, TEACHER_LOGITS, striped_labels
+from waves import STUDENT_LOGITS, TEACHER_LOGITS, batch_of, output_of, striped_labels
 
-from segdistill.network import SegmentationOutput
-from segdistill.utils.losses import TaskLoss, cross_entropy, cross_entropy_loss, ohem_loss
+from segdistill.utils.losses import TaskLoss, cross_entropy_loss, ohem_loss
+from segdistill.utils.losses.base import resize_labels
 
 LABELS = striped_labels()
 
@@ -28,16 +26,16 @@ def test_value_on_waves():
     ("options", "value"),
     [
         ({}, 3.2538287),
-        ({"ohem": True}, 3.2538287),
-        ({"ohem": True, "min_kept": 640}, 3.2940929),
-        ({"ohem": True, "min_kept": 0}, 3.2940929),
-        ({"ohem": True, "threshold": 0.1, "min_kept": 640}, 4.449848),
-        ({"ohem": True, "threshold": 0.1, "min_kept": 0}, 4.449848),
+        ({"ohem": {}}, 3.2538287),
+        ({"ohem": {"min_kept": 640}}, 3.2940929),
+        ({"ohem": {"min_kept": 0}}, 3.2940929),
+        ({"ohem": {"threshold": 0.1, "min_kept": 640}}, 4.449848),
+        ({"ohem": {"threshold": 0.1, "min_kept": 0}}, 4.449848),
     ],
 )
 def test_deep_supervision_on_waves(options, value):
-    output = SegmentationOutput(STUDENT_LOGITS, TEACHER_LOGITS, {})
-    assert TaskLoss(**options)(output, LABELS).item() == pytest.approx(value, rel=1e-7)
+    output = output_of(logits=STUDENT_LOGITS, aux_logits=TEACHER_LOGITS)
+    assert TaskLoss(0.4, **options)(output, batch_of(LABELS)).item() == pytest.approx(value, rel=1e-7)
 
 
 def test_void_pixels_do_not_count():
@@ -76,14 +74,12 @@ def test_batch_is_weighted_by_its_valid_pixels():
     torch.testing.assert_close(cross_entropy_loss(STUDENT_LOGITS, LABELS), sum(parts) / sum(counts))
 
 
-def test_processes_average_to_the_loss_of_the_global_batch(monkeypatch):
+def test_shares_of_a_batch_average_to_the_loss_of_the_batch():
     """Each process divides by the mean count; the mean of their gradients is then that of the whole batch."""
     labels = LABELS.clone()
     labels[1, 10:] = 255
-    mean_count = (labels != 255).sum() / 2
-    monkeypatch.setattr("segdistill.utils.losses.base.mean_over_processes", lambda count: mean_count)
-    parts = [cross_entropy_loss(STUDENT_LOGITS[n : n + 1], labels[n : n + 1]) for n in range(2)]
-    monkeypatch.undo()
+    num_valid = (labels != 255).sum() / 2
+    parts = [cross_entropy_loss(STUDENT_LOGITS[n : n + 1], labels[n : n + 1], num_valid=num_valid) for n in range(2)]
     torch.testing.assert_close(sum(parts) / 2, cross_entropy_loss(STUDENT_LOGITS, labels), check_dtype=False)
 
 
@@ -130,7 +126,7 @@ def test_ohem_with_no_hard_pixel_is_zero_and_not_nan():
 @pytest.mark.parametrize("side", [8, 24, 40, 47, 56, 61, 65, 97, 360, 512, 1024])
 def test_ohem_shrinks_labels_as_scipys_zoom_does(side):
     expected = ndimage.zoom(np.arange(side), 1 / 8, order=0)
-    assert cross_entropy._nearest(side, len(expected), "cpu").tolist() == expected.tolist()
+    assert resize_labels(torch.arange(side)[None, None], (1, len(expected)))[0, 0].tolist() == expected.tolist()
 
 
 def test_ohem_takes_maps_smaller_than_its_factor():
@@ -138,21 +134,10 @@ def test_ohem_takes_maps_smaller_than_its_factor():
     assert ohem_loss(logits, labels, threshold=1.0) == cross_entropy_loss(logits, labels)
 
 
-def test_aux_head_is_optional():
-    task = TaskLoss()
-    assert task(SegmentationOutput(STUDENT_LOGITS, None, {}), LABELS) == cross_entropy_loss(STUDENT_LOGITS, LABELS)
-    output = SegmentationOutput(STUDENT_LOGITS, TEACHER_LOGITS, {})
-    assert TaskLoss(aux_weight=0)(output, LABELS) == cross_entropy_loss(STUDENT_LOGITS, LABELS)
-
-
-def test_task_loss_takes_its_flags():
-    parser = argparse.ArgumentParser()
-    TaskLoss.add_arguments(parser)
-    task = TaskLoss.from_options(parser.parse_args([]))
-    assert (task.aux_weight, task.ohem) == (0.4, False)
-    arguments = ["--ohem", "--ohem-thresh", "0.6", "--ohem-keep", "500", "--aux-weight", "0.2"]
-    task = TaskLoss.from_options(parser.parse_args(arguments))
-    assert (task.ohem, task.threshold, task.min_kept, task.aux_weight) == (True, 0.6, 500, 0.2)
+def test_aux_head_is_asked_for_only_where_it_has_a_weight():
+    assert TaskLoss().wanted == {"logits"}
+    assert TaskLoss(0.4).wanted == {"logits", "aux_logits"}
+    assert TaskLoss()(output_of(logits=STUDENT_LOGITS), batch_of(LABELS)) == cross_entropy_loss(STUDENT_LOGITS, LABELS)
 
 
 @pytest.mark.parametrize("loss", [cross_entropy_loss, ohem_loss])

@@ -1,11 +1,10 @@
-import argparse
 import copy
 import io
 
 import pytest
 import torch
 from torch import nn
-from waves import wave
+from waves import batch_of, output_of, wave
 
 from segdistill.network import SegmentationOutput
 from segdistill.utils.losses import Holistic, critic_loss, generator_loss, gradient_penalty
@@ -15,11 +14,11 @@ TEACHER_SCORE = torch.tensor([1.927116, 1.031003, -1.375532], dtype=torch.float6
 
 
 def output(k: int, size: tuple[int, int] = (65, 65), num_classes: int = 3) -> SegmentationOutput:
-    return SegmentationOutput(wave(k, (2, num_classes, *size), 3).float(), None, {})
+    return output_of(logits=wave(k, (2, num_classes, *size), 3).float())
 
 
 STUDENT, TEACHER = output(1), output(2)
-LABELS = torch.zeros(2, 65, 65)
+BATCH = batch_of(torch.zeros(2, 65, 65))
 
 
 def build(**options) -> Holistic:
@@ -126,29 +125,27 @@ def test_penalty_of_different_shapes_is_an_error():
 
 def test_student_learns_from_the_critic_and_leaves_it_no_gradient():
     loss = build()
-    student = SegmentationOutput(STUDENT.logits.clone().requires_grad_(), None, {})
-    loss(student, TEACHER, LABELS).backward()
+    student = output_of(logits=STUDENT.logits.clone().requires_grad_())
+    loss(student, TEACHER, BATCH).backward()
     assert student.logits.grad.abs().sum() > 0
     assert all(parameter.grad is None for parameter in loss.parameters())
     assert not any(parameter.requires_grad for parameter in loss.parameters())
 
 
 @pytest.mark.parametrize("kind", ["wgan-gp", "hinge"])
-def test_step_trains_the_critic_and_leaves_the_logits_no_gradient(kind):
+def test_step_trains_the_critic_and_nothing_stays_to_be_trained(kind):
     loss = build(kind=kind, optimizer="adam")
-    outputs = [SegmentationOutput(x.logits.clone().requires_grad_(), None, {}) for x in (STUDENT, TEACHER)]
     before = snapshot(loss)
-    terms = loss.step_critic(*outputs)
+    terms = loss.after_step(STUDENT, TEACHER, BATCH)
     assert set(terms) == ({"critic", "penalty"} if kind == "wgan-gp" else {"critic"})
     assert not any(term.requires_grad for term in terms.values())
-    assert all(x.logits.grad is None for x in outputs)
     assert any(not torch.equal(before[name], value) for name, value in snapshot(loss).items())
     assert not any(parameter.requires_grad for parameter in loss.parameters())
 
 
 def test_critic_learns_to_tell_student_from_teacher():
     loss = build(optimizer="adam", weight=1.0, lambda_gp=0.0)
-    values = [loss.step_critic(STUDENT, TEACHER)["critic"].item() for _ in range(8)]
+    values = [loss.after_step(STUDENT, TEACHER, BATCH)["critic"].item() for _ in range(8)]
     assert values[-1] < values[0] - 0.05
 
 
@@ -159,7 +156,7 @@ def test_step_is_one_of_gradient_descent_on_the_weighted_loss():
     before = snapshot(loss.discriminator)
 
     torch.manual_seed(1)
-    loss.step_critic(STUDENT, TEACHER)
+    loss.after_step(STUDENT, TEACHER, BATCH)
     torch.manual_seed(1)
     teacher_score, student_score = reference(TEACHER.logits), reference(STUDENT.logits)
     adversarial = critic_loss(student_score, teacher_score)
@@ -185,7 +182,7 @@ def test_weight_decay_and_momentum_are_those_of_the_optimizer_asked_for():
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_state_dict_resumes_critic_and_optimizer_to_the_bit(optimizer):
     straight = build(optimizer=optimizer)
-    straight.step_critic(STUDENT, TEACHER)
+    straight.after_step(STUDENT, TEACHER, BATCH)
     file = io.BytesIO()
     torch.save(nn.ModuleList([straight]).state_dict(), file)
     file.seek(0)
@@ -195,21 +192,27 @@ def test_state_dict_resumes_critic_and_optimizer_to_the_bit(optimizer):
     nn.ModuleList([resumed]).load_state_dict(torch.load(file, weights_only=True))
     for loss in (straight, resumed):
         torch.manual_seed(2)
-        loss.set_lr_factor(0.5)
-        loss.step_critic(TEACHER, STUDENT)
+        loss.after_step(TEACHER, STUDENT, BATCH)
     expected = straight.discriminator.state_dict()
     for key, value in resumed.discriminator.state_dict().items():
         assert torch.equal(value, expected[key]), key
 
 
-def test_lr_factor_scales_the_initial_rate():
+def test_the_critics_rate_falls_with_the_training():
     loss = build(lr=1e-3)
-    loss.set_lr_factor(0.5)
-    loss.set_lr_factor(0.1)
-    assert loss.optimizer.param_groups[0]["lr"] == pytest.approx(1e-4)
+    loss.after_step(STUDENT, TEACHER, BATCH._replace(progress=0.5))
+    assert loss.optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 * 0.5**0.9)
     before = snapshot(loss)
-    loss.set_lr_factor(0)
-    loss.step_critic(STUDENT, TEACHER)
+    loss.after_step(STUDENT, TEACHER, BATCH._replace(progress=1.0))
+    assert all(torch.equal(before[name], value) for name, value in snapshot(loss).items())
+
+
+def test_a_critic_that_diverges_is_not_updated():
+    loss = build(lr=1e20)
+    loss.after_step(STUDENT, TEACHER, BATCH)
+    before = snapshot(loss)
+    with pytest.raises(FloatingPointError, match="--ho lr="):
+        loss.after_step(STUDENT, TEACHER, BATCH)
     assert all(torch.equal(before[name], value) for name, value in snapshot(loss).items())
 
 
@@ -228,39 +231,37 @@ def test_both_sides_show_the_critic_logits_of_one_sufficient_size(student_size, 
     sizes = []
     loss.discriminator.register_forward_pre_hook(lambda _, args: sizes.append(tuple(args[0].shape[2:])))
     student, teacher = output(1, student_size), output(2, teacher_size)
-    loss(student, teacher, LABELS)
-    loss.step_critic(student, teacher)
+    loss(student, teacher, BATCH)
+    loss.after_step(student, teacher, BATCH)
     assert set(sizes) == {seen}
 
 
 def test_half_precision_under_autocast_is_computed_in_float32():
     values = []
     for dtype in (torch.float32, torch.bfloat16):
-        student, teacher = (SegmentationOutput(x.logits.bfloat16().to(dtype), None, {}) for x in (STUDENT, TEACHER))
+        student, teacher = (output_of(logits=x.logits.bfloat16().to(dtype)) for x in (STUDENT, TEACHER))
         loss = build(kind="hinge")
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-            values.append((loss(student, teacher, LABELS), loss.step_critic(student, teacher)["critic"]))
+            values.append((loss(student, teacher, BATCH), loss.after_step(student, teacher, BATCH)["critic"]))
     assert values[0] == values[1]
     assert values[1][0].dtype == torch.float32
 
 
-@pytest.mark.parametrize("method", ["forward", "step_critic"])
+@pytest.mark.parametrize("method", ["forward", "after_step"])
 def test_other_class_count_is_an_error_naming_both_shapes(method):
-    arguments = [output(1, num_classes=3), output(2, num_classes=4)]
     with pytest.raises(ValueError, match=r"\(2, 3, 65, 65\) and teacher \(2, 4, 65, 65\)"):
-        getattr(build(), method)(*arguments, *([LABELS] if method == "forward" else []))
+        getattr(build(), method)(output(1, num_classes=3), output(2, num_classes=4), BATCH)
 
 
-def test_module_takes_its_flags():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--weight-decay", type=float, default=5e-4)
-    Holistic.add_arguments(parser)
-    student = argparse.Namespace(num_classes=3)
-    loss = Holistic.from_options(parser.parse_args([]), student, None)
-    assert (loss.weight, loss.kind, loss.lambda_gp, loss.lr) == (0.1, "wgan-gp", 10, 4e-4)
-    assert loss.optimizer.defaults["weight_decay"] == 5e-4
-    arguments = "--lambda-d 0.001 --adv-loss-type hinge --lr-d 1e-3 --adv-optimizer adam --preprocess-GAN-mode 2"
-    loss = Holistic.from_options(parser.parse_args(arguments.split()), student, None)
-    assert (loss.weight, loss.kind, loss.lr) == (0.001, "hinge", 1e-3)
-    assert isinstance(loss.optimizer, torch.optim.Adam)
-    assert loss.discriminator.preprocess_mode == 2
+def test_void_is_not_judged_on_request():
+    labels = torch.zeros(2, 65, 65, dtype=torch.uint8)
+    labels[:, 20:40] = 255
+    painted = output_of(logits=STUDENT.logits.masked_fill(labels[:, None] == 255, 50))
+    for void, same in (("mask", True), ("keep", False)):
+        values = [build(void=void, kind="hinge")(x, TEACHER, batch_of(labels)) for x in (STUDENT, painted)]
+        assert (values[0] == values[1]) == same
+
+
+def test_a_penalty_without_effect_is_an_error():
+    with pytest.raises(ValueError, match="no effect with kind=hinge"):
+        Holistic(3, kind="hinge", lambda_gp=1.0)

@@ -1,12 +1,9 @@
-import argparse
-
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from waves import STUDENT_FEATURE, TEACHER_FEATURE
+from waves import STUDENT_FEATURE, TEACHER_FEATURE, batch_of, output_of
 
-from segdistill.network import SegmentationOutput
 from segdistill.utils.losses import PairWise, pair_wise_loss
 
 
@@ -120,20 +117,22 @@ def test_student_of_another_size_is_brought_to_the_teachers():
     assert pair_wise_loss(student, TEACHER_FEATURE) == pair_wise_loss(resized, TEACHER_FEATURE)
 
 
-def test_module_compares_the_feature_it_asks_for():
-    parser = argparse.ArgumentParser()
-    PairWise.add_arguments(parser)
-    assert PairWise.from_options(parser.parse_args([]), None, None).student_features == ("context",)
+def test_module_compares_the_features_it_asks_for():
+    loss = PairWise(on="layer3:layer4", pool_scale=0.25)
+    assert loss.wanted == ({"layer3"}, {"layer4"})
+    student, teacher = output_of(layer3=STUDENT_FEATURE), output_of(layer4=TEACHER_FEATURE)
+    labels = torch.zeros(2, 36, 52)
+    assert loss(student, teacher, batch_of(labels)) == pair_wise_loss(STUDENT_FEATURE, TEACHER_FEATURE, 0.25)
 
-    options = parser.parse_args(["--pa-feature", "layer3", "--pool-scale", "0.25", "--lambda-pa", "2"])
-    loss = PairWise.from_options(options, None, None)
-    assert loss.student_features == loss.teacher_features == ("layer3",)
-    assert loss.weight == 2
-    student, teacher = (
-        SegmentationOutput(torch.zeros(2, 5, 9, 13), None, {"layer3": feature})
-        for feature in (STUDENT_FEATURE, TEACHER_FEATURE)
-    )
-    assert loss(student, teacher, torch.zeros(2, 36, 52)) == pair_wise_loss(STUDENT_FEATURE, TEACHER_FEATURE, 0.25)
+
+def test_void_is_no_maximum_of_a_region():
+    valid = torch.ones(2, 9, 13, dtype=torch.bool)
+    valid[:, 2:5, 3:9] = False
+    expected = pair_wise_loss(STUDENT_FEATURE, TEACHER_FEATURE, valid=valid)
+    student, teacher = (x.masked_fill(~valid[:, None], 100) for x in (STUDENT_FEATURE, TEACHER_FEATURE))
+    assert pair_wise_loss(student, teacher, valid=valid) == expected
+    assert pair_wise_loss(student, teacher) != expected
+    assert pair_wise_loss(student, teacher, valid=torch.zeros_like(valid)) == 0
 
 
 @pytest.mark.parametrize("scale", [0, -0.5, 1.01, float("nan")])

@@ -1,11 +1,8 @@
-import argparse
-
 import pytest
 import torch
 import torch.nn.functional as F
-from waves import STUDENT_LOGITS, TEACHER_LOGITS
+from waves import STUDENT_LOGITS, TEACHER_LOGITS, batch_of, output_of
 
-from segdistill.network import SegmentationOutput
 from segdistill.utils.losses import PixelWise, pixel_wise_loss
 
 
@@ -123,23 +120,20 @@ def test_no_valid_position_gives_zero_with_zero_gradient():
 
 
 def test_module_leaves_void_out_on_request():
-    student, teacher = (SegmentationOutput(x, None, {}) for x in (STUDENT_LOGITS, TEACHER_LOGITS))
-    labels = torch.zeros(2, 36, 52, dtype=torch.uint8)
+    student, teacher = (output_of(logits=x) for x in (STUDENT_LOGITS, TEACHER_LOGITS))
+    labels = torch.zeros(2, 33, 49, dtype=torch.uint8)
     labels[:, 16:] = 255
-    everywhere = PixelWise()(student, teacher, labels)
-    labelled = PixelWise(on_void=False)(student, teacher, labels)
+    everywhere = PixelWise()(student, teacher, batch_of(labels))
+    labelled = PixelWise(void="mask")(student, teacher, batch_of(labels))
     assert everywhere == pixel_wise_loss(STUDENT_LOGITS, TEACHER_LOGITS)
     torch.testing.assert_close(labelled, pixel_wise_loss(STUDENT_LOGITS[:, :, :4], TEACHER_LOGITS[:, :, :4]))
 
 
-def test_module_takes_its_flags():
-    parser = argparse.ArgumentParser()
-    PixelWise.add_arguments(parser)
-    loss = PixelWise.from_options(parser.parse_args([]), None, None)
-    assert (loss.weight, loss.temperature, loss.on_void) == (10, 1, True)
-    arguments = ["--lambda-pi", "80", "--pi-temperature", "4", "--pi-on-void", "false"]
-    loss = PixelWise.from_options(parser.parse_args(arguments), None, None)
-    assert (loss.weight, loss.temperature, loss.on_void) == (80, 4, False)
+def test_an_image_without_labels_is_distilled_all_the_same():
+    student, teacher = (output_of(logits=x) for x in (STUDENT_LOGITS, TEACHER_LOGITS))
+    labels = torch.full((2, 33, 49), 255, dtype=torch.uint8)
+    value = PixelWise(void="mask")(student, teacher, batch_of(labels))
+    torch.testing.assert_close(value, pixel_wise_loss(STUDENT_LOGITS, TEACHER_LOGITS))
 
 
 @pytest.mark.parametrize("shape", [(1, 5, 9, 13), (2, 4, 9, 13), (5, 9, 13)])
@@ -154,7 +148,7 @@ def test_other_batch_size_or_class_count_is_an_error_naming_both_shapes(shape):
     [
         ({"temperature": 0}, "temperature must be positive"),
         ({"reduction": "sum"}, "unknown reduction 'sum'; known: mean, original"),
-        ({"valid": torch.ones(2, 36, 52, dtype=torch.bool)}, "teacher's positions"),
+        ({"valid": torch.ones(2, 36, 52, dtype=torch.bool)}, "positions of the map"),
         ({"valid": torch.ones(2, 9, 13, dtype=torch.bool), "reduction": "original"}, "takes no valid mask"),
     ],
 )

@@ -5,6 +5,9 @@ import math
 import torch
 from torch import Tensor
 
+from segdistill.network import SegmentationOutput
+from segdistill.utils.batch import Batch
+
 
 def wave(k: int, shape: tuple[int, ...], amplitude: float) -> Tensor:
     """Float64; i counts the elements from 1, row by row."""
@@ -22,3 +25,14 @@ def striped_labels() -> Tensor:
     """(2, 36, 52): stripes of 97 pixels through classes 0..4 and void."""
     labels = torch.arange(2 * 36 * 52).div(97, rounding_mode="floor") % 6
     return labels.masked_fill(labels == 5, 255).reshape(2, 36, 52)
+
+
+def output_of(**features: Tensor) -> SegmentationOutput:
+    """A network's output that holds these features."""
+    return SegmentationOutput(features.get("logits"), features)
+
+
+def batch_of(labels: Tensor, progress: float = 0.0) -> Batch:
+    """A batch of one process with these labels (N, H, W)."""
+    nothing = torch.empty(len(labels), 0)
+    return Batch(nothing, labels, nothing, (labels != 255).sum(), progress)

@@ -3,72 +3,93 @@
 import pytest
 import torch
 
-from segdistill.network import BACKBONES, NETWORKS, build_network
+from segdistill.network import NETWORKS, build_network
+from segdistill.network.base import freeze_idle
 
 NUM_CLASSES = 5
-CASES = [
-    (name, backbone)
-    for name, network in NETWORKS.items()
-    for backbone in (("resnet18", "resnet50") if network.takes_backbone else (None,))
-]
-each_network = pytest.mark.parametrize(("name", "backbone"), CASES)
+OPTIONS = {"pspnet": [{"backbone": "resnet18"}, {"backbone": "resnet50"}]}
+CASES = [(name, options) for name in NETWORKS for options in OPTIONS.get(name, [{}])]
+each_network = pytest.mark.parametrize(("name", "options"), CASES)
 
 
-def build(name, backbone):
+def build(name, options):
     torch.manual_seed(0)
-    return build_network(name, NUM_CLASSES, backbone)
+    return build_network(name, NUM_CLASSES, **options)
 
 
 @each_network
 @pytest.mark.parametrize("size", [(64, 64), (65, 97), (48, 71)])
-def test_outputs_have_the_declared_channels_at_any_size(name, backbone, size):
-    network = build(name, backbone).eval()
+def test_features_have_the_declared_channels_and_strides_at_any_size(name, options, size):
+    network = build(name, options).eval()
     with torch.no_grad():
-        output = network(torch.randn(1, 3, *size), features=tuple(network.feature_channels))
-    assert output.logits.shape[:2] == (1, NUM_CLASSES)
-    assert output.aux_logits is None or output.aux_logits.shape == output.logits.shape
-    assert {key: value.shape[1] for key, value in output.features.items()} == network.feature_channels
-    for value in output.features.values():
-        assert value.shape[2] / value.shape[3] == pytest.approx(size[0] / size[1], rel=0.25)
+        output = network(torch.randn(1, 3, *size), features=network.features)
+    assert output.features.keys() == network.features.keys() >= {"context", "logits", "layer3", "layer3.pre"}
+    assert torch.equal(output.logits, output.features["logits"])
+    for key, (channels, stride) in network.features.items():
+        expected = [-(-side // stride) for side in size]
+        assert output.features[key].shape[:2] == (1, channels), key
+        assert all(abs(a - b) <= 1 for a, b in zip(output.features[key].shape[2:], expected, strict=True)), key
 
 
 @each_network
-def test_only_the_asked_features_are_returned(name, backbone):
-    network = build(name, backbone).eval()
+def test_a_map_before_its_activation_becomes_the_map(name, options):
+    network = build(name, options).eval()
+    with torch.no_grad():
+        images = torch.randn(1, 3, 64, 64)
+        output = network(images, features=("layer3", "layer3.pre"))
+        positive = output.features["layer3.pre"] > 0
+        torch.testing.assert_close(output.features["layer3"][positive], output.features["layer3.pre"][positive])
+        assert (output.features["layer3.pre"] < 0).any()
+        assert torch.equal(network(images, features=("layer3",)).features["layer3"], output.features["layer3"])
+    assert network.norm_before("layer3.pre").num_features <= network.features["layer3.pre"].channels
+
+
+@each_network
+def test_what_nothing_asks_for_is_frozen_and_the_rest_is_not(name, options):
+    network = build(name, options).train()
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    idle = set(freeze_idle(network, {"layer2"}))
+    assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
+    network(torch.randn(2, 3, 64, 64), ("layer2",)).features["layer2"].sum().backward()
+    for key, value in network.named_parameters():
+        assert (value.grad is None) == (key in idle) == (not value.requires_grad), key
+
+
+@each_network
+def test_only_the_asked_features_are_returned(name, options):
+    network = build(name, options).eval()
     with torch.no_grad():
         assert network(torch.randn(1, 3, 64, 64)).features == {}
         assert set(network(torch.randn(1, 3, 64, 64), features=("context",)).features) == {"context"}
 
 
 @each_network
-def test_an_unknown_feature_is_an_error_that_lists_the_known_ones(name, backbone):
+def test_an_unknown_feature_is_an_error_that_lists_the_known_ones(name, options):
     with pytest.raises(ValueError, match="layer3"):
-        build(name, backbone)(torch.randn(1, 3, 64, 64), features=("layer9",))
+        build(name, options)(torch.randn(1, 3, 64, 64), features=("layer9",))
 
 
 @each_network
-def test_the_classifier_reads_context(name, backbone):
-    network = build(name, backbone).eval()
+def test_the_classifier_reads_context(name, options):
+    network = build(name, options).eval()
     output = network(torch.randn(1, 3, 64, 64), features=("context",))
     (gradient,) = torch.autograd.grad(output.logits.sum(), output.features["context"])
     assert gradient.abs().sum() > 0
 
 
 @each_network
-def test_gradients_reach_every_parameter(name, backbone):
-    network = build(name, backbone).train()
-    output = network(torch.randn(2, 3, 64, 96))
-    loss = output.logits.square().mean()
-    if output.aux_logits is not None:
-        loss = loss + output.aux_logits.square().mean()
-    loss.backward()
+def test_gradients_reach_every_parameter(name, options):
+    network = build(name, options).train()
+    logits = [key for key in network.features if key.endswith("logits")]
+    output = network(torch.randn(2, 3, 64, 96), logits)
+    sum(output.features[key].square().mean() for key in logits).backward()
     silent = [key for key, value in network.named_parameters() if value.grad is None or not value.grad.abs().sum()]
     assert not silent
 
 
 @each_network
-def test_eval_mode_does_not_change_statistics_and_train_mode_does(name, backbone):
-    network = build(name, backbone)
+def test_eval_mode_does_not_change_statistics_and_train_mode_does(name, options):
+    network = build(name, options)
     before = {key: value.clone() for key, value in network.named_buffers()}
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
@@ -79,8 +100,8 @@ def test_eval_mode_does_not_change_statistics_and_train_mode_does(name, backbone
 
 
 @each_network
-def test_channels_last_gives_the_same_logits(name, backbone):
-    network = build(name, backbone).eval()
+def test_channels_last_gives_the_same_logits(name, options):
+    network = build(name, options).eval()
     images = torch.randn(1, 3, 64, 80)
     with torch.no_grad():
         expected = network(images).logits
@@ -89,8 +110,8 @@ def test_channels_last_gives_the_same_logits(name, backbone):
 
 
 @each_network
-def test_saved_weights_rebuild_the_network_from_its_config(name, backbone, tmp_path):
-    network = build(name, backbone).eval()
+def test_saved_weights_rebuild_the_network_from_its_config(name, options, tmp_path):
+    network = build(name, options).eval()
     torch.save(network.state_dict(), tmp_path / "weights.pth")
     copy = build_network(**network.config).eval()
     copy.load_state_dict(torch.load(tmp_path / "weights.pth", weights_only=True))
@@ -100,12 +121,16 @@ def test_saved_weights_rebuild_the_network_from_its_config(name, backbone, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("name", "backbone", "num_classes", "count"),
-    [("pspnet", "resnet18", 19, 13_068_262), ("pspnet", "resnet101", 11, 70_429_142), ("espnet_c", None, 19, 349_193)],
+    ("name", "options", "num_classes", "count"),
+    [
+        ("pspnet", {"backbone": "resnet18"}, 19, 13_068_262),
+        ("pspnet", {"backbone": "resnet101"}, 11, 70_429_142),
+        ("espnet_c", {}, 19, 349_193),
+    ],
 )
-def test_parameter_counts_are_the_originals(name, backbone, num_classes, count):
+def test_parameter_counts_are_the_originals(name, options, num_classes, count):
     with torch.device("meta"):
-        network = build_network(name, num_classes, backbone)
+        network = build_network(name, num_classes, **options)
     assert sum(parameter.numel() for parameter in network.parameters()) == count
 
 
@@ -114,7 +139,7 @@ def test_activation_checkpointing_changes_memory_and_nothing_else():
     results = []
     for checkpoint_blocks in (False, True):
         torch.manual_seed(0)
-        network = build_network("pspnet", 5, "resnet18", checkpoint_blocks=checkpoint_blocks)
+        network = build_network("pspnet", 5, checkpoint_blocks=checkpoint_blocks)
         torch.manual_seed(1)
         network(images).logits.square().mean().backward()
         results.append((network.backbone.conv1.weight.grad, network.backbone.layer2[0].bn1.running_mean))
@@ -126,9 +151,8 @@ def test_activation_checkpointing_changes_memory_and_nothing_else():
     ("arguments", "message"),
     [
         ({"name": "unet"}, "pspnet"),
-        ({"name": "pspnet"}, "resnet18"),
         ({"name": "pspnet", "backbone": "resnet7"}, "resnet18"),
-        ({"name": "espnet", "backbone": "resnet18"}, "no backbone"),
+        ({"name": "espnet", "backbone": "resnet18"}, "no option backbone; known: p, q, skip"),
         ({"name": "espnet", "norm": "group"}, "batch_norm"),
         ({"name": "espnet", "skip": "none"}, "fused"),
         ({"name": "espnet_c", "depth": 3}, "depth"),
@@ -137,7 +161,3 @@ def test_activation_checkpointing_changes_memory_and_nothing_else():
 def test_a_wrong_argument_is_an_error_that_names_what_would_be_right(arguments, message):
     with pytest.raises(ValueError, match=message):
         build_network(num_classes=5, **arguments)
-
-
-def test_every_backbone_is_known_to_the_registry():
-    assert {"resnet18", "resnet50", "resnet101"} <= set(BACKBONES)

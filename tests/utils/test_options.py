@@ -1,56 +1,166 @@
+import json
+
 import pytest
 
-from segdistill.utils.options import parse_options
+from segdistill.dataset import DATASETS
+from segdistill.utils.losses import DISTILLATION_LOSSES
+from segdistill.utils.options import complete, make_parser, name_terms, parse_options, plain
+from segdistill.utils.settings import settings_of
 
-CAMVID = ["--dataset", "camvid", "--data-dir", "x"]
-PSPNET = ["--network", "pspnet", "--backbone", "resnet18"]
+PSPNET = ["--network", "pspnet"]
 ESPNET = ["--network", "espnet_c"]
+
+
+@pytest.fixture
+def teacher(tmp_path):
+    """The arguments that name a teacher; nothing reads the file."""
+    (tmp_path / "t.pth").touch()
+    return ["--T_ckpt_path", str(tmp_path / "t.pth")]
 
 
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ([*PSPNET, "--lambda-pi", "3"], "--lambda-pi has no effect without --pi"),
-        ([*PSPNET, "--pa", "false", "--pool-scale", "0.5"], "--pool-scale has no effect without --pa"),
-        ([*PSPNET, "--ohem-thresh", "0.6"], "--ohem-thresh has no effect without --ohem"),
-        ([*PSPNET, "--scale-range", "0.5", "2"], "--scale-range has no effect without --random-scale"),
-        ([*PSPNET, "--pi"], "needs a teacher"),
-        ([*PSPNET, "--T_ckpt_path", "t.pth"], "no effect without one of --pi, --pa, --ho"),
-        (["--network", "pspnet"], "needs --backbone"),
-        ([*PSPNET, "--q", "3"], "--q has no effect with pspnet"),
-        ([*ESPNET, "--backbone", "resnet18"], "--backbone has no effect with espnet_c"),
-        ([*ESPNET, "--checkpoint-blocks"], "--checkpoint-blocks has no effect with espnet_c"),
-        ([*PSPNET, "--S_ckpt_path", "a", "--student-pretrain-model-imgnet", "b"], "give one"),
-        ([*PSPNET, "--T_ckpt_path", "t", "--ho", "--adv-loss-type", "hinge", "--lambda-gp", "1"], "--lambda-gp"),
-        ([*PSPNET, "--optimizer", "adam", "--momentum", "0.9"], "--momentum"),
-        ([*PSPNET, "--dataset", "camvid"], "needs --data-dir"),
-        ([*PSPNET, "--lambda_pi", "3"], "unrecognized"),
-        ([*PSPNET, "--num-step", "3"], "unrecognized"),
-        ([*PSPNET, "--pi", "maybe"], "true or false"),
-        ([*PSPNET, "--input-size", "512"], "height,width"),
-        ([*ESPNET, "--bf16", "--device", "cpu"], "bf16"),
+        (["--random-scale", "false", "--scale-range", "0.5", "2"], "--scale-range has no effect without"),
+        (["--scale-range", "2", "0.5"], "the smaller factor comes first"),
+        (["--scale-range", "0", "1"], "a number, above 0"),
+        (["--pi"], "--pi needs a teacher"),
+        (["--T_ckpt_path", __file__], "no effect without a distillation method"),
+        (["--pi", "--T_ckpt_path", "none.pth"], "no file none.pth"),
+        (["--pi", "wight=3"], "no setting 'wight=3'"),
+        (["--pi", "weight=heavy"], "expected a number, not 'heavy'; it means: factor of the term"),
+        (["--pi", "weight=nan"], "expected a finite number"),
+        (["--pi", "weight=1", "weight=2"], "given twice"),
+        (["--ho", "kind=gan"], "expected one of wgan-gp, hinge"),
+        (["--ohem", "keep=3"], "--ohem has no setting 'keep=3'"),
+        (["--ohem", "--batch-size", "2"], "--ohem keeps 100000 pixels at least, but a process sees"),
+        (["--ohem", "min_kept=100", "threshold=2"], "at most 1"),
+        ([*PSPNET, "--network-options", "q=3"], "pspnet has no setting 'q=3'"),
+        ([*ESPNET, "--network-options", "backbone=resnet18"], "espnet_c has no setting"),
+        ([*ESPNET, "--network-options", "p=two"], "expected a number"),
+        ([*ESPNET, "--student-pretrain-model-imgnet", __file__], "has no backbone"),
+        (["--S_ckpt_path", __file__, "--student-pretrain-model-imgnet", __file__], "give one"),
+        (["--optimizer", "adam", "--momentum", "0.9"], "--momentum has no effect"),
+        (["--dataset", "camvid"], "needs --data-dir"),
+        (["--dataset", "camvid", "--data-dir", "nowhere"], "no folder nowhere"),
+        (["--lambda_pi", "3"], "unrecognized"),
+        (["--num-step", "3"], "unrecognized"),
+        (["--input-size", "512"], "height,width"),
+        (["--input-size", "0,512"], "each 1 or more"),
+        ([*ESPNET, "--bf16", "--device", "cpu"], "bfloat16 on the CPU"),
+        (["--bf16", "--fp16"], "exclude each other"),
+        (["--batch-size", "0"], "a whole number, 1 or more"),
+        (["--batch-size", "3", "--accumulate", "2"], "does not divide by 2"),
+        (["--num-steps", "0"], "1 or more"),
+        (["--num-steps", "1.5"], "a whole number"),
+        (["--val-every", "0"], "1 or more"),
+        (["--log-every", "0"], "1 or more"),
+        (["--save-every", "0"], "1 or more"),
+        (["--seed", "-1"], "0 or more"),
+        (["--momentum", "2"], "at most 1"),
+        (["--lr-g", "0"], "above 0"),
+        (["--lr-g", "nan"], "above 0"),
+        (["--weight-decay", "-1"], "0 or more"),
+        (["--aux-weight", "-0.4"], "0 or more"),
+        (["--num-workers", "-1"], "0 or more"),
+        (["--save-name", "../escape"], "the name of one folder"),
+        (["--save-name", "."], "the name of one folder"),
+        (["--save-name", ""], "the name of one folder"),
+        (["--list-methods", "magic"], "no method 'magic'"),
     ],
 )
-def test_a_flag_that_would_be_ignored_or_contradicts_is_an_error(argv, message, capsys):
-    with pytest.raises(SystemExit):
+def test_a_flag_that_cannot_be_obeyed_is_one_line(argv, message, capsys):
+    with pytest.raises(SystemExit) as stop:
         parse_options(argv)
-    assert message in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert message in error
+    assert error.startswith("train.py: error: ")
+    assert len(error.splitlines()) == 1 or "it takes key=value of" in error
 
 
-def test_switches_read_as_in_the_originals_scripts():
-    for given, expected in (
-        (["--pi"], ["pi"]),
-        (["--pi", "True", "--pa", "False"], ["pi"]),
-        (["--pa", "true"], ["pa"]),
-    ):
-        assert parse_options([*PSPNET, *given, "--T_ckpt_path", "t.pth"]).terms == expected
+def test_an_unknown_setting_lists_keys_defaults_and_meaning(capsys):
+    with pytest.raises(SystemExit):
+        parse_options(["--pa", "lambda=1"])
+    error = capsys.readouterr().err
+    for words in ("weight=0.5", "pool_scale=0.5", "pooling window as a fraction", "void=keep"):
+        assert words in error
 
 
-def test_defaults_given_in_full_are_accepted():
-    assert parse_options([*PSPNET, "--pi", "--T_ckpt_path", "t", "--lambda-pi", "10"]).lambda_pi == 10
+def test_every_occurrence_of_a_method_is_a_term_with_a_name_of_its_own(teacher):
+    words = "--pi weight=80 --cwd on=logits weight=3 --cwd on=context,layer3.pre weight=50 --pa --pa weight=1"
+    terms = parse_options([*teacher, *words.split()]).terms
+    names = ["pi", "cwd_logits", "cwd_context", "cwd_layer3_pre", "pa_context_1", "pa_context_2"]
+    assert [term.name for term in terms] == names
+    assert [term.settings["weight"] for term in terms] == [80, 3, 50, 50, 0.5, 1]
+    assert terms[0].settings["temperature"] == 1.0
 
 
-def test_runs_are_named_after_what_they_train():
-    assert parse_options([*PSPNET, "--seed", "3"]).save_name == "pspnet_resnet18_scenes_alone_seed3"
-    options = parse_options([*ESPNET, *CAMVID, "--pi", "--ho", "--T_ckpt_path", "t"])
-    assert options.save_name == "espnet_c_camvid_pi+ho_seed0"
+@pytest.mark.parametrize("flag", DISTILLATION_LOSSES)
+def test_every_setting_says_what_it_means(flag, capsys):
+    settings = settings_of(DISTILLATION_LOSSES[flag])
+    assert {"weight", "on", "void", "warmup", "decay"} <= settings.keys()
+    assert [name for name, setting in settings.items() if not setting.meaning] == []
+    with pytest.raises(SystemExit) as stop:
+        parse_options(["--list-methods", flag])
+    assert not stop.value.code
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in settings)
+
+
+def test_the_methods_are_listed_a_line_each(capsys):
+    with pytest.raises(SystemExit):
+        parse_options(["--list-methods"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[:-1]] == [f"--{flag}" for flag in DISTILLATION_LOSSES]
+    assert all(len(line) <= 160 for line in lines)
+
+
+def test_help_takes_two_screens_and_does_not_name_single_methods():
+    text = make_parser().format_help()
+    assert len(text.splitlines()) <= 80
+    assert "--fitnet" not in text
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_recipes_belong_to_data_sets(name, tmp_path):
+    recipe = DATASETS[name].RECIPE._asdict()
+    options = vars(parse_options(["--dataset", name, "--data-dir", str(tmp_path)]))
+    assert {key: options[key] for key in recipe} == recipe
+    assert parse_options(["--dataset", name, "--data-dir", str(tmp_path), "--lr-g", "0.5"]).lr_g == 0.5
+
+
+def test_settings_of_a_network_are_its_own():
+    options = parse_options([*ESPNET, "--network-options", "p=1", "q=3"])
+    assert options.network_options == {"p": 1, "q": 3}
+
+
+def test_names_of_runs_tell_runs_apart(teacher):
+    changes = (
+        [],
+        ["--seed", "1"],
+        ["--lr-g", "0.5"],
+        [*teacher, "--pi"],
+        [*teacher, "--pi", "weight=3"],
+        [*teacher, "--pi", "--pa"],
+        ["--network-options", "backbone=resnet50"],
+    )
+    names = [parse_options(change).save_name for change in changes]
+    assert len(set(names)) == len(names)
+    assert names[3].startswith("pspnet_scenes_pi_")
+    for same in (["--num-workers", "0"], ["--num-steps", "7"], ["--network", "pspnet"]):
+        assert parse_options(same).save_name == names[0]
+
+
+def test_options_of_an_older_version_are_completed_by_defaults(teacher):
+    options = plain(parse_options([*teacher, "--pi", "weight=3"]))
+    older = json.loads(json.dumps(options))
+    for name in ("ema", "accumulate", "clip_norm", "val_every", "weight_decay", "momentum"):
+        del older[name]
+    del older["terms"][0]["warmup"]
+    completed = json.loads(json.dumps(complete(older), default=str))
+    assert completed == options
+
+
+def test_terms_keep_their_order():
+    assert [term.method for term in name_terms([("pa", {}), ("pi", {})])] == ["pa", "pi"]

@@ -7,9 +7,10 @@ from PIL import Image
 
 from segdistill.dataset import Normalization, build_dataset
 from segdistill.dataset.normalization import CAFFE, IMAGENET
-from segdistill.network import build_network
+from segdistill.network import SegmentationNetwork, build_network
+from segdistill.network.base import Feature
 from segdistill.utils.checkpoint import atomic_save, export_weights
-from segdistill.utils.evaluate import predict
+from segdistill.utils.predict import whole
 from segdistill.utils.teacher import Teacher
 
 CONVENTIONS = [
@@ -34,18 +35,18 @@ def camvid(tmp_path):
 
 def make_teacher(num_classes=11, **options):
     torch.manual_seed(0)
-    network = build_network("pspnet", num_classes, "resnet18")
+    network = build_network("pspnet", num_classes, backbone="resnet18")
     return Teacher(network, IMAGENET, IMAGENET, **options)
 
 
 def test_a_teacher_stays_in_eval_mode_and_answers_the_same_after_train():
     teacher = make_teacher()
     batch = torch.randn(2, 3, 64, 64)
-    before = teacher(batch).logits
+    before = teacher(batch, {"logits"}).logits
     teacher.train()
     assert not teacher.training
     assert not any(module.training for module in teacher.network.modules())
-    assert torch.equal(teacher(batch).logits, before)
+    assert torch.equal(teacher(batch, {"logits"}).logits, before)
 
 
 def test_a_teacher_shows_nothing_to_optimizers_checkpoints_and_wrappers():
@@ -61,18 +62,23 @@ def test_nothing_of_a_teacher_changes_when_a_student_learns_from_it():
     optimizer = torch.optim.SGD([*student.parameters(), *teacher.parameters()], 0.1)
     for _ in range(2):
         batch = torch.randn(2, 3, 64, 64)
-        target = torch.nn.functional.interpolate(teacher(batch).logits, size=(8, 8))
+        target = torch.nn.functional.interpolate(teacher(batch, {"logits"}).logits, size=(8, 8))
         (student(batch).logits - target).square().mean().backward()
         optimizer.step()
     assert all(torch.equal(before[key], value) for key, value in teacher.network.state_dict().items())
     assert all(parameter.grad is None for parameter in teacher.network.parameters())
 
 
-def test_a_teacher_keeps_no_graph_and_skips_the_auxiliary_head():
-    output = make_teacher()(torch.randn(1, 3, 64, 64, requires_grad=True), features=("context",))
-    assert not output.logits.requires_grad
-    assert not output.features["context"].requires_grad
-    assert output.aux_logits is None
+def test_a_teacher_keeps_no_graph_and_answers_what_it_is_asked_alone():
+    teacher = make_teacher()
+    images = torch.randn(1, 3, 64, 64, requires_grad=True)
+    output = teacher(images, {"layer4"})
+    assert output.logits is None
+    assert output.features.keys() == {"layer4"}
+    assert not output.features["layer4"].requires_grad
+    assert teacher(images, {"aux_logits"}).features["aux_logits"].shape == (1, 11, 8, 8)
+    with pytest.raises(ValueError, match="no feature layer9"):
+        teacher(images, {"layer9"})
 
 
 @pytest.mark.parametrize("student", CONVENTIONS)
@@ -95,7 +101,7 @@ def test_normalisation_orders_channels_and_scales():
 
 
 def test_a_teacher_is_read_from_a_file_and_says_what_it_is(camvid, tmp_path):
-    network = build_network("pspnet", 11, "resnet18")
+    network = build_network("pspnet", 11, backbone="resnet18")
     atomic_save(export_weights(network, CAFFE), tmp_path / "teacher.pth")
     teacher = Teacher.from_checkpoint(tmp_path / "teacher.pth", IMAGENET)
     assert teacher.normalization == CAFFE
@@ -106,26 +112,60 @@ def test_a_teacher_is_read_from_a_file_and_says_what_it_is(camvid, tmp_path):
     assert len(card["sha256"]) == 64
 
 
-class Oracle(torch.nn.Module):
-    """Tells sky from road by brightness."""
+class Oracle(SegmentationNetwork):
+    """Tells sky from road by brightness; ``constant`` calls everything by the class with the most pixels."""
 
-    num_classes = 11
-
-    def __init__(self):
+    def __init__(self, constant=False):
         super().__init__()
+        self.num_classes, self.features = 11, {"logits": Feature(11, 1)}
         self.unused = torch.nn.Parameter(torch.zeros(1))
+        self.constant = constant
 
-    def forward(self, images, features=(), aux=True):
+    def maps(self, images, wanted):
         logits = torch.zeros(len(images), 11, *images.shape[2:])
         logits[:, 0] = -images[:, 0]
-        logits[:, 3] = images[:, 0]
-        return build_output(logits)
+        logits[:, 3] = 100 if self.constant else images[:, 0]
+        return {"logits": logits}
 
 
-def build_output(logits):
-    from segdistill.network import SegmentationOutput
+def test_one_class_everywhere_is_no_teacher_however_few_classes_occur(camvid):
+    """Two of eleven classes occur: road everywhere scores a quarter, which is more than 1 / 11."""
+    teacher = make_teacher(source="constant.pth")
+    teacher._hidden = (Oracle(constant=True),)
+    with pytest.raises(ValueError, match=r"constant\.pth scores 25\.00 mIoU.*one class everywhere \(25\.00\)"):
+        teacher.verify(camvid)
 
-    return SegmentationOutput(logits, None, {})
+
+def test_a_teacher_of_other_class_names_is_refused(camvid, tmp_path):
+    names = [*camvid.CLASSES[:-1], "cyclist"]
+    atomic_save(export_weights(build_network("espnet_c", 11, q=1), IMAGENET, classes=names), tmp_path / "teacher.pth")
+    with pytest.raises(ValueError, match="calls 'cyclist' what the data set calls 'bicyclist'"):
+        Teacher.from_checkpoint(tmp_path / "teacher.pth", IMAGENET).verify(camvid)
+
+
+def test_images_without_labels_verify_nobody(camvid):
+    camvid.ID_TO_TRAIN_ID = {0: 255, 3: 255}
+    with pytest.raises(ValueError, match="no pixel of 2 images"):
+        make_teacher().verify(camvid)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("bgr", (0, 0, 0), (1, 1, 1)), "channels are RGB or BGR, not 'bgr'"),
+        (("RGB", (0, 0, 0), (1, 0, 1)), "std or a scale of 0"),
+        (("RGB", (0, 0, 0), (1, 1, 1), 0.0), "std or a scale of 0"),
+        (("RGB", (0, 0, float("nan")), (1, 1, 1)), "three finite means"),
+        (("RGB", (0, 0), (1, 1, 1)), "three finite means"),
+    ],
+)
+def test_a_convention_that_means_nothing_is_an_error(arguments, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        Normalization(*arguments)
+    content = export_weights(build_network("espnet_c", 11, q=1), IMAGENET)
+    atomic_save({**content, "normalization": arguments}, tmp_path / "teacher.pth")
+    with pytest.raises(ValueError, match=rf"teacher\.pth: .*{message}"):
+        Teacher.from_checkpoint(tmp_path / "teacher.pth", IMAGENET)
 
 
 def test_an_untrained_teacher_is_refused(camvid):
@@ -146,6 +186,6 @@ def test_a_missing_teacher_stops_with_its_name(tmp_path):
 def test_prediction_leaves_the_mode_as_it_was():
     network = build_network("espnet_c", 11, q=2).train()
     before = copy.deepcopy(network.state_dict())
-    ids = predict(network, torch.randint(0, 256, (1, 3, 40, 56), dtype=torch.uint8), IMAGENET)
-    assert (ids.shape, ids.dtype, network.training) == ((1, 40, 56), torch.uint8, True)
+    logits = whole(network)(torch.randn(1, 3, 40, 56))
+    assert (logits.shape, network.training) == ((1, 11, 40, 56), True)
     assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
