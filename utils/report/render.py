@@ -1,118 +1,19 @@
-"""What runs show to people: IoU tables, the student alone against distilled, curves and predictions.
+"""Runs and comparisons for people: tables, sentences and the two reports in markdown."""
 
-    python -m segdistill.utils.report --alone RUN [RUN ...] --distilled RUN [RUN ...] --teacher RUN --output DIR
-
-Runs pair up by their seed, and the comparison must be fair: the two sides differ in the distillation alone.
-"""
-
-import argparse
-import hashlib
-import json
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from math import sqrt
 from pathlib import Path
 
-from scipy.special import stdtrit
+import numpy as np
 
 from segdistill.dataset import SegmentationDataset, build_dataset
-from segdistill.network import NETWORKS
 from segdistill.utils.checkpoint import load_network
 from segdistill.utils.distributed import start_device
-from segdistill.utils.evaluate import predict
-from segdistill.utils.losses import DISTILLATION_LOSSES
-from segdistill.utils.options import make_parser
-from segdistill.utils.run import FREE_ON_RESUME
-from segdistill.utils.visualize import draw_panel, plot_curves
+from segdistill.utils.predict import whole
+from segdistill.utils.report.compare import FREE, Caveats, Comparison, Group, check_same_subject
+from segdistill.utils.report.read import FinishedRun, flat, read_run
 
-# Options that say where and how a run was done, not what was done.
-BOOKKEEPING = FREE_ON_RESUME | {"save_name", "seed"}
-
-# ------------------------------------------------------------------------------------------------- reading a run
-
-
-@dataclass
-class FinishedRun:
-    """The files of a run's folder as data.
-
-    ``evaluation`` is None if eval.py has not seen the present checkpoint, ``teacher`` if the student learned alone.
-    """
-
-    folder: Path
-    options: dict
-    environment: dict
-    metrics: list[dict]
-    evaluation: dict | None
-    teacher: dict | None
-
-    @property
-    def checkpoint(self) -> Path:
-        """The file that was evaluated."""
-        return self.folder / Path(self.evaluation["checkpoint"]).name
-
-    @property
-    def terms(self) -> list[str]:
-        """The flags of the distillation losses that were on."""
-        return [flag for flag in DISTILLATION_LOSSES if self.options.get(flag)]
-
-
-def read_run(folder: Path) -> FinishedRun:
-    """Raises FileNotFoundError if the folder holds no run, else as ``read_metrics``."""
-    for name in ("options.json", "environment.json", "metrics.jsonl"):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"no {folder / name}: {folder} is not the folder of a run")
-    return FinishedRun(
-        folder,
-        read_json(folder / "options.json"),
-        read_json(folder / "environment.json"),
-        read_metrics(folder),
-        read_evaluation(folder),
-        read_json(folder / "teacher.json"),
-    )
-
-
-def read_json(path: Path) -> dict | None:
-    """The content of a file, None if there is none."""
-    return json.loads(path.read_text()) if path.is_file() else None
-
-
-def read_metrics(run: Path) -> list[dict]:
-    """The rows of metrics.jsonl, one a step, in the order of the steps.
-
-    A continued run repeats steps: the last row counts. A killed one leaves half a row, which is passed over.
-
-    Raises:
-        FileNotFoundError: no metrics.jsonl in the folder.
-        ValueError: a line before the last that is no row.
-    """
-    path = run / "metrics.jsonl"
-    lines = path.read_text().splitlines()
-    rows = {}
-    for number, line in enumerate(lines, 1):
-        try:
-            # The first row of a continued run follows the half row on its line; rows are flat, so "{" begins one.
-            row = json.loads(line[max(line.rfind("{"), 0) :])
-        except json.JSONDecodeError as error:
-            if number == len(lines):
-                break
-            raise ValueError(f"{path}:{number} is no row of metrics: {line!r}") from error
-        # A step with a validation has two rows, losses and scores.
-        rows[row["step"]] = rows.get(row["step"], {}) | row
-    return [rows[step] for step in sorted(rows)]
-
-
-def read_evaluation(folder: Path) -> dict | None:
-    """The content of evaluation.json; None if there is none, or if its checkpoint has changed since."""
-    evaluation = read_json(folder / "evaluation.json")
-    checkpoint = folder / Path(evaluation["checkpoint"]).name if evaluation else None
-    current = checkpoint and checkpoint.is_file() and sha256_of(checkpoint) == evaluation.get("sha256")
-    return evaluation if current else None
-
-
-def sha256_of(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
+MEANS = {"mean_iou": "mIoU", "pixel_accuracy": "pixel accuracy", "class_accuracy": "class accuracy"}
 
 # --------------------------------------------------------------------------------------------------------- tables
 
@@ -122,175 +23,172 @@ def percent(value: float | None, sign: str = "") -> str:
     return "-" if value is None else f"{100 * value:{sign}.2f}"
 
 
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """First column to the left, the others to the right; padded, so that a terminal shows it well too."""
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> str:
+    """The first columns (``texts``) to the left, the others to the right; padded, so that a terminal shows it well."""
     widths = [max(3, *(len(row[i]) for row in (header, *rows))) for i in range(len(header))]
     rule = ["-" * width for width in widths]
-    rule[1:] = [f"{line[1:]}:" for line in rule[1:]]
+    rule[texts:] = [f"{line[1:]}:" for line in rule[texts:]]
     aligned = [
-        [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        [row[i].ljust(widths[i]) if i < texts else row[i].rjust(widths[i]) for i in range(len(row))]
         for row in (header, rule, *rows)
     ]
     return "\n".join(f"| {' | '.join(row)} |" for row in aligned)
 
 
 def iou_table(evaluations: Mapping[str, Mapping]) -> str:
-    """Markdown: IoU (%) a class and a run, then the means; "-" for a class that does not occur.
+    """Markdown: IoU (%) a class and an evaluation, then the means; "-" for a class that does not occur.
 
     Args:
-        evaluations: the content of evaluation.json by the run's name.
+        evaluations: the content of evaluation.json by the name of its column.
 
     Raises:
         ValueError: the evaluations are not of the same images and classes.
     """
-    check_same_images(evaluations)
+    check_same_subject(evaluations)
     columns = list(evaluations.values())
     rows = [[name, *(percent(column["iou"][i]) for column in columns)] for i, name in enumerate(columns[0]["classes"])]
-    for key, name in (("mean_iou", "mIoU"), ("pixel_accuracy", "pixel accuracy"), ("class_accuracy", "class accuracy")):
-        rows.append([f"**{name}**", *(percent(column[key]) for column in columns)])
+    rows += [[f"**{name}**", *(percent(column[key]) for column in columns)] for key, name in MEANS.items()]
     rows.append(["parameters", *(f"{column['parameters'] / 1e6:.2f} M" for column in columns)])
     return markdown_table(["IoU (%)", *evaluations], rows)
 
 
-def paired_table(baseline: Mapping[int, Mapping], distilled: Mapping[int, Mapping]) -> str:
-    """Markdown: mIoU (%) alone and distilled, seed by seed, the spread, and what it allows to conclude.
-
-    Args:
-        baseline, distilled: the content of evaluation.json by the run's seed.
-
-    Raises:
-        ValueError: the two do not have the same seeds, or the evaluations are not of the same images and classes.
-    """
-    if not baseline or baseline.keys() != distilled.keys():
-        raise ValueError(
-            f"runs pair up by seed, but seeds alone are {sorted(baseline)}, distilled {sorted(distilled)}: "
-            "train the missing ones, or leave their partners out"
-        )
-    seeds = sorted(baseline)
-    sides = {"alone": baseline, "distilled": distilled}
-    check_same_images({f"{side}, seed {seed}": sides[side][seed] for side in sides for seed in seeds})
-    alone, taught = ([evaluations[seed]["mean_iou"] for seed in seeds] for evaluations in (baseline, distilled))
-    deltas = [after - before for before, after in zip(alone, taught, strict=True)]
-
-    def row(name: str, before: float, after: float, delta: float) -> list[str]:
-        return [name, percent(before), percent(after), percent(delta, "+")]
-
-    rows = [row(str(seed), *values) for seed, *values in zip(seeds, alone, taught, deltas, strict=True)]
-    rows.append(row("mean", *map(statistics.mean, (alone, taught, deltas))))
-    spreads = [statistics.stdev(values) if len(seeds) > 1 else None for values in (alone, taught, deltas)]
-    rows.append(["std", *map(percent, spreads)])
-    table = markdown_table(["seed", "alone", "distilled", "delta"], rows)
-
-    first = baseline[seeds[0]]
-    void = ", predictions on void counted as errors" if first["count_void"] else ""
-    caption = f"mIoU (%) on {first['dataset']} {first['split']}, {first['num_images']} images{void}; n = {len(seeds)}"
-    return f"{caption}\n\n{table}\n\n{conclusion(deltas)}"
-
-
-def conclusion(deltas: Sequence[float]) -> str:
-    """What the deltas of the pairs (mIoU, 0..1) allow to say: the 95 % interval of their mean by Student's t."""
-    n, mean = len(deltas), statistics.mean(deltas)
-    if n == 1:
-        return (
-            f"One seed gives {percent(mean, '+')} and no spread: nothing follows for other seeds. Train three or more."
-        )
-    margin = float(stdtrit(n - 1, 0.975)) * statistics.stdev(deltas) / sqrt(n)
-    interval = f"Mean delta {percent(mean, '+')} ± {percent(margin)} (95 % interval of {n} paired seeds)"
-    if abs(mean) <= margin:
-        return f"{interval}: not distinguishable from zero at this n."
-    return f"{interval}: distilled is {'better' if mean > 0 else 'worse'} by more than the choice of seeds explains."
-
-
-# ------------------------------------------------------------------------------------------------ fair comparison
-
-
-def differences(first: Mapping, other: Mapping) -> str:
-    """The keys with different values, as "key: value and value; ..."; empty if there are none."""
-    keys = sorted(key for key in first.keys() | other.keys() if first.get(key) != other.get(key))
-    return "; ".join(f"{key}: {first.get(key)} and {other.get(key)}" for key in keys)
-
-
-def check_same_images(evaluations: Mapping[str, Mapping]) -> None:
-    """Raise ValueError unless all evaluations are of the same images and classes, counted in the same way."""
-    keys = ("dataset", "split", "num_images", "count_void", "classes")
-    subjects = {name: {key: evaluation[key] for key in keys} for name, evaluation in evaluations.items()}
-    first = next(iter(subjects))
-    for name, subject in subjects.items():
-        if problems := differences(subjects[first], subject):
-            raise ValueError(f"the evaluations of {first} and {name} cannot be compared, they differ in {problems}")
-
-
-def by_seed(runs: Sequence[FinishedRun]) -> dict[int, FinishedRun]:
-    """The runs in the order of their seeds. Raises ValueError if a seed occurs twice."""
-    seeds = {run.options["seed"]: run for run in runs}
-    if len(seeds) < len(runs):
-        raise ValueError(f"a seed occurs twice among {', '.join(str(run.folder) for run in runs)}")
-    return dict(sorted(seeds.items()))
-
-
-def check_fair(alone: Sequence[FinishedRun], distilled: Sequence[FinishedRun]) -> None:
-    """Raise ValueError unless every run is complete, stands on its side, and shares all settings that it should."""
-    for run in (*alone, *distilled):
-        check_complete(run)
-    for run in alone:
-        if run.terms:
-            raise ValueError(f"{run.folder} was distilled by {' + '.join(run.terms)}: it is no student alone")
-        check_same_settings(alone[0], run, BOOKKEEPING | distillation_options())
-    for run in distilled:
-        if not run.terms:
-            raise ValueError(f"{run.folder} is no distilled student: it used none of {', '.join(DISTILLATION_LOSSES)}")
-        check_same_settings(alone[0], run, BOOKKEEPING | distillation_options())
-        check_same_settings(distilled[0], run, BOOKKEEPING)
-
-
-def check_complete(run: FinishedRun) -> None:
-    last, goal = run.metrics[-1]["step"] if run.metrics else 0, run.options["num_steps"]
-    if last < goal:
-        raise ValueError(f"{run.folder} stopped at step {last} of {goal}: train.py --resume continues it")
-    if run.evaluation is None:
-        raise ValueError(
-            f"{run.folder} has no evaluation of its present checkpoint: "
-            f"eval.py --checkpoint {run.folder}/best.pth --output {run.folder}/evaluation.json"
-        )
-
-
-def check_same_settings(first: FinishedRun, other: FinishedRun, ignored: set[str]) -> None:
-    settings = [
-        {key: value for key, value in run.options.items() if key not in ignored}
-        | {"evaluated checkpoint": run.checkpoint.name}
-        for run in (first, other)
+def paired_table(comparison: Comparison) -> str:
+    """Markdown: a row a group with mIoU (%), spread, delta to the baseline, and every seed."""
+    baseline = comparison.groups[0]
+    rows = [
+        [group.name, percent(group.mean), percent(group.std), delta_of(group), *map(percent, group.mean_ious.values())]
+        for group in comparison.groups
     ]
-    if problems := differences(*settings):
-        raise ValueError(f"{first.folder} and {other.folder} cannot be compared fairly, they differ in {problems}")
+    if comparison.teacher_evaluation:
+        rows.append(["teacher", percent(comparison.teacher_evaluation["mean_iou"]), *["-"] * (2 + len(baseline.runs))])
+    return markdown_table(["mIoU (%)", "mean", "std", "delta", *(f"seed {seed}" for seed in baseline.runs)], rows)
 
 
-def distillation_options() -> set[str]:
-    """The options in which a distilled run may differ from the student alone."""
-    _, requires = make_parser()
-    settings = {name for name, switch in requires.items() if switch in DISTILLATION_LOSSES}
-    return settings | DISTILLATION_LOSSES.keys() | {"T_ckpt_path", "terms"}
+def delta_of(group: Group) -> str:
+    """Mean and interval, "+1.23 ± 0.45"."""
+    if group.delta is None:
+        return "-"
+    mean, margin = percent(group.delta.mean, "+"), group.delta.margin
+    return mean if margin is None else f"{mean} ± {percent(margin)}"
 
 
-def check_teacher(distilled: Sequence[FinishedRun], checkpoint: Path | None) -> None:
-    """Raise ValueError unless all runs learned from one file, ``checkpoint`` if that is given."""
-    files = {run.teacher["sha256"]: f"{run.teacher['file']} (of {run.folder})" for run in distilled}
-    if checkpoint:
-        files.setdefault(sha256_of(checkpoint), f"{checkpoint} (of --teacher)")
-    if len(files) > 1:
-        raise ValueError(f"the distilled runs need one teacher, but these files differ: {', '.join(files.values())}")
+def class_table(comparison: Comparison) -> str:
+    """Markdown: IoU (%) a class and a group, means over the seeds; beside it in brackets the delta to the baseline."""
+    baseline, *groups = comparison.groups
+    shown = comparison.teacher_evaluation
+    header = ["IoU (%)", *(["teacher"] if shown else []), *(group.name for group in comparison.groups)]
+
+    def row(
+        name: str, teacher: float | None, means: Sequence[float | None], deltas: Sequence[float | None]
+    ) -> list[str]:
+        changed = [
+            "-" if delta is None else f"{percent(mean)} ({percent(delta, '+')})"
+            for mean, delta in zip(means[1:], deltas, strict=True)
+        ]
+        return [name, *([percent(teacher)] if shown else []), percent(means[0]), *changed]
+
+    rows = []
+    for i, name in enumerate(baseline.first.evaluation["classes"]):
+        means = [mean_of([run.evaluation["iou"][i] for run in group.runs.values()]) for group in comparison.groups]
+        rows.append(row(name, shown and shown["iou"][i], means, [group.delta.class_means[i] for group in groups]))
+    for key, name in MEANS.items():
+        means = [mean_of([run.evaluation[key] for run in group.runs.values()]) for group in comparison.groups]
+        rows.append(row(f"**{name}**", shown and shown[key], means, [mean - means[0] for mean in means[1:]]))
+    evaluations = [*([shown] if shown else []), *(group.first.evaluation for group in comparison.groups)]
+    rows.append(["parameters", *(f"{evaluation['parameters'] / 1e6:.2f} M" for evaluation in evaluations)])
+    return markdown_table(header, rows)
 
 
-def caveats(runs: Sequence[FinishedRun]) -> list[str]:
-    """What a reader must know beside the figures, a sentence each."""
-    first = runs[0]
+def mean_of(values: Sequence[float | None]) -> float | None:
+    """The mean of those that are not None; None if there is none."""
+    known = [value for value in values if value is not None]
+    return statistics.mean(known) if known else None
+
+
+def terms_table(run: FinishedRun) -> str:
+    """Markdown: the terms of the loss, their settings, and the share of each at the end of training."""
+    settings = {"cross_entropy": "", **{term["name"]: one_line(term) for term in run.terms}}
+    rows = [[name, text, percent(final_share(run.metrics, name))] for name, text in settings.items()]
+    return markdown_table(["term", "settings", "share (%)"], rows, texts=2)
+
+
+def one_line(term: Mapping) -> str:
+    return ", ".join(f"{key} {value}" for key, value in flat(term).items() if key != "name")
+
+
+def final_share(metrics: Sequence[Mapping], term: str) -> float | None:
+    """The mean share over the last tenth of the rows that have one."""
+    shares = [row[f"share/{term}"] for row in metrics if f"share/{term}" in row]
+    return statistics.mean(shares[-max(1, len(shares) // 10) :]) if shares else None
+
+
+# ------------------------------------------------------------------------------------------------------ sentences
+
+
+def subject_of(evaluation: Mapping) -> str:
+    """What was evaluated: "camvid test", or "camvid night.txt" for a data list."""
+    data_list = evaluation["data_list"]
+    return f"{evaluation['dataset']} {Path(data_list).name if data_list else evaluation['split']}"
+
+
+def caption_of(comparison: Comparison) -> str:
+    """What the figures are of: images, protocol, number of seeds, and what differs besides the terms."""
+    evaluation = comparison.groups[0].first.evaluation
+    parts = [f"mIoU (%) on {subject_of(evaluation)}", f"{evaluation['num_images']} images"]
+    parts += [
+        key.replace("_", " ") if value is True else f"{key.replace('_', ' ')}: {value}"
+        for key, value in flat(evaluation["protocol"]).items()
+    ]
+    n = len(comparison.groups[0].runs)
+    varied = f"; groups differ in {', '.join(comparison.varied)} as well" if comparison.varied else ""
+    return f"{', '.join(parts)}; n = {n}{varied}"
+
+
+def conclusions(comparison: Comparison) -> list[str]:
+    """What the deltas allow to say, a sentence a group."""
+    baseline, *groups = comparison.groups
+    n = len(baseline.runs)
+    if comparison.caveats.one_seed:
+        return ["One seed has no spread: nothing follows for other seeds. Train three or more."]
     sentences = []
-    if first.evaluation["split"] == "val" and first.checkpoint.name == "best.pth":
-        sentences.append("The checkpoints were chosen on these images, on both sides: all figures are a little high.")
-    for run in runs[1:]:
-        same = {"date": first.environment.get("date")}
-        if problems := differences(first.environment, run.environment | same):
-            sentences.append(f"NOTE: the environments of {first.folder} and {run.folder} differ in {problems}.")
+    for group in groups:
+        outcome = "not distinguishable from zero at this n"
+        if group.delta.excludes_zero:
+            word = "better" if group.delta.mean > 0 else "worse"
+            outcome = f"{word} than {baseline.name} by more than the choice of seeds explains"
+        sentences.append(f"{group.name}: {delta_of(group)} (95 % interval of {n} paired seeds), {outcome}.")
+    if len(groups) > 1:
+        sentences.append("Each interval stands by itself: among many groups one may exclude zero by chance.")
     return sentences
+
+
+def caveat_sentences(caveats: Caveats) -> list[str]:
+    """What must be known beside the figures, a sentence each."""
+    sentences = []
+    if caveats.chosen_on_evaluated:
+        sentences.append("The checkpoints were chosen on these images, in every group: all figures are a little high.")
+    sentences += [continued_sentence(name, stages) for name, stages in caveats.continued.items()]
+    for key, values in caveats.environments.items():
+        listed = "; ".join(f"{value} ({', '.join(names)})" for value, names in values.items())
+        sentences.append(f"NOTE: the environments differ in {key}: {listed}.")
+    return sentences
+
+
+def continued_sentence(name: str, stages: Sequence[Mapping]) -> str:
+    listed = ", ".join(f"at step {stage['step']} to {stage['num_steps']} steps" for stage in stages)
+    return f"NOTE: {name} was continued {listed}: its learning rates are not those of a run in one go."
+
+
+def summary_of(run: FinishedRun) -> str:
+    """What was trained, for how long, on what, and by which teacher."""
+    network, steps, samples, dataset = (run.options[key] for key in ("network", "num_steps", "batch_size", "dataset"))
+    training = f"{network}: {steps} steps of {samples} samples of {dataset}"
+    if run.terms:
+        training += f", distilled by {' + '.join(term['name'] for term in run.terms)}"
+    if not run.teacher:
+        return f"{training}, without a teacher."
+    mean_iou, num_images = percent(run.teacher["mean_iou"]), run.teacher["num_images"]
+    return f"{training}, from {run.teacher['file']} ({mean_iou} mIoU on {num_images} validation images)."
 
 
 # -------------------------------------------------------------------------------------------------------- reports
@@ -302,111 +200,124 @@ def write_run_report(folder: Path) -> None:
     Raises:
         FileNotFoundError, ValueError: as ``read_run``; a run without any row of metrics.
     """
+    from segdistill.utils.report.pictures import plot_curves  # matplotlib is slow to import
+
     run = read_run(folder)
-    plot_curves({folder.name: run.metrics}, folder / "curves.png")
+    plot_curves({folder.name: [run.metrics]}, folder / "curves.png")
     sections = [f"# {folder.name}", summary_of(run)]
     if scores := {row["step"]: row["val/mean_iou"] for row in run.metrics if "val/mean_iou" in row}:
         best = max(scores, key=scores.get)
         sections.append(f"Best validation mIoU: {percent(scores[best])}, at step {best}.")
+    if stages := run.options.get("continued"):
+        sections.append(continued_sentence(folder.name, stages))
     if run.evaluation:
-        name = f"{run.evaluation['dataset']} {run.evaluation['split']}"
-        sections += ["## Classes", iou_table({name: run.evaluation})]
+        subject = subject_of(run.evaluation)
+        sections += [f"## Classes of {subject}", iou_table({subject: run.evaluation})]
         sections += [f"{run.checkpoint.name} on {run.evaluation['num_images']} images."]
-    sections += ["## Curves", "![losses and mIoU over the steps](curves.png)", "## Settings", settings_of(run)]
-    write_sections(folder / "report.md", sections)
+    sections += ["## Terms", terms_table(run), "Share of each weighted term in the loss at the end of training."]
+    sections += ["## Curves", "![mIoU, losses and shares over the steps](curves.png)"]
+    write_sections(folder / "report.md", [*sections, "## Settings", block(settings_of(run) | run.environment)])
 
 
-def write_paired_report(
-    alone: Sequence[Path], distilled: Sequence[Path], teacher: Path | None, output: Path, num_images: int = 4
-) -> str:
-    """Compare runs by seed; writes report.md, curves.png and panel.png to ``output``.
+def write_comparison(comparison: Comparison, output: Path, num_images: int = 4) -> str:
+    """Write report.md, curves.png, classes.png and panel.png to the folder ``output``.
 
     Args:
-        alone, distilled: folders of runs.
-        teacher: the folder of a run or a checkpoint; None leaves it out.
-        num_images: rows of the panel, spaced evenly over the evaluated split.
+        num_images: rows of the panel, spaced evenly over the evaluated images.
 
     Returns:
         Markdown: the paired table and what must be known beside it.
 
     Raises:
-        FileNotFoundError, ValueError: a file is missing or the comparison would not be fair.
+        FileNotFoundError, ValueError: the evaluated images or a checkpoint cannot be read.
     """
-    alone, distilled = (by_seed([read_run(folder) for folder in folders]) for folders in (alone, distilled))
-    if teacher and teacher.is_dir():
-        teacher = teacher / "best.pth"
-    check_fair(list(alone.values()), list(distilled.values()))
-    check_teacher(list(distilled.values()), teacher)
-    table = paired_table(*({seed: run.evaluation for seed, run in side.items()} for side in (alone, distilled)))
-    runs = {}
-    for seed in alone:
-        runs |= {f"alone, seed {seed}": alone[seed], f"distilled, seed {seed}": distilled[seed]}
-    comparison = "\n\n".join([table, *caveats(list(runs.values()))])
-
-    columns = {name: run.evaluation for name, run in runs.items()}
-    seed, first = min(alone), distilled[min(alone)]
-    checkpoints = {"student alone": alone[seed].checkpoint, "distilled": first.checkpoint}
-    if teacher:
-        checkpoints = {"teacher": teacher, **checkpoints}
-        evaluation = read_json(teacher.parent / "evaluation.json")
-        if evaluation and evaluation.get("sha256") == sha256_of(teacher):
-            columns = {"teacher": evaluation, **columns}
-    per_class = iou_table(columns)
+    from segdistill.utils.report.pictures import plot_class_deltas, plot_curves  # matplotlib is slow to import
 
     output.mkdir(parents=True, exist_ok=True)
-    plot_curves({name: runs[name].metrics for name in sorted(runs)}, output / "curves.png")
-    dataset = build_dataset(first.evaluation["dataset"], first.options["data_dir"], first.evaluation["split"])
-    draw_predictions(checkpoints, dataset, num_images, output / "panel.png")
-    folders = ", ".join(f"{run.folder} ({name})" for name, run in runs.items())
-    sections = [f"# {first.options['network']} on {first.options['dataset']}: alone and distilled", summary_of(first)]
-    sections += [comparison, "## Classes", per_class, "## Curves", "![losses and mIoU over the steps](curves.png)"]
-    sections += ["## Predictions", "![image, truth and predictions](panel.png)"]
-    sections += [f"Images spaced evenly over the {dataset.split} split, not chosen; students of seed {seed}."]
-    sections += ["## Settings", f"Runs: {folders}. They differ in seeds and distillation; these are {first.folder}'s:"]
-    write_sections(output / "report.md", [*sections, settings_of(first)])
-    return comparison
+    groups = {group.name: group for group in comparison.groups}
+    plot_curves(
+        {name: [run.metrics for run in group.runs.values()] for name, group in groups.items()}, output / "curves.png"
+    )
+    plot_class_deltas(comparison, output / "classes.png")
+    write_panel(comparison, output / "panel.png", num_images)
+
+    baseline, *others = groups
+    first = comparison.groups[0].first
+    subject = subject_of(first.evaluation)
+    sentences = conclusions(comparison) + caveat_sentences(comparison.caveats)
+    notes = "\n".join(f"- {sentence}" for sentence in sentences)
+    table = "\n\n".join([caption_of(comparison), paired_table(comparison), notes])
+    sections = [f"# {'; '.join(others)} against {baseline}"]
+    sections += ["\n".join(f"- {name}: {summary_of(group.first)}" for name, group in groups.items())]
+    sections += [f"## mIoU on {subject}", table]
+    sections += [f"## Classes of {subject}", class_table(comparison), "![delta of each class](classes.png)"]
+    sections += ["## Curves", "![mIoU, losses and shares over the steps](curves.png)"]
+    sections += [f"## Predictions on {subject}", "![image, truth and predictions](panel.png)"]
+    sections += [f"Images spaced evenly, not chosen, predicted whole; students of seed {first.options['seed']}."]
+    write_sections(output / "report.md", [*sections, "## Settings", *settings_sections(comparison)])
+    return table
 
 
-def draw_predictions(
-    checkpoints: Mapping[str, Path], dataset: SegmentationDataset, num_images: int, path: Path
-) -> None:
-    """A panel of evenly spaced images: image, truth, and what each checkpoint predicts."""
-    num_images = min(num_images, len(dataset))
-    samples = [dataset[i * len(dataset) // num_images] for i in range(num_images)]
-    rows = [[sample.image.permute(1, 2, 0).numpy(), sample.label.numpy()] for sample in samples]
-    for checkpoint in checkpoints.values():
-        network, report = load_network(checkpoint)
-        network.to(start_device(None))
-        for row, sample in zip(rows, samples, strict=True):
-            row.append(predict(network, sample.image[None], report.normalization, sample.label.shape)[0].numpy())
+def write_panel(comparison: Comparison, path: Path, num_images: int) -> None:
+    """Draw evenly spaced images of those that were evaluated: image, truth, teacher, and each group's first run."""
+    from segdistill.utils.report.pictures import draw_panel
+
+    evaluation = comparison.groups[0].first.evaluation
+    dataset = build_dataset(
+        evaluation["dataset"], evaluation["data_dir"], evaluation["split"], data_list=evaluation["data_list"]
+    )
+    checkpoints = {"teacher": comparison.teacher} if comparison.teacher else {}
+    checkpoints |= {group.name: group.first.checkpoint for group in comparison.groups}
+    rows = predict_rows(list(checkpoints.values()), dataset, num_images)
     draw_panel(rows, ["image", "truth", *checkpoints], path, dataset.CLASSES, dataset.PALETTE)
 
 
-def summary_of(run: FinishedRun) -> str:
-    """What was trained, for how long, on what, and by which teacher."""
-    network = " ".join(filter(None, (run.options["network"], run.options["backbone"])))
-    steps, samples, dataset = (run.options[key] for key in ("num_steps", "batch_size", "dataset"))
-    training = f"{network}: {steps} steps of {samples} samples of {dataset}"
-    if not run.terms:
-        return f"{training}, without a teacher."
-    mean_iou, num_images = percent(run.teacher["mean_iou"]), run.teacher["num_images"]
-    return (
-        f"{training}, distilled by {' + '.join(run.terms)} from {run.teacher['file']} "
-        f"({mean_iou} mIoU on {num_images} validation images)."
-    )
+def predict_rows(checkpoints: Sequence[Path], dataset: SegmentationDataset, num_images: int) -> list[list[np.ndarray]]:
+    """For each image: the image (H, W, 3), its truth (H, W), and the ids (H, W) that each checkpoint predicts."""
+    num_images = min(num_images, len(dataset))
+    samples = [dataset[i * len(dataset) // num_images] for i in range(num_images)]
+    rows = [[sample.image.permute(1, 2, 0).numpy(), sample.label.numpy()] for sample in samples]
+    device = start_device(None)
+    for checkpoint in checkpoints:
+        network, report = load_network(checkpoint)
+        predictor = whole(network.to(device))
+        for row, sample in zip(rows, samples, strict=True):
+            logits = predictor(report.normalization(sample.image[None].to(device)))
+            row.append(logits.argmax(1)[0].cpu().numpy())
+    return rows
 
 
-def settings_of(run: FinishedRun) -> str:
-    """A block of the options that had an effect, and of the environment."""
-    _, requires = make_parser()
-    idle = {name for name, switch in requires.items() if not run.options[switch]}
-    idle |= {"p", "q"} if NETWORKS[run.options["network"]].takes_backbone else {"backbone", "activation"}
-    idle |= {"momentum"} if run.options["optimizer"] == "adam" else set()
-    idle |= BOOKKEEPING - {"seed"} | {"terms", "memory_format"}
-    settings = {key: value for key, value in run.options.items() if key not in idle and value not in (None, False)}
+def settings_of(run: FinishedRun) -> dict:
+    """The options that had an effect, but for the terms and what is bookkeeping."""
+    idle = FREE - {"seed"}
+    return {key: value for key, value in run.settings.items() if key not in idle and not key.startswith("terms.")}
+
+
+def settings_sections(comparison: Comparison) -> list[str]:
+    """Each group's runs, terms and what else was varied, then what the first runs have in common."""
+    firsts = [group.first for group in comparison.groups]
+    common = {
+        key: value
+        for key, value in settings_of(firsts[0]).items()
+        if all(run.settings.get(key) == value for run in firsts)
+    }
+    sections = []
+    for group in comparison.groups:
+        sections += [f"### {group.name}", f"Runs: {', '.join(str(run.folder) for run in group.runs.values())}"]
+        sections.append(terms_table(group.first))
+        if own := {key: value for key, value in settings_of(group.first).items() if key not in common}:
+            sections.append(block(own))
+    return [
+        *sections,
+        "### All groups",
+        f"Environment and seed of {firsts[0].folder}:",
+        block(common | firsts[0].environment),
+    ]
+
+
+def block(settings: Mapping) -> str:
     width = max(map(len, settings))
-    lines = [f"{key:{width}}  {value}" for key, value in (settings | run.environment).items()]
-    return "\n".join(["```", *lines, "```"])
+    return "\n".join(["```", *(f"{key:{width}}  {value}" for key, value in settings.items()), "```"])
 
 
 def write_sections(path: Path, sections: Sequence[str]) -> None:
@@ -414,21 +325,3 @@ def write_sections(path: Path, sections: Sequence[str]) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text("\n\n".join(sections) + "\n")
     temporary.replace(path)
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m segdistill.utils.report", description=__doc__.splitlines()[0])
-    parser.add_argument("--alone", type=Path, nargs="+", required=True, metavar="RUN", help="folders of runs")
-    parser.add_argument("--distilled", type=Path, nargs="+", required=True, metavar="RUN", help="of the same seeds")
-    parser.add_argument("--teacher", type=Path, metavar="RUN", help="the teacher's folder, or its checkpoint")
-    parser.add_argument("--output", type=Path, default=Path("snapshots/report"), metavar="FOLDER")
-    parser.add_argument("--images", type=int, default=4, help="rows of the panel of predictions")
-    options = parser.parse_args(argv)
-    if options.images < 1:
-        parser.error(f"--images must be 1 or more, not {options.images}")
-    print(write_paired_report(options.alone, options.distilled, options.teacher, options.output, options.images))
-    print(f"\n{options.output}/report.md shows classes, curves and predictions.")
-
-
-if __name__ == "__main__":
-    main()
