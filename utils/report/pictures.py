@@ -45,6 +45,7 @@ def plot_curves(groups: Mapping[str, Sequence[Rows]], path: Path) -> None:
     columns = ceil(len(quantities) / lines)
     end = max(row["step"] for rows in runs for row in rows)
     figure = Figure(figsize=(4 * columns, 2.7 * lines), layout="constrained")
+    figure.get_layout_engine().set(hspace=0.05)
     for i, (key, title) in enumerate(quantities.items()):
         axes = figure.add_subplot(lines, columns, i + 1)
         plot_quantity(axes, key, groups, colors)
@@ -138,8 +139,7 @@ def plot_class_deltas(comparison: Comparison, path: Path) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(7))
     axes.set_yticks(range(len(classes)), classes)
     axes.set_ylim(len(classes) - 0.5, -0.5)
-    if len(groups) > 1:
-        figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     save(figure, path)
 
 

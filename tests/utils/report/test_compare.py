@@ -206,6 +206,13 @@ def test_different_teachers_are_refused(compare_pair, make_run, alone, distilled
         compare_groups([alone], [("auto", [distilled]), ("auto", [other])])
 
 
+def test_run_of_unknown_teacher_is_no_partner_of_one_whose_teacher_is_known(make_run, alone, distilled):
+    unknown = make_run("unknown", [PI], seed=1)
+    (unknown / "teacher.json").unlink()
+    with pytest.raises(ValueError, match=r"unknown from None"):
+        compare_groups([alone, make_run("alone1", seed=1)], [("auto", [distilled, unknown])])
+
+
 def test_teacher_evaluated_on_other_images_is_refused(compare_pair, make_run):
     teacher = make_run("teacher")
     change(teacher / "evaluation.json", images="others")
