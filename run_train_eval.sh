@@ -65,7 +65,7 @@ for seed in $seeds; do
 done
 
 echo "== comparison"
-$python -m segdistill.utils.report --alone "${alone[@]}" --distilled "${distilled[@]}" --teacher "$teacher" --output "$output"
+$python -m segdistill.utils.report --baseline "${alone[@]}" --group auto "${distilled[@]}" --teacher "$teacher" --output "$output"
 if [ "$dataset" = scenes ] || [ "$dataset" = cityscapes ]; then
     checkpoint=${distilled[0]}/best.pth dataset=$dataset data_dir=$data_dir output=$output/submission python=$python bash test.sh
 fi

@@ -108,9 +108,10 @@ def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if options.list_methods is not None:
         try:
-            parser.exit(message=describe_methods(options.list_methods) + "\n")
+            print(describe_methods(options.list_methods))
         except ValueError as error:
             parser.error(str(error))
+        parser.exit()
     del options.list_methods
 
     # argparse fills in a default only where the namespace has no value yet, so what is not None was given.

@@ -19,23 +19,25 @@ def picture(height, width):
 def test_crops_have_the_size_asked_for(scale, size):
     image, label = picture(60, 80)
     for index in range(8):
-        crop, ids = RandomCrop(size, scale, mirror=True)(image, label, generator_of(0, 0, index))
+        crop, ids = RandomCrop(size, scale, mirror=True)(image, label, generator_of("test", 0, 0, index))
         assert (crop.shape, ids.shape, crop.dtype, ids.dtype) == ((3, *size), size, torch.uint8, torch.uint8)
 
 
 def test_a_sample_is_a_function_of_seed_epoch_and_index():
     image, label = picture(60, 80)
     augment = RandomCrop((32, 32), (0.5, 2.0), mirror=True)
-    first = augment(image, label, generator_of(1, 2, 3))[0]
-    assert torch.equal(first, augment(image, label, generator_of(1, 2, 3))[0])
-    others = [augment(image, label, generator_of(*counters))[0] for counters in ((0, 2, 3), (1, 0, 3), (1, 2, 0))]
+    first = augment(image, label, generator_of("test", 1, 2, 3))[0]
+    assert torch.equal(first, augment(image, label, generator_of("test", 1, 2, 3))[0])
+    others = [
+        augment(image, label, generator_of("test", *counters))[0] for counters in ((0, 2, 3), (1, 0, 3), (1, 2, 0))
+    ]
     assert not any(torch.equal(first, other) for other in others)
 
 
 def test_an_unscaled_crop_is_a_window_of_image_and_label_alike():
     image, label = picture(60, 80)
     stacked = torch.cat([image, label[None]])
-    crop, ids = RandomCrop((20, 30))(image, label, generator_of(0, 0, 5))
+    crop, ids = RandomCrop((20, 30))(image, label, generator_of("test", 0, 0, 5))
     found = torch.cat([crop, ids[None]])
     windows = stacked.unfold(1, 20, 1).unfold(2, 30, 1).permute(1, 2, 0, 3, 4)
     assert (windows == found).flatten(2).all(2).any()
@@ -43,7 +45,7 @@ def test_an_unscaled_crop_is_a_window_of_image_and_label_alike():
 
 def test_cropping_before_resizing_gives_the_picture_of_resizing_before_cropping():
     image, label = picture(64, 96)
-    crop, ids = RandomCrop((64, 64), (2.0, 2.0))(image, label, generator_of(0, 0, 1))
+    crop, ids = RandomCrop((64, 64), (2.0, 2.0))(image, label, generator_of("test", 0, 0, 1))
     whole = resize(image, [128, 192], antialias=True)
     differences = [
         (whole[:, top : top + 64, left : left + 64].int() - crop.int())[:, 2:-2, 2:-2].abs().max()
@@ -57,7 +59,7 @@ def test_cropping_before_resizing_gives_the_picture_of_resizing_before_cropping(
 
 def test_small_images_are_padded_below_and_right_with_the_fill_and_void():
     image, label = picture(20, 30)
-    crop, ids = RandomCrop((32, 40), fill=(1, 2, 3))(image, label, generator_of(0))
+    crop, ids = RandomCrop((32, 40), fill=(1, 2, 3))(image, label, generator_of("test", 0))
     assert torch.equal(crop[:, :20, :30], image)
     assert torch.equal(ids[:20, :30], label)
     assert (crop[:, 20:] == torch.tensor([1, 2, 3]).view(3, 1, 1)).all()
@@ -68,7 +70,7 @@ def test_small_images_are_padded_below_and_right_with_the_fill_and_void():
 def test_half_of_the_samples_are_mirrored():
     image, label = picture(16, 16)
     augment = RandomCrop((16, 16), mirror=True)
-    mirrored = sum(torch.equal(augment(image, label, generator_of(i))[0], image.flip(2)) for i in range(200))
+    mirrored = sum(torch.equal(augment(image, label, generator_of("test", i))[0], image.flip(2)) for i in range(200))
     assert 70 < mirrored < 130
 
 

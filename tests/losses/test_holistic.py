@@ -151,7 +151,7 @@ def test_critic_learns_to_tell_student_from_teacher():
 
 def test_step_is_one_of_gradient_descent_on_the_weighted_loss():
     """With plain momentum-SGD the first step is -lr * gradient, computed here without the module."""
-    loss = build(weight=0.1, lambda_gp=10.0, lr=0.5)
+    loss = build(weight=0.1, lambda_gp=10.0, lr=0.5, weight_decay=0.0)
     reference = copy.deepcopy(loss.discriminator).requires_grad_(True)
     before = snapshot(loss.discriminator)
 

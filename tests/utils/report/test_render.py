@@ -1,0 +1,250 @@
+"""The figures that people read: right cells, sentences no bolder than the data, whole reports."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from runs import PA, PI, cells, change, evaluation, write_lines
+
+from segdistill.dataset import build_dataset
+from segdistill.utils.report import compare_groups, iou_table, pictures, write_comparison, write_run_report
+from segdistill.utils.report.__main__ import main
+from segdistill.utils.report.render import caption_of, caveat_sentences, class_table, conclusions, paired_table
+
+
+@pytest.fixture
+def ablation(make_run):
+    """Makes the comparison of alone, pi and pi + pa, by their scores seed by seed."""
+
+    def make(alone, pi, both, **options):
+        def runs(name, terms, scores):
+            return [make_run(f"{name}{seed}", terms, seed, score) for seed, score in enumerate(scores)]
+
+        groups = [("auto", runs("pi", [PI], pi)), ("auto", runs("both", [PI, PA], both))]
+        return compare_groups(runs("alone", [], alone), groups, **options)
+
+    return make
+
+
+# -------------------------------------------------------------------------------------------------------- tables
+
+
+def test_iou_table_has_a_row_a_class_a_column_an_evaluation_and_a_dash_for_an_absent_class():
+    table = cells(iou_table({"teacher": evaluation(0.61383), "student": evaluation(0.5)}))
+    assert table[0] == ["IoU (%)", "teacher", "student"]
+    assert table[2] == ["road", "61.38", "50.00"]
+    assert table[3] == ["sky", "-", "-"]
+    assert table[4] == ["**mIoU**", "61.38", "50.00"]
+    assert table[-1] == ["parameters", "1.23 M", "1.23 M"]
+
+
+@pytest.mark.parametrize("key", ["dataset", "images", "classes", "protocol"])
+def test_iou_table_refuses_evaluations_of_different_subjects(key):
+    with pytest.raises(ValueError, match=key):
+        iou_table({"a": evaluation(), "b": evaluation(**{key: "another"})})
+
+
+def test_paired_table_has_a_row_a_group_with_the_spread_of_its_deltas(ablation, make_run):
+    teacher = make_run("teacher", mean_iou=0.9)
+    comparison = ablation([0.40, 0.50, 0.60], [0.41, 0.52, 0.63], [0.30, 0.40, 0.50], teacher=teacher)
+    header, _, *table = cells(paired_table(comparison))
+    assert header == ["mIoU (%)", "mean", "std", "delta", "seed 0", "seed 1", "seed 2"]
+    assert table == [
+        ["alone", "50.00", "10.00", "-", "40.00", "50.00", "60.00"],
+        ["pi", "52.00", "11.00", "+2.00 ± 2.48", "41.00", "52.00", "63.00"],
+        ["pi + pa", "40.00", "10.00", "-10.00 ± 0.00", "30.00", "40.00", "50.00"],
+        ["teacher", "90.00", "-", "-", "-", "-", "-"],
+    ]
+
+
+def test_class_table_has_means_over_the_seeds_and_their_deltas(ablation, make_run):
+    comparison = ablation([0.4, 0.6], [0.5, 0.8], [0.3, 0.5], teacher=make_run("teacher", mean_iou=0.9))
+    table = cells(class_table(comparison))
+    assert table[0] == ["IoU (%)", "teacher", "alone", "pi", "pi + pa"]
+    assert table[2] == ["road", "90.00", "50.00", "65.00 (+15.00)", "40.00 (-10.00)"]
+    assert table[3] == ["sky", "-", "-", "-", "-"]
+    assert table[4] == ["**mIoU**", "90.00", "50.00", "65.00 (+15.00)", "40.00 (-10.00)"]
+    assert table[-1] == ["parameters", *["1.23 M"] * 4]
+
+
+# ------------------------------------------------------------------------------------------------------ sentences
+
+
+def test_conclusions_go_no_further_than_the_intervals(ablation):
+    better, unclear, warning = conclusions(ablation([0.5] * 3, [0.530, 0.531, 0.529], [0.53, 0.49, 0.51]))
+    assert better.startswith("pi: +3.00 ± 0.25 (95 % interval of 3 paired seeds), better than alone")
+    assert unclear.startswith("pi + pa: +1.00")
+    assert "not distinguishable from zero at this n" in unclear
+    assert "by chance" in warning
+
+
+def test_conclusion_can_be_that_it_is_worse(ablation):
+    assert "worse than alone" in conclusions(ablation([0.5] * 3, [0.470, 0.469, 0.471], [0.5] * 3))[0]
+
+
+def test_one_seed_allows_no_conclusion(ablation):
+    (sentence,) = conclusions(ablation([0.5], [0.6], [0.7]))
+    assert "nothing follows" in sentence
+
+
+def test_caption_names_the_images_the_protocol_and_what_was_varied(alone, make_run):
+    slow = make_run("slow", lr_g=0.1)
+    for run in (alone, slow):
+        change(
+            run / "evaluation.json", data_list="lists/night.txt", protocol={"prediction": "tiles", "count_void": True}
+        )
+    caption = caption_of(compare_groups([alone], [("slow", [slow])], varied=["lr_g"]))
+    assert caption.startswith("mIoU (%) on camvid night.txt, 2 images, prediction: tiles, count void; n = 1")
+    assert "groups differ in lr_g" in caption
+
+
+def test_caveats_name_runs_and_values(alone, make_run):
+    pi = make_run("pi", [PI], continued=[{"step": 12, "num_steps": 20}])
+    change(pi / "environment.json", torch="2.13.1")
+    for run in (alone, pi):
+        change(run / "evaluation.json", split="val")
+    chosen, continued, torch = caveat_sentences(compare_groups([alone], [("auto", [pi])]).caveats)
+    assert "chosen on these images" in chosen
+    assert "pi seed 0 was continued at step 12 to 20 steps" in continued
+    assert "torch: 2.12.0 (alone seed 0); 2.13.1 (pi seed 0)" in torch
+
+
+# -------------------------------------------------------------------------------------------------------- reports
+
+
+def test_command_writes_the_report_with_its_pictures_and_prints_the_table(
+    make_run, alone, distilled, tiny, tmp_path, capsys
+):
+    both = make_run("both", [PI, PA], mean_iou=0.45)
+    output = tmp_path / "report"
+    groups = ["--group", "auto", distilled, "--group", "mine", both]
+    main([str(x) for x in ["--baseline", alone, *groups, "--teacher", tiny / "teacher.pth", "--output", output]])
+    assert sorted(file.name for file in output.iterdir()) == ["classes.png", "curves.png", "panel.png", "report.md"]
+    text = (output / "report.md").read_text()
+    printed = capsys.readouterr().out
+    assert "| pi " in printed
+    assert "-5.00" in printed
+    assert printed.split("\n\n")[1] in text
+    for picture in ("classes.png", "curves.png", "panel.png"):
+        assert f"]({picture})" in text
+        Image.open(output / picture).verify()
+    assert "## Predictions on camvid test" in text
+    assert "method pair_wise, weight 0.5, on layer3" in text
+    assert "| teacher" not in text  # a bare checkpoint has no figures
+
+
+def test_report_shows_the_settings_in_which_a_group_differs_under_its_name(alone, make_run, tmp_path):
+    comparison = compare_groups([alone], [("slow", [make_run("slow", lr_g=0.25)])], varied=["lr_g"])
+    write_comparison(comparison, tmp_path / "report", num_images=1)
+    before, shared = (tmp_path / "report" / "report.md").read_text().split("### All groups")
+    assert "lr_g  0.25" in before.split("### slow")[1]
+    assert "lr_g" not in shared
+    assert "network_options.q  3" in shared
+
+
+@pytest.mark.parametrize("arguments", [["--group", "pi"], ["--group", "pi", "x", "--images", "0"]])
+def test_command_line_refuses_what_makes_no_sense(arguments, capsys):
+    with pytest.raises(SystemExit):
+        main(["--baseline", "run", *arguments])
+    assert "error: --" in capsys.readouterr().err
+
+
+def test_panel_shows_what_the_checkpoints_predict_on_the_images_that_were_evaluated(
+    alone, distilled, tiny, tmp_path, monkeypatch
+):
+    for run in (alone, distilled):
+        change(run / "options.json", data_dir="moved away")  # what was trained on is not what is shown
+    drawn = {}
+    monkeypatch.setattr(pictures, "draw_panel", lambda rows, titles, *_: drawn.update(rows=rows, titles=titles))
+    comparison = compare_groups([alone], [("auto", [distilled])], tiny / "teacher.pth")
+    write_comparison(comparison, tmp_path / "report", num_images=5)
+    assert drawn["titles"] == ["image", "truth", "teacher", "alone", "pi"]
+    samples = build_dataset("camvid", tiny / "camvid", "test")
+    assert len(drawn["rows"]) == len(samples)
+    for (image, truth, *predictions), sample in zip(drawn["rows"], samples, strict=False):
+        assert np.array_equal(image, sample.image.permute(1, 2, 0))
+        assert np.array_equal(truth, sample.label)
+        for prediction in predictions:  # the tiny teacher drew these labels, and all three files hold it
+            assert np.array_equal(prediction[truth != 255], truth[truth != 255])
+
+
+def test_panel_follows_the_data_list_and_takes_images_of_unequal_size(alone, distilled, tmp_path, monkeypatch):
+    data = tmp_path / "data"
+    for i, size in enumerate([(64, 96), (80, 48)]):
+        for kind, content in (("images", np.full((*size, 3), 99, np.uint8)), ("labels", np.full(size, i, np.uint8))):
+            (data / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(content).save(data / kind / f"{i}.png")
+    (tmp_path / "list.txt").write_text("images/1.png labels/1.png\nimages/0.png labels/0.png\n")
+    for run in (alone, distilled):
+        change(run / "evaluation.json", data_dir=str(data), data_list=str(tmp_path / "list.txt"))
+    rows = []
+    draw = pictures.draw_panel
+    monkeypatch.setattr(pictures, "draw_panel", lambda *arguments: (rows.extend(arguments[0]), draw(*arguments)))
+    write_comparison(compare_groups([alone], [("auto", [distilled])]), tmp_path / "report")
+    assert [{cell.shape[:2] for cell in row} for row in rows] == [{(80, 48)}, {(64, 96)}]
+    assert "## Predictions on camvid list.txt" in (tmp_path / "report" / "report.md").read_text()
+
+
+def test_run_report_shows_scores_terms_and_the_settings_that_mattered(alone, make_run):
+    both = make_run("both", [PI, PA], mean_iou=0.6, bf16=False, preload=True)
+    texts = []
+    for run in (alone, both):
+        write_run_report(run)
+        texts.append((run / "report.md").read_text())
+        Image.open(run / "curves.png").verify()
+    single, distilled = texts
+    assert ["pi", "method pixel_wise, weight 10.0, on logits", "20.00"] in cells(distilled)
+    assert ["cross_entropy", "", "80.00"] in cells(distilled)
+    assert ["cross_entropy", "", "100.00"] in cells(single)
+    assert "lr_g" in distilled
+    assert "bf16" not in distilled
+    assert "preload" not in distilled
+    assert "Best validation mIoU: 60.00, at step 20." in distilled
+    assert "90.00 mIoU on 2 validation images" in distilled
+    assert "## Classes of camvid test" in distilled
+    assert "without a teacher" in single
+
+
+def test_share_at_the_end_is_that_of_the_last_tenth(make_run):
+    run = make_run("run", [PI], num_steps=30)
+    shares = [0.0] * 27 + [0.1, 0.2, 0.3]
+    write_lines(run, *(json.dumps({"step": i, "loss/pi": 1.0, "share/pi": x}) for i, x in enumerate(shares, 1)))
+    write_run_report(run)
+    assert ["pi", "method pixel_wise, weight 10.0, on logits", "20.00"] in cells((run / "report.md").read_text())
+
+
+def test_run_without_shares_teacher_or_evaluation_has_a_report(make_run):
+    run = make_run("run", [PI])
+    write_lines(run, '{"step": 20, "loss/pi": 1.0}')
+    for name in ("teacher.json", "evaluation.json"):
+        (run / name).unlink()
+    write_run_report(run)
+    text = (run / "report.md").read_text()
+    assert ["pi", "method pixel_wise, weight 10.0, on logits", "-"] in cells(text)
+    assert "| road" not in text
+
+
+def test_continued_run_says_so_in_its_report(make_run):
+    run = make_run("run", continued=[{"step": 12, "num_steps": 20}])
+    write_run_report(run)
+    assert "run was continued at step 12 to 20 steps" in (run / "report.md").read_text()
+
+
+def test_run_report_leaves_out_figures_of_weights_that_have_changed(alone):
+    write_run_report(alone)
+    assert "| road" in (alone / "report.md").read_text()
+    (alone / "best.pth").write_bytes(b"continued")
+    write_run_report(alone)
+    assert "| road" not in (alone / "report.md").read_text()
+
+
+def test_import_is_quick():
+    code = (
+        "import sys, segdistill.utils.report.__main__, segdistill.utils.visualize\n"
+        "print([name for name in ('matplotlib', 'scipy', 'tensorboard') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,18 @@
+"""What runs show to people: the report of a run, and groups of runs against a baseline, paired by seed."""
+
+from segdistill.utils.report.compare import Caveats, Comparison, Delta, Group, compare_groups
+from segdistill.utils.report.read import FinishedRun, read_run
+from segdistill.utils.report.render import iou_table, write_comparison, write_run_report
+
+__all__ = [
+    "Caveats",
+    "Comparison",
+    "Delta",
+    "FinishedRun",
+    "Group",
+    "compare_groups",
+    "iou_table",
+    "read_run",
+    "write_comparison",
+    "write_run_report",
+]

@@ -1,0 +1,193 @@
+"""Pictures of runs as PNG: curves, deltas of the classes, panels of predictions; all that needs matplotlib."""
+
+from collections.abc import Mapping, Sequence
+from math import ceil
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+from segdistill.utils.report.compare import Comparison
+from segdistill.utils.visualize import Palette, colorize
+
+Rows = Sequence[Mapping[str, float]]
+
+# Okabe and Ito's, told apart by colour-blind readers.
+LINE_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+INK, FAINT = "#333333", "#DDDDDD"
+LABEL_GAP = 0.09  # least distance of two labels beside a plot, as a fraction of its height
+CELL_WIDTH = 3.0  # inches, of a panel's cell
+
+
+def plot_curves(groups: Mapping[str, Sequence[Rows]], path: Path) -> None:
+    """Draw mIoU, every term of the loss and its share over the steps, a plot each, all runs together.
+
+    Losses are noisy: their values are drawn faint, their moving average in full colour.
+
+    Args:
+        groups: the rows of metrics.jsonl of each of its runs, by the group's name; a group shares a colour and a label.
+
+    Raises:
+        ValueError: no row has anything to draw.
+    """
+    runs = [rows for group in groups.values() for rows in group]
+    quantities = quantities_of(dict.fromkeys(key for rows in runs for row in rows for key in row))
+    if not quantities:
+        raise ValueError(
+            f"the metrics of {', '.join(groups)} have neither 'val/mean_iou' nor 'loss/...': nothing to draw"
+        )
+    colors = colors_of(groups)
+    lines = 1 + len(quantities) // 4
+    columns = ceil(len(quantities) / lines)
+    end = max(row["step"] for rows in runs for row in rows)
+    figure = Figure(figsize=(4 * columns, 2.7 * lines), layout="constrained")
+    figure.get_layout_engine().set(hspace=0.05)
+    for i, (key, title) in enumerate(quantities.items()):
+        axes = figure.add_subplot(lines, columns, i + 1)
+        plot_quantity(axes, key, groups, colors)
+        style(axes, title)
+        axes.set_xlim(0, 1.02 * end)
+        if i + columns >= len(quantities):
+            axes.set_xlabel("training step", color=INK)
+    save(figure, path)
+
+
+def quantities_of(keys: Sequence[str]) -> dict[str, str]:
+    """Titles of the plots, by the column that each shows, in their order: mIoU, losses, shares, the methods' own."""
+    titles = {"val/mean_iou": "validation mIoU (%)"} if "val/mean_iou" in keys else {}
+    shares = [key for key in keys if key.startswith("share/")]
+    titles |= {key: key.removeprefix("loss/").replace("_", " ") for key in keys if key.startswith("loss/")}
+    if len(shares) > 1:  # the share of a single term is 1 throughout
+        titles |= {key: f"share of {key.removeprefix('share/').replace('_', ' ')} (%)" for key in shares}
+    own = [key for key in keys if "/" in key and not key.startswith(("val/", "loss/", "share/"))]
+    return titles | {key: key.replace("/", ": ").replace("_", " ") for key in own}
+
+
+def colors_of(groups: Sequence[str]) -> dict[str, str]:
+    return {group: LINE_COLORS[i % len(LINE_COLORS)] for i, group in enumerate(groups)}
+
+
+def plot_quantity(axes: Axes, key: str, groups: Mapping[str, Sequence[Rows]], colors: Mapping[str, str]) -> None:
+    """One column of the metrics; ``val/...`` as it is, the rest smoothed."""
+    factor = 100 if key.startswith(("val/", "share/")) else 1
+    ends = {}
+    for group, runs in groups.items():
+        for rows in runs:
+            points = np.array([(row["step"], factor * row[key]) for row in rows if key in row])
+            if len(points) == 0:
+                continue
+            window = 1 if key.startswith("val/") else 1 + len(points) // 20
+            mean = np.stack([np.convolve(column, np.full(window, 1 / window), "valid") for column in points.T], axis=1)
+            if window > 1:
+                axes.plot(*points.T, color=colors[group], linewidth=0.7, alpha=0.25)
+            marker = "o" if len(mean) <= 25 else None
+            axes.plot(*mean.T, color=colors[group], linewidth=1.6, marker=marker, markersize=3)
+            ends.setdefault(group, []).append(mean[-1, 1])
+
+    if len(colors) > 1:
+        label_lines(axes, {group: float(np.mean(values)) for group, values in ends.items()}, colors)
+
+
+def style(axes: Axes, title: str) -> None:
+    axes.set_title(title, loc="left", fontsize=11, color=INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(INK)
+    axes.tick_params(colors=INK, labelsize=9)
+    axes.grid(axis="y", color=FAINT, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+
+
+def label_lines(axes: Axes, ends: Mapping[str, float], colors: Mapping[str, str]) -> None:
+    """Write each group's name beside the end of its lines, names that would overlap apart."""
+    low, high = axes.get_ylim()
+    names = sorted(ends, key=ends.get)
+    wanted = np.array([(ends[name] - low) / (high - low) for name in names])
+    steps = LABEL_GAP * np.arange(len(names))
+    up = np.maximum.accumulate(wanted - steps) + steps
+    down = np.minimum.accumulate((wanted - steps)[::-1])[::-1] + steps
+    heights = np.clip((up + down) / 2, steps, 1 - steps[::-1])  # each of the four keeps the distance, so does this
+    for name, height in zip(names, heights, strict=True):
+        axes.text(1.02, height, name, transform=axes.transAxes, color=colors[name], fontsize=9, va="center")
+
+
+def plot_class_deltas(comparison: Comparison, path: Path) -> None:
+    """Draw the mean delta of each class's IoU as bars, a colour a group, and the deltas of the seeds as dots."""
+    baseline, *groups = comparison.groups
+    classes = baseline.first.evaluation["classes"]
+    colors = colors_of([group.name for group in comparison.groups])
+    thickness = 0.8 / len(groups)
+    figure = Figure(figsize=(7, 1 + len(classes) * (0.12 + 0.14 * len(groups))), layout="constrained")
+    axes = figure.add_subplot()
+    for i, group in enumerate(groups):
+        heights = np.arange(len(classes)) - 0.4 + (i + 0.5) * thickness
+        means = [100 * (mean or 0) for mean in group.delta.class_means]
+        axes.barh(heights, means, 0.9 * thickness, color=colors[group.name], alpha=0.75, label=group.name)
+        if not comparison.caveats.one_seed:
+            for height, deltas in zip(heights, group.delta.classes, strict=True):
+                axes.plot(100 * np.array(deltas), [height] * len(deltas), "o", color=INK, markersize=2.5)
+    seeds = "" if comparison.caveats.one_seed else " (dots: the seeds)"
+    style(axes, f"IoU: points above {baseline.name}{seeds}")
+    axes.grid(axis="x", color=FAINT, linewidth=0.6)
+    axes.grid(visible=False, axis="y")
+    axes.axvline(0, color=INK, linewidth=0.8)
+    axes.xaxis.set_major_locator(MaxNLocator(7))
+    axes.set_yticks(range(len(classes)), classes)
+    axes.set_ylim(len(classes) - 0.5, -0.5)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    save(figure, path)
+
+
+def draw_panel(
+    rows: Sequence[Sequence[np.ndarray]],
+    titles: Sequence[str],
+    path: Path,
+    classes: Sequence[str],
+    palette: Palette,
+) -> None:
+    """Draw a grid of pictures, a row an image, with a legend of the classes that occur.
+
+    Args:
+        rows: for each image one cell a title: a picture (H, W, 3) uint8, or class ids (H, W) to colour by ``palette``;
+            H and W may differ from row to row.
+        titles: of the columns.
+        classes: their names in the order of the ids.
+
+    Raises:
+        ValueError: a row has not one cell a title.
+    """
+    if any(len(row) != len(titles) for row in rows):
+        raise ValueError(f"every row needs {len(titles)} cells ({', '.join(titles)}), not {[len(row) for row in rows]}")
+    heights = [row[0].shape[0] / row[0].shape[1] for row in rows]  # every cell is as wide as its column
+    figure = Figure(figsize=(CELL_WIDTH * len(titles), CELL_WIDTH * sum(heights) + 1), layout="compressed")
+    grid = figure.subplots(len(rows), len(titles), squeeze=False, height_ratios=heights)
+    for axes, cell in zip(grid.flat, (cell for row in rows for cell in row), strict=True):
+        axes.imshow(cell if cell.ndim == 3 else colorize(cell, palette), interpolation_stage="rgba")
+        axes.set_axis_off()
+    for axes, title in zip(grid[0], titles, strict=True):
+        axes.set_title(title, fontsize=13, color=INK)
+    if handles := legend_of([cell for row in rows for cell in row if cell.ndim == 2], classes, palette):
+        columns = ceil(len(handles) / ceil(len(handles) / (2 * len(titles))))
+        figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=11)
+    save(figure, path)
+
+
+def legend_of(maps: Sequence[np.ndarray], classes: Sequence[str], palette: Palette) -> list[Patch]:
+    """A patch for each class that occurs, in their order; "void" for ids that are none."""
+    present = {i for label in maps for i in np.unique(label).tolist()}
+    known = [i for i in range(len(classes)) if i in present]
+    patches = [Patch(color=np.array(palette[i]) / 255, label=classes[i]) for i in known]
+    return patches + ([Patch(color=(0, 0, 0), label="void")] if len(present) > len(known) else [])
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write by rename, so that a reader never sees half a picture."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    FigureCanvasAgg(figure)
+    figure.savefig(temporary, format="png", dpi=150, bbox_inches="tight")
+    temporary.replace(path)

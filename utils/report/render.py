@@ -1,0 +1,327 @@
+"""Runs and comparisons for people: tables, sentences and the two reports in markdown."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from segdistill.dataset import SegmentationDataset, build_dataset
+from segdistill.utils.checkpoint import load_network
+from segdistill.utils.distributed import start_device
+from segdistill.utils.predict import whole
+from segdistill.utils.report.compare import FREE, Caveats, Comparison, Group, check_same_subject
+from segdistill.utils.report.read import FinishedRun, flat, read_run
+
+MEANS = {"mean_iou": "mIoU", "pixel_accuracy": "pixel accuracy", "class_accuracy": "class accuracy"}
+
+# --------------------------------------------------------------------------------------------------------- tables
+
+
+def percent(value: float | None, sign: str = "") -> str:
+    """0.61383 as "61.38", with sign="+" as "+61.38"; None as "-"."""
+    return "-" if value is None else f"{100 * value:{sign}.2f}"
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> str:
+    """The first columns (``texts``) to the left, the others to the right; padded, so that a terminal shows it well."""
+    widths = [max(3, *(len(row[i]) for row in (header, *rows))) for i in range(len(header))]
+    rule = ["-" * width for width in widths]
+    rule[texts:] = [f"{line[1:]}:" for line in rule[texts:]]
+    aligned = [
+        [row[i].ljust(widths[i]) if i < texts else row[i].rjust(widths[i]) for i in range(len(row))]
+        for row in (header, rule, *rows)
+    ]
+    return "\n".join(f"| {' | '.join(row)} |" for row in aligned)
+
+
+def iou_table(evaluations: Mapping[str, Mapping]) -> str:
+    """Markdown: IoU (%) a class and an evaluation, then the means; "-" for a class that does not occur.
+
+    Args:
+        evaluations: the content of evaluation.json by the name of its column.
+
+    Raises:
+        ValueError: the evaluations are not of the same images and classes.
+    """
+    check_same_subject(evaluations)
+    columns = list(evaluations.values())
+    rows = [[name, *(percent(column["iou"][i]) for column in columns)] for i, name in enumerate(columns[0]["classes"])]
+    rows += [[f"**{name}**", *(percent(column[key]) for column in columns)] for key, name in MEANS.items()]
+    rows.append(["parameters", *(f"{column['parameters'] / 1e6:.2f} M" for column in columns)])
+    return markdown_table(["IoU (%)", *evaluations], rows)
+
+
+def paired_table(comparison: Comparison) -> str:
+    """Markdown: a row a group with mIoU (%), spread, delta to the baseline, and every seed."""
+    baseline = comparison.groups[0]
+    rows = [
+        [group.name, percent(group.mean), percent(group.std), delta_of(group), *map(percent, group.mean_ious.values())]
+        for group in comparison.groups
+    ]
+    if comparison.teacher_evaluation:
+        rows.append(["teacher", percent(comparison.teacher_evaluation["mean_iou"]), *["-"] * (2 + len(baseline.runs))])
+    return markdown_table(["mIoU (%)", "mean", "std", "delta", *(f"seed {seed}" for seed in baseline.runs)], rows)
+
+
+def delta_of(group: Group) -> str:
+    """Mean and interval, "+1.23 ± 0.45"."""
+    if group.delta is None:
+        return "-"
+    mean, margin = percent(group.delta.mean, "+"), group.delta.margin
+    return mean if margin is None else f"{mean} ± {percent(margin)}"
+
+
+def class_table(comparison: Comparison) -> str:
+    """Markdown: IoU (%) a class and a group, means over the seeds; beside it in brackets the delta to the baseline."""
+    baseline, *groups = comparison.groups
+    shown = comparison.teacher_evaluation
+    header = ["IoU (%)", *(["teacher"] if shown else []), *(group.name for group in comparison.groups)]
+
+    def row(
+        name: str, teacher: float | None, means: Sequence[float | None], deltas: Sequence[float | None]
+    ) -> list[str]:
+        changed = [
+            "-" if delta is None else f"{percent(mean)} ({percent(delta, '+')})"
+            for mean, delta in zip(means[1:], deltas, strict=True)
+        ]
+        return [name, *([percent(teacher)] if shown else []), percent(means[0]), *changed]
+
+    rows = []
+    for i, name in enumerate(baseline.first.evaluation["classes"]):
+        means = [mean_of([run.evaluation["iou"][i] for run in group.runs.values()]) for group in comparison.groups]
+        rows.append(row(name, shown and shown["iou"][i], means, [group.delta.class_means[i] for group in groups]))
+    for key, name in MEANS.items():
+        means = [mean_of([run.evaluation[key] for run in group.runs.values()]) for group in comparison.groups]
+        rows.append(row(f"**{name}**", shown and shown[key], means, [mean - means[0] for mean in means[1:]]))
+    evaluations = [*([shown] if shown else []), *(group.first.evaluation for group in comparison.groups)]
+    rows.append(["parameters", *(f"{evaluation['parameters'] / 1e6:.2f} M" for evaluation in evaluations)])
+    return markdown_table(header, rows)
+
+
+def mean_of(values: Sequence[float | None]) -> float | None:
+    """The mean of those that are not None; None if there is none."""
+    known = [value for value in values if value is not None]
+    return statistics.mean(known) if known else None
+
+
+def terms_table(run: FinishedRun) -> str:
+    """Markdown: the terms of the loss, their settings, and the share of each at the end of training."""
+    settings = {"cross_entropy": "", **{term["name"]: one_line(term) for term in run.terms}}
+    rows = [[name, text, percent(final_share(run.metrics, name))] for name, text in settings.items()]
+    return markdown_table(["term", "settings", "share (%)"], rows, texts=2)
+
+
+def one_line(term: Mapping) -> str:
+    return ", ".join(f"{key} {value}" for key, value in flat(term).items() if key != "name")
+
+
+def final_share(metrics: Sequence[Mapping], term: str) -> float | None:
+    """The mean share over the last tenth of the rows that have one."""
+    shares = [row[f"share/{term}"] for row in metrics if f"share/{term}" in row]
+    return statistics.mean(shares[-max(1, len(shares) // 10) :]) if shares else None
+
+
+# ------------------------------------------------------------------------------------------------------ sentences
+
+
+def subject_of(evaluation: Mapping) -> str:
+    """What was evaluated: "camvid test", or "camvid night.txt" for a data list."""
+    data_list = evaluation["data_list"]
+    return f"{evaluation['dataset']} {Path(data_list).name if data_list else evaluation['split']}"
+
+
+def caption_of(comparison: Comparison) -> str:
+    """What the figures are of: images, protocol, number of seeds, and what differs besides the terms."""
+    evaluation = comparison.groups[0].first.evaluation
+    parts = [f"mIoU (%) on {subject_of(evaluation)}", f"{evaluation['num_images']} images"]
+    parts += [
+        key.replace("_", " ") if value is True else f"{key.replace('_', ' ')}: {value}"
+        for key, value in flat(evaluation["protocol"]).items()
+    ]
+    n = len(comparison.groups[0].runs)
+    varied = f"; groups differ in {', '.join(comparison.varied)} as well" if comparison.varied else ""
+    return f"{', '.join(parts)}; n = {n}{varied}"
+
+
+def conclusions(comparison: Comparison) -> list[str]:
+    """What the deltas allow to say, a sentence a group."""
+    baseline, *groups = comparison.groups
+    n = len(baseline.runs)
+    if comparison.caveats.one_seed:
+        return ["One seed has no spread: nothing follows for other seeds. Train three or more."]
+    sentences = []
+    for group in groups:
+        outcome = "not distinguishable from zero at this n"
+        if group.delta.excludes_zero:
+            word = "better" if group.delta.mean > 0 else "worse"
+            outcome = f"{word} than {baseline.name} by more than the choice of seeds explains"
+        sentences.append(f"{group.name}: {delta_of(group)} (95 % interval of {n} paired seeds), {outcome}.")
+    if len(groups) > 1:
+        sentences.append("Each interval stands by itself: among many groups one may exclude zero by chance.")
+    return sentences
+
+
+def caveat_sentences(caveats: Caveats) -> list[str]:
+    """What must be known beside the figures, a sentence each."""
+    sentences = []
+    if caveats.chosen_on_evaluated:
+        sentences.append("The checkpoints were chosen on these images, in every group: all figures are a little high.")
+    sentences += [continued_sentence(name, stages) for name, stages in caveats.continued.items()]
+    for key, values in caveats.environments.items():
+        listed = "; ".join(f"{value} ({', '.join(names)})" for value, names in values.items())
+        sentences.append(f"NOTE: the environments differ in {key}: {listed}.")
+    return sentences
+
+
+def continued_sentence(name: str, stages: Sequence[Mapping]) -> str:
+    listed = ", ".join(f"at step {stage['step']} to {stage['num_steps']} steps" for stage in stages)
+    return f"NOTE: {name} was continued {listed}: its learning rates are not those of a run in one go."
+
+
+def summary_of(run: FinishedRun) -> str:
+    """What was trained, for how long, on what, and by which teacher."""
+    network, steps, samples, dataset = (run.options[key] for key in ("network", "num_steps", "batch_size", "dataset"))
+    training = f"{network}: {steps} steps of {samples} samples of {dataset}"
+    if run.terms:
+        training += f", distilled by {' + '.join(term['name'] for term in run.terms)}"
+    if not run.teacher:
+        return f"{training}, without a teacher."
+    mean_iou, num_images = percent(run.teacher["mean_iou"]), run.teacher["num_images"]
+    return f"{training}, from {run.teacher['file']} ({mean_iou} mIoU on {num_images} validation images)."
+
+
+# -------------------------------------------------------------------------------------------------------- reports
+
+
+def write_run_report(folder: Path) -> None:
+    """Write report.md and curves.png into the folder of a run, evaluated or not.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``read_run``; a run without any row of metrics.
+    """
+    from segdistill.utils.report.pictures import plot_curves  # matplotlib is slow to import
+
+    run = read_run(folder)
+    plot_curves({folder.name: [run.metrics]}, folder / "curves.png")
+    sections = [f"# {folder.name}", summary_of(run)]
+    if scores := {row["step"]: row["val/mean_iou"] for row in run.metrics if "val/mean_iou" in row}:
+        best = max(scores, key=scores.get)
+        sections.append(f"Best validation mIoU: {percent(scores[best])}, at step {best}.")
+    if stages := run.options.get("continued"):
+        sections.append(continued_sentence(folder.name, stages))
+    if run.evaluation:
+        subject = subject_of(run.evaluation)
+        sections += [f"## Classes of {subject}", iou_table({subject: run.evaluation})]
+        sections += [f"{run.checkpoint.name} on {run.evaluation['num_images']} images."]
+    sections += ["## Terms", terms_table(run), "Share of each weighted term in the loss at the end of training."]
+    sections += ["## Curves", "![mIoU, losses and shares over the steps](curves.png)"]
+    write_sections(folder / "report.md", [*sections, "## Settings", block(settings_of(run) | run.environment)])
+
+
+def write_comparison(comparison: Comparison, output: Path, num_images: int = 4) -> str:
+    """Write report.md, curves.png, classes.png and panel.png to the folder ``output``.
+
+    Args:
+        num_images: rows of the panel, spaced evenly over the evaluated images.
+
+    Returns:
+        Markdown: the paired table and what must be known beside it.
+
+    Raises:
+        FileNotFoundError, ValueError: the evaluated images or a checkpoint cannot be read.
+    """
+    from segdistill.utils.report.pictures import plot_class_deltas, plot_curves  # matplotlib is slow to import
+
+    output.mkdir(parents=True, exist_ok=True)
+    groups = {group.name: group for group in comparison.groups}
+    plot_curves(
+        {name: [run.metrics for run in group.runs.values()] for name, group in groups.items()}, output / "curves.png"
+    )
+    plot_class_deltas(comparison, output / "classes.png")
+    write_panel(comparison, output / "panel.png", num_images)
+
+    baseline, *others = groups
+    first = comparison.groups[0].first
+    subject = subject_of(first.evaluation)
+    sentences = conclusions(comparison) + caveat_sentences(comparison.caveats)
+    notes = "\n".join(f"- {sentence}" for sentence in sentences)
+    table = "\n\n".join([caption_of(comparison), paired_table(comparison), notes])
+    sections = [f"# {'; '.join(others)} against {baseline}"]
+    sections += ["\n".join(f"- {name}: {summary_of(group.first)}" for name, group in groups.items())]
+    sections += [f"## mIoU on {subject}", table]
+    sections += [f"## Classes of {subject}", class_table(comparison), "![delta of each class](classes.png)"]
+    sections += ["## Curves", "![mIoU, losses and shares over the steps](curves.png)"]
+    sections += [f"## Predictions on {subject}", "![image, truth and predictions](panel.png)"]
+    sections += [f"Images spaced evenly, not chosen, predicted whole; students of seed {first.options['seed']}."]
+    write_sections(output / "report.md", [*sections, "## Settings", *settings_sections(comparison)])
+    return table
+
+
+def write_panel(comparison: Comparison, path: Path, num_images: int) -> None:
+    """Draw evenly spaced images of those that were evaluated: image, truth, teacher, and each group's first run."""
+    from segdistill.utils.report.pictures import draw_panel
+
+    evaluation = comparison.groups[0].first.evaluation
+    dataset = build_dataset(
+        evaluation["dataset"], evaluation["data_dir"], evaluation["split"], data_list=evaluation["data_list"]
+    )
+    checkpoints = {"teacher": comparison.teacher} if comparison.teacher else {}
+    checkpoints |= {group.name: group.first.checkpoint for group in comparison.groups}
+    rows = predict_rows(list(checkpoints.values()), dataset, num_images)
+    draw_panel(rows, ["image", "truth", *checkpoints], path, dataset.CLASSES, dataset.PALETTE)
+
+
+def predict_rows(checkpoints: Sequence[Path], dataset: SegmentationDataset, num_images: int) -> list[list[np.ndarray]]:
+    """For each image: the image (H, W, 3), its truth (H, W), and the ids (H, W) that each checkpoint predicts."""
+    num_images = min(num_images, len(dataset))
+    samples = [dataset[i * len(dataset) // num_images] for i in range(num_images)]
+    rows = [[sample.image.permute(1, 2, 0).numpy(), sample.label.numpy()] for sample in samples]
+    device = start_device(None)
+    for checkpoint in checkpoints:
+        network, report = load_network(checkpoint)
+        predictor = whole(network.to(device))
+        for row, sample in zip(rows, samples, strict=True):
+            logits = predictor(report.normalization(sample.image[None].to(device)))
+            row.append(logits.argmax(1)[0].cpu().numpy())
+    return rows
+
+
+def settings_of(run: FinishedRun) -> dict:
+    """The options that had an effect, but for the terms and what is bookkeeping."""
+    idle = FREE - {"seed"}
+    return {key: value for key, value in run.settings.items() if key not in idle and not key.startswith("terms.")}
+
+
+def settings_sections(comparison: Comparison) -> list[str]:
+    """Each group's runs, terms and what else was varied, then what the first runs have in common."""
+    firsts = [group.first for group in comparison.groups]
+    common = {
+        key: value
+        for key, value in settings_of(firsts[0]).items()
+        if all(run.settings.get(key) == value for run in firsts)
+    }
+    sections = []
+    for group in comparison.groups:
+        sections += [f"### {group.name}", f"Runs: {', '.join(str(run.folder) for run in group.runs.values())}"]
+        sections.append(terms_table(group.first))
+        if own := {key: value for key, value in settings_of(group.first).items() if key not in common}:
+            sections.append(block(own))
+    return [
+        *sections,
+        "### All groups",
+        f"Environment and seed of {firsts[0].folder}:",
+        block(common | firsts[0].environment),
+    ]
+
+
+def block(settings: Mapping) -> str:
+    width = max(map(len, settings))
+    return "\n".join(["```", *(f"{key:{width}}  {value}" for key, value in settings.items()), "```"])
+
+
+def write_sections(path: Path, sections: Sequence[str]) -> None:
+    """Write by rename, so that a reader never sees half a report."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text("\n\n".join(sections) + "\n")
+    temporary.replace(path)
