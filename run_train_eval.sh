@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The ablation in one command: a teacher (trained here if none is given), the student alone and the student distilled,
-# with the same seeds; then both evaluated and compared. Every setting can be overridden from the environment:
-#   is_ho_use=false seeds="0 1 2" teacher=ckpt/teacher.pth dataset=cityscapes data_dir=DIR bash run_train_eval.sh
+# with the same seeds; then all evaluated and compared. Every setting can be overridden from the environment:
+#   is_ho_use=false methods="--cwd weight=3" seeds="0 1 2" teacher=ckpt/teacher.pth dataset=cityscapes data_dir=DIR bash run_train_eval.sh
 # The defaults run on generated street scenes, without any download, in about ten minutes on two CPU cores.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -11,43 +11,65 @@ export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 is_pi_use=${is_pi_use:-true}    # pixel-wise distillation
 is_pa_use=${is_pa_use:-true}    # pair-wise distillation
 is_ho_use=${is_ho_use:-true}    # holistic (adversarial) distillation
+methods=${methods:-}            # any others, as train.py takes them: python train.py --list-methods
 seeds=${seeds:-0}
 
 dataset=${dataset:-scenes}
-data_dir=${data_dir:-data/scenes}
-split=${split:-val}
 teacher=${teacher:-}            # a checkpoint; empty: train one
-teacher_network=${teacher_network:-"--network espnet_c --p 2 --q 8"}
-student_network=${student_network:-"--network espnet_c --p 2 --q 3"}
-
-crop=${crop:-128,256}
-batch_size=${batch_size:-8}
-teacher_steps=${teacher_steps:-1000}
-num_steps=${num_steps:-250}
-train_flags=${train_flags:-"--random-scale --scale-range 0.75 1.5 --random-mirror --optimizer adam --lr-g 3e-3 --weight-decay 1e-4 --preload --num-workers 1"}
-pi_flags=${pi_flags:-"--lambda-pi 1"}
-pa_flags=${pa_flags:-"--lambda-pa 0.5 --pa-feature layer3"}
-ho_flags=${ho_flags:-"--lambda-d 0.01"}
+train_flags=${train_flags:-}    # what shall differ from the data set's recipe, for teacher and students alike
+student_flags=${student_flags:-}
+case $dataset in
+scenes)
+    data_dir=${data_dir:-data/scenes}
+    teacher_network=${teacher_network:-"--network espnet_c --network-options p=2 q=8"}
+    student_network=${student_network:-"--network espnet_c --network-options p=2 q=3"}
+    teacher_flags=${teacher_flags:-"--num-steps 1000"}
+    train_flags=${train_flags:-"--preload --num-workers 1"}
+    pi=${pi:-"weight=1"} pa=${pa:-"on=layer3"} ho=${ho:-"weight=0.01"}
+    ;;
+*)
+    teacher_network=${teacher_network:-"--network pspnet --network-options backbone=resnet101"}
+    student_network=${student_network:-"--network pspnet --network-options backbone=resnet18"}
+    ;;
+esac
+data_dir=${data_dir:?the folder of $dataset}
+teacher_flags=${teacher_flags:-} pi=${pi:-} pa=${pa:-} ho=${ho:-}    # settings of the three: pi="weight=80"
+split=${split:-val}
 name=${name:-ablation_$dataset}
 output=${output:-snapshots/$name}
-
 python=${python:-python}
-data=(--dataset "$dataset" --data-dir "$data_dir")
-common=("${data[@]}" --input-size "$crop" --batch-size "$batch_size" --snapshot-dir "$output" --resume)
 
+is_true() {
+    case $1 in
+    [Tt][Rr][Uu][Ee]) return 0 ;;
+    [Ff][Aa][Ll][Ss][Ee]) return 1 ;;
+    *) echo "expected true or false, not '$1'" >&2; exit 2 ;;
+    esac
+}
+terms=()
+if is_true "$is_pi_use"; then terms+=(--pi $pi); fi
+if is_true "$is_pa_use"; then terms+=(--pa $pa); fi
+if is_true "$is_ho_use"; then terms+=(--ho $ho); fi
+terms+=($methods)
+if [ ${#terms[@]} = 0 ]; then echo "nothing to compare: set one of is_pi_use, is_pa_use, is_ho_use or methods" >&2; exit 2; fi
+if [ -n "$teacher" ] && [ ! -f "$teacher" ]; then echo "no teacher $teacher" >&2; exit 2; fi
+# Runs of other terms get folders of their own.
+distilled_name=$(printf '%s' "${terms[*]}" | sed 's/^--//; s/ --/+/g; s/[^A-Za-z0-9.=+-]/_/g')
+
+data=(--dataset "$dataset" --data-dir "$data_dir")
+common=("${data[@]}" --snapshot-dir "$output" --resume $train_flags)
+train_student() { $python train.py $student_network "${common[@]}" $student_flags "$@"; }
 evaluate() {  # run folder
     $python eval.py "${data[@]}" --split "$split" --checkpoint "$output/$1/best.pth" --output "$output/$1/evaluation.json"
 }
 
-terms=()
-if [ "$is_pi_use" = true ]; then terms+=(--pi $pi_flags); fi
-if [ "$is_pa_use" = true ]; then terms+=(--pa $pa_flags); fi
-if [ "$is_ho_use" = true ]; then terms+=(--ho $ho_flags); fi
-if [ ${#terms[@]} = 0 ]; then echo "nothing to compare: set one of is_pi_use, is_pa_use, is_ho_use to true" >&2; exit 2; fi
+# Everything is checked before the first step of the first run.
+train_student "${terms[@]}" ${teacher:+--T_ckpt_path "$teacher"} --check
+if [ -z "$teacher" ]; then $python train.py $teacher_network "${common[@]}" $teacher_flags --check; fi
 
 if [ -z "$teacher" ]; then
     echo "== teacher"
-    $python train.py $teacher_network "${common[@]}" $train_flags --num-steps "$teacher_steps" --save-name teacher
+    $python train.py $teacher_network "${common[@]}" $teacher_flags --save-name teacher
     evaluate teacher
     teacher=$output/teacher/best.pth
 fi
@@ -55,13 +77,12 @@ fi
 alone=() distilled=()
 for seed in $seeds; do
     echo "== student alone, seed $seed"
-    $python train.py $student_network "${common[@]}" $train_flags --num-steps "$num_steps" --seed "$seed" --save-name "alone_seed$seed"
+    train_student --seed "$seed" --save-name "alone_seed$seed"
     evaluate "alone_seed$seed"
-    echo "== student distilled, seed $seed"
-    $python train.py $student_network "${common[@]}" $train_flags --num-steps "$num_steps" --seed "$seed" --save-name "distilled_seed$seed" \
-        --T_ckpt_path "$teacher" "${terms[@]}"
-    evaluate "distilled_seed$seed"
-    alone+=("$output/alone_seed$seed") distilled+=("$output/distilled_seed$seed")
+    echo "== student distilled by ${terms[*]}, seed $seed"
+    train_student --seed "$seed" --save-name "${distilled_name}_seed$seed" --T_ckpt_path "$teacher" "${terms[@]}"
+    evaluate "${distilled_name}_seed$seed"
+    alone+=("$output/alone_seed$seed") distilled+=("$output/${distilled_name}_seed$seed")
 done
 
 echo "== comparison"

@@ -49,8 +49,10 @@ def main(argv: list[str] | None = None) -> int:
     torch.manual_seed(options.seed)
     student, normalization = build_student(options, train_set)
     student.to(device, memory_format=memory_format(options))
-    teacher = build_teacher(options, normalization, val_set, device, run) if options.terms else None
+    teacher = build_teacher(options, normalization, val_set, device, run) if options.T_ckpt_path else None
     learner = build_learner(options, student, teacher, device)
+    if options.check:
+        return 0
 
     run.open()
     if run.writes and teacher:

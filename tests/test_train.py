@@ -1,8 +1,10 @@
 """The trainer: what it writes, that it resumes to the bit, and that nothing is lost when things go wrong."""
 
+import fcntl
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -12,20 +14,26 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import train
 from segdistill.utils.checkpoint import load_network
+from segdistill.utils.learner import Learner
+from segdistill.utils.losses import DISTILLATION_LOSSES
 
 ROOT = Path(__file__).parents[1]
 STEPS = 6
-TERMS = {
+# What the methods compare here, where their default is no feature of ESPNet-C.
+FEATURES: dict[str, str] = {}
+# Every method with what it keeps, some of them twice.
+TERMS = {flag: [f"--{flag}", *([f"on={FEATURES[flag]}"] if flag in FEATURES else [])] for flag in DISTILLATION_LOSSES}
+TERMS |= {
     "alone": [],
-    "pi": ["--pi"],
-    "pi+pa": ["--pi", "--pa", "--pa-feature", "layer3"],
-    "ho-wgan": ["--ho"],
-    "ho-hinge": ["--ho", "--adv-loss-type", "hinge", "--adv-optimizer", "adam"],
+    "ho-hinge": ["--ho", "kind=hinge", "optimizer=adam"],
+    "two": ["--cwd", "on=logits", "--cwd", "on=layer2,layer3", "--fitnet", "on=layer2:layer3"],
 }
-ALL_TERMS = ["--pi", "--pa", "--pa-feature", "layer3", "--ho"]
+ALL_TERMS = ["--pi", "--pa", "--ho", "--fitnet"]
+PSPNET = ["--network", "pspnet"]
 
 
 def arguments(tiny, folder, name, terms, *more):
@@ -33,8 +41,9 @@ def arguments(tiny, folder, name, terms, *more):
     return [
         *("--dataset", "camvid", "--data-dir", str(tiny / "camvid"), "--input-size", "64,64"),
         *("--random-scale", "--random-mirror", "--batch-size", "2", "--num-steps", str(STEPS), "--num-workers", "0"),
-        *("--network", "pspnet", "--backbone", "resnet18", "--log-every", "1", "--val-every", "4"),
-        *("--snapshot-dir", str(folder), "--save-name", name, *teacher, *terms, *more),
+        *("--log-every", "1", "--val-every", "4", "--snapshot-dir", str(folder), "--save-name", name),
+        *(() if "--network" in more else ("--network", "espnet_c", "--network-options", "p=1", "q=1")),
+        *(*teacher, *terms, *more),
     ]
 
 
@@ -61,14 +70,21 @@ def assert_same(actual, expected, path="last.pth"):
 
 def stop_before(monkeypatch, step):
     """Make the trainer die, without warning, when it is about to do ``step``."""
-    real_step = train.train_step
+    at_step(monkeypatch, step, MemoryError())
 
-    def die(options, current, *rest):
-        if current == step:
-            raise MemoryError
-        return real_step(options, current, *rest)
 
-    monkeypatch.setattr(train, "train_step", die)
+def at_step(monkeypatch, step, then):
+    """Call ``then`` with the learner, or raise it, before the update of ``step``."""
+    update = Learner.update
+
+    def interfere(learner):
+        if round(learner.seen[0][2].progress * STEPS) == step - 1:
+            if isinstance(then, BaseException):
+                raise then
+            then(learner)
+        return update(learner)
+
+    monkeypatch.setattr(Learner, "update", interfere)
 
 
 @pytest.mark.parametrize("terms", TERMS.values(), ids=TERMS)
@@ -139,8 +155,9 @@ def test_a_run_leaves_what_it_takes_to_read_it(tiny, tmp_path):
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "loss" in row] == list(range(1, STEPS + 1))
     assert [row["step"] for row in rows if "val/mean_iou" in row] == [4, 6]
-    assert {"loss/cross_entropy", "loss/pixel_wise", "lr", "images_per_second"} <= rows[0].keys()
-    assert json.loads((run / "options.json").read_text())["lambda_pi"] == 10.0
+    assert {"loss/cross_entropy", "loss/pi", "share/pi", "lr", "images_per_second"} <= rows[0].keys()
+    (term,) = json.loads((run / "options.json").read_text())["terms"]
+    assert (term["name"], term["method"], term["weight"], term["void"]) == ("pi", "pi", 10.0, "keep")
     assert json.loads((run / "environment.json").read_text())["torch"] == torch.__version__
     assert json.loads((run / "teacher.json").read_text())["mean_iou"] == 1.0
     assert list(run.glob("events.out.tfevents.*"))
@@ -150,48 +167,191 @@ def test_a_run_leaves_what_it_takes_to_read_it(tiny, tmp_path):
     assert not any("discriminator" in key or "teacher" in key for key in network.state_dict())
 
 
+def rows_of(run):
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in rows if "loss" in row]
+
+
 def test_the_total_is_the_weighted_sum_of_the_terms(tiny, tmp_path):
-    train.main(arguments(tiny, tmp_path, "run", ["--pi", "--lambda-pi", "3", "--pa", "--pa-feature", "layer3"]))
-    row = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
-    expected = row["loss/cross_entropy"] + 3 * row["loss/pixel_wise"] + 0.5 * row["loss/pair_wise"]
-    assert row["loss"] == pytest.approx(expected, rel=1e-5)
+    terms = ["--pi", "weight=3", "--pa", "on=layer3", "--cwd", "weight=2", "decay=0.5"]
+    train.main(arguments(tiny, tmp_path, "run", terms))
+    first, *_, last_row = rows_of(tmp_path / "run")
+    expected = first["loss/cross_entropy"] + 3 * first["loss/pi"] + 0.5 * first["loss/pa"] + 2 * first["loss/cwd"]
+    assert first["loss"] == pytest.approx(expected, rel=1e-5)
+    assert first["share/pi"] == pytest.approx(3 * first["loss/pi"] / first["loss"], rel=1e-5)
+    # Five of six steps lie behind the last one: a third of the decay is left.
+    faded = last_row["loss"] - last_row["loss/cross_entropy"] - 3 * last_row["loss/pi"] - 0.5 * last_row["loss/pa"]
+    assert faded == pytest.approx(2 * last_row["loss/cwd"] / 3, rel=1e-3)
 
 
-def test_losses_that_are_not_finite_stop_the_run_and_keep_the_checkpoint(tiny, tmp_path, monkeypatch):
-    real_step = train.train_step
+def bad_term(learner):
+    learner.terms[0]["pi"] = learner.terms[0]["pi"] * float("nan")
 
-    def explode(options, step, *rest):
-        terms = real_step(options, step, *rest)
-        return {**terms, "loss/pixel_wise": terms["loss"] * float("nan")} if step == 4 else terms
 
-    monkeypatch.setattr(train, "train_step", explode)
-    with pytest.raises(FloatingPointError, match=r"step 4: loss/pixel_wise"):
+def bad_gradient(learner):
+    learner.objective.student.level1.conv.weight.grad[0] = float("inf")
+
+
+@pytest.mark.parametrize(
+    ("fault", "named"), [(bad_term, "pi"), (bad_gradient, r"gradient of student\.level1\.conv\.weight")]
+)
+def test_an_update_that_is_not_finite_is_refused_and_named(tiny, tmp_path, monkeypatch, fault, named):
+    at_step(monkeypatch, 4, fault)
+    with pytest.raises(FloatingPointError, match=rf"step 4: {named} not finite.*--save-name"):
         train.main(arguments(tiny, tmp_path, "run", ["--pi"], "--save-every", "1"))
     assert last(tmp_path, "run")["step"] == 3
 
 
-def test_weights_that_are_not_finite_are_not_saved(tiny, tmp_path, monkeypatch):
-    real_step = train.train_step
+def bad_weight(learner):
+    torch.nn.init.constant_(learner.objective.student.level1.conv.weight, float("inf"))
 
-    def corrupt(options, step, factor, model, *rest):
-        terms = real_step(options, step, factor, model, *rest)
-        if step == 3:
-            torch.nn.init.constant_(model.head.bias, float("inf"))
-        return terms
 
-    monkeypatch.setattr(train, "train_step", corrupt)
-    with pytest.raises(FloatingPointError, match=r"step 3: weight head\.bias"):
-        train.main(arguments(tiny, tmp_path, "run", [], "--save-every", "1"))
+def bad_buffer(learner):
+    learner.objective.student.b1.bn.running_var[0] = float("nan")
+
+
+def bad_momentum(learner):
+    learner.optimizer.state[learner.optimizer.param_groups[0]["params"][0]]["exp_avg_sq"][0] = float("nan")
+
+
+def bad_critic(learner):
+    learner.objective.losses["ho"].discriminator.last.bias.data[0] = float("nan")
+
+
+@pytest.mark.parametrize("fault", [bad_weight, bad_buffer, bad_momentum, bad_critic])
+def test_nothing_that_is_not_finite_is_ever_saved(tiny, tmp_path, monkeypatch, fault):
+    with monkeypatch.context() as context:
+        at_step(context, 3, fault)
+        with pytest.raises(FloatingPointError, match=r"step 3|not finite, so .*last\.pth is not written"):
+            train.main(arguments(tiny, tmp_path, "run", ["--ho"], "--save-every", "1"))
     assert last(tmp_path, "run")["step"] == 2
+    train.main(arguments(tiny, tmp_path, "run", ["--ho"], "--save-every", "1", "--resume"))
+    train.main(arguments(tiny, tmp_path, "whole", ["--ho"], "--save-every", "1"))
+    assert_same(last(tmp_path, "run"), last(tmp_path, "whole"))
+
+
+def test_a_critic_that_diverges_leaves_a_run_that_can_be_continued(tiny, tmp_path):
+    with pytest.raises(FloatingPointError, match=r"ho not finite|--ho lr="):
+        train.main(arguments(tiny, tmp_path, "run", ["--ho", "lr=1e18"], "--save-every", "1"))
+    assert last(tmp_path, "run")["step"] < STEPS
+
+
+def test_adapters_train_and_stay_out_of_the_student(tiny, tmp_path):
+    terms = ["--cwd", "on=layer2:layer3", "--fitnet", "on=layer3"]
+    train.main(arguments(tiny, tmp_path, "run", terms, "--save-every", "1", "--num-steps", "1"))
+    before = last(tmp_path, "run")["losses"]
+    train.main(arguments(tiny, tmp_path, "run", terms, "--save-every", "1", "--resume", "--num-steps", "2"))
+    after = last(tmp_path, "run")["losses"]
+    assert before.keys() == {"cwd.adapter.weight", "fitnet.adapter.weight"}
+    assert not any(torch.equal(before[key], after[key]) for key in before)
+    network, _ = load_network(tmp_path / "run" / "best.pth")
+    assert not any("adapter" in key for key in network.state_dict())
+
+
+@pytest.mark.parametrize(
+    "more", [["--ema", "0.5"], ["--clip-norm", "0.1"], ["--accumulate", "2"], ["--bf16"], ["--fp16"]]
+)
+def test_the_mechanics_of_a_step_resume_to_the_bit(tiny, tmp_path, monkeypatch, more):
+    train.main(arguments(tiny, tmp_path, "whole", ALL_TERMS, *more))
+    with monkeypatch.context() as context:
+        stop_before(context, 4)
+        with pytest.raises(MemoryError):
+            train.main(arguments(tiny, tmp_path, "parts", ALL_TERMS, *more, "--save-every", "1"))
+    train.main(arguments(tiny, tmp_path, "parts", ALL_TERMS, *more, "--save-every", "1", "--resume"))
+    assert_same(last(tmp_path, "parts"), last(tmp_path, "whole"))
 
 
 def test_a_finished_run_is_not_overwritten_and_its_options_do_not_change_silently(tiny, tmp_path):
     train.main(arguments(tiny, tmp_path, "run", []))
     with pytest.raises(FileExistsError, match="--resume"):
         train.main(arguments(tiny, tmp_path, "run", []))
-    with pytest.raises(ValueError, match=r"lr_g 0\.01, now 0\.5"):
+    with pytest.raises(ValueError, match=r"lr_g 0\.003, now 0\.5"):
         train.main(arguments(tiny, tmp_path, "run", [], "--resume", "--lr-g", "0.5"))
+    with pytest.raises(ValueError, match="beyond --num-steps 3"):
+        train.main(arguments(tiny, tmp_path, "run", [], "--resume", "--num-steps", "3"))
     assert train.main(arguments(tiny, tmp_path, "run", [], "--resume")) == 0
+
+
+def test_a_run_may_be_moved_renamed_and_continued_for_longer(tiny, tmp_path):
+    shutil.copytree(tiny, tmp_path / "before")
+    train.main(arguments(tmp_path / "before", tmp_path, "run", ["--pi"]))
+    (tmp_path / "before").rename(tmp_path / "after")
+    (tmp_path / "run").rename(tmp_path / "renamed")
+    command = arguments(tmp_path / "after", tmp_path, "renamed", ["--pi"], "--resume", "--num-steps", "8")
+    assert train.main(command) == 0
+    assert last(tmp_path, "renamed")["step"] == 8
+    options = json.loads((tmp_path / "renamed/options.json").read_text())
+    assert options["continued"] == [{"step": 6, "num_steps": 8}]
+    assert "continued" in (tmp_path / "renamed/report.md").read_text()
+
+
+def test_an_option_that_the_run_did_not_know_has_its_default(tiny, tmp_path):
+    train.main(arguments(tiny, tmp_path, "run", ["--pi"], "--num-steps", "2"))
+    path = tmp_path / "run/options.json"
+    options = json.loads(path.read_text())
+    del options["clip_norm"], options["power"], options["terms"][0]["decay"]
+    path.write_text(json.dumps(options))
+    assert train.main(arguments(tiny, tmp_path, "run", ["--pi"], "--resume", "--num-steps", "3")) == 0
+    with pytest.raises(ValueError, match=r"power 0\.9, now 0\.5"):
+        train.main(arguments(tiny, tmp_path, "run", ["--pi"], "--resume", "--num-steps", "3", "--power", "0.5"))
+
+
+def test_a_run_that_died_before_its_first_checkpoint_leaves_nothing_behind(tiny, tmp_path, monkeypatch):
+    with monkeypatch.context() as context:
+        stop_before(context, 3)
+        with pytest.raises(MemoryError):
+            train.main(arguments(tiny, tmp_path, "run", ["--pi"]))
+    assert len(rows_of(tmp_path / "run")) == 2
+    train.main(arguments(tiny, tmp_path, "run", [], "--lr-g", "0.5"))
+    assert [row["step"] for row in rows_of(tmp_path / "run")] == list(range(1, STEPS + 1))
+    assert not any("loss/pi" in row for row in rows_of(tmp_path / "run"))
+    assert not (tmp_path / "run/teacher.json").exists()
+    assert len(list((tmp_path / "run").glob("events*"))) == 1
+
+
+def test_rows_that_a_resumed_run_repeats_are_there_once(tiny, tmp_path, monkeypatch):
+    with monkeypatch.context() as context:
+        stop_before(context, 5)
+        with pytest.raises(MemoryError):
+            train.main(arguments(tiny, tmp_path, "run", [], "--save-every", "2"))
+    with (tmp_path / "run/metrics.jsonl").open("a") as file:
+        file.write('{"step": 9, "lo')
+    train.main(arguments(tiny, tmp_path, "run", [], "--save-every", "2", "--resume"))
+    assert [row["step"] for row in rows_of(tmp_path / "run")] == list(range(1, STEPS + 1))
+
+
+def test_weights_without_a_run_are_not_overwritten(tiny, tmp_path):
+    train.main(arguments(tiny, tmp_path, "run", []))
+    (tmp_path / "run/last.pth").unlink()
+    for more in ([], ["--resume"]):
+        with pytest.raises(FileExistsError, match=r"best\.pth has no last\.pth"):
+            train.main(arguments(tiny, tmp_path, "run", [], *more))
+
+
+def test_two_runs_do_not_share_a_folder(tiny, tmp_path):
+    (tmp_path / "run").mkdir()
+    with (tmp_path / "run/.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(BlockingIOError, match="another process is training"):
+            train.main(arguments(tiny, tmp_path, "run", []))
+    assert train.main(arguments(tiny, tmp_path, "run", [])) == 0
+
+
+def test_a_start_that_fails_leaves_no_folder(tiny, tmp_path):
+    with pytest.raises(ValueError, match="has no feature layer9"):
+        train.main(arguments(tiny, tmp_path, "run", ["--pa", "on=layer9"]))
+    with pytest.raises(ValueError, match="--aux-weight has no effect with espnet_c"):
+        train.main(arguments(tiny, tmp_path, "run", [], "--aux-weight", "0.4"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_split_without_labels_is_an_error(tiny, tmp_path, split):
+    shutil.copytree(tiny, tmp_path / "data")
+    for path in (tmp_path / "data/camvid" / f"{split}annot").iterdir():
+        Image.new("L", (64, 64), 11).save(path)
+    with pytest.raises(ValueError, match="void throughout" if split == "train" else "no pixel of 2 images"):
+        train.main(arguments(tmp_path / "data", tmp_path, "run", []))
 
 
 def test_a_run_is_not_continued_with_another_teacher(tiny, tmp_path):
@@ -205,7 +365,9 @@ def test_a_run_is_not_continued_with_another_teacher(tiny, tmp_path):
         train.main(command)
 
 
-def test_a_missing_teacher_stops_the_run_before_a_step(tiny, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"none\.pth"):
-        train.main(arguments(tiny, tmp_path, "run", [], "--pi", "--T_ckpt_path", str(tmp_path / "none.pth")))
-    assert not (tmp_path / "run" / "last.pth").exists()
+def test_without_a_terminal_progress_is_plain_lines(tiny, tmp_path):
+    process = start(tiny, tmp_path, "run")
+    _, error = process.communicate(timeout=300)
+    assert process.returncode == 0
+    assert "\r" not in error
+    assert re.search(r"^step 6 of 6: loss [\d.]+, mIoU [\d.]+, 0:00:00 left$", error, re.M)

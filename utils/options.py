@@ -20,7 +20,7 @@ from segdistill.utils.settings import describe_settings, parse_settings, setting
 
 # Options that say where and how a run is done and not what: they may change when it is continued.
 BOOKKEEPING = {
-    *("save_name", "snapshot_dir", "resume", "device", "num_workers", "preload", "save_every", "log_every"),
+    *("save_name", "snapshot_dir", "resume", "check", "device", "num_workers", "preload", "save_every", "log_every"),
     *("data_dir", "data_list", "T_ckpt_path", "S_ckpt_path", "student_pretrain_model_imgnet"),
 }
 OHEM = {"threshold": 0.7, "min_kept": 100_000}
@@ -87,6 +87,7 @@ def make_parser() -> argparse.ArgumentParser:
     run.add_argument("--device", help="cuda if there is one, else cpu")
     add_switch(run, "--channels-last", "channels_last memory format (true)", default=True)
     add_switch(run, "--deterministic", "the same bits on CUDA too, slower")
+    add_switch(run, "--check", "check options, data, networks and teacher, and stop before the first step")
     return parser
 
 
@@ -118,7 +119,9 @@ def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     blank = argparse.Namespace(**{**dict.fromkeys(vars(options)), "terms": []})
     given = {name for name, value in vars(parser.parse_args(argv, blank)).items() if value is not None}
     try:
-        options.network_options = parse_settings(NETWORKS[options.network], options.network_options, options.network)
+        options.network_options = parse_settings(
+            NETWORKS[options.network], options.network_options, options.network, hidden=["norm"]
+        )
         options.ohem = None if options.ohem is None else read_ohem(options.ohem)
         options.terms = name_terms(options.terms)
     except ValueError as error:
@@ -173,7 +176,7 @@ def name_terms(given: Sequence[tuple[str, dict]]) -> list[Term]:
 def contradictions(options: argparse.Namespace, given: set[str]) -> list[str]:
     """What is wrong with the options, each as a sentence."""
     problems = []
-    if options.terms and not options.T_ckpt_path:
+    if options.terms and not options.T_ckpt_path and not options.check:
         problems.append(f"--{options.terms[0].method} needs a teacher: --T_ckpt_path FILE")
     if options.T_ckpt_path and not options.terms:
         problems.append("--T_ckpt_path has no effect without a distillation method: see --list-methods")

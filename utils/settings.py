@@ -46,17 +46,18 @@ def meanings_of(cls: type) -> dict[str, str]:
     return meanings
 
 
-def parse_settings(cls: type, words: Sequence[str], what: str) -> dict[str, Any]:
+def parse_settings(cls: type, words: Sequence[str], what: str, hidden: Sequence[str] = ()) -> dict[str, Any]:
     """The settings that words such as ``weight=80`` give.
 
     Args:
         what: what the settings are of, for the error: "--pi".
+        hidden: settings that have a flag of their own.
 
     Raises:
         ValueError: a word that is no key=value, a key that ``cls`` does not have or that is given twice, a value of
             another kind; the message lists keys, defaults and meaning.
     """
-    settings, known = {}, {name: setting for name, setting in settings_of(cls).items() if name != "norm"}
+    settings, known = {}, {name: setting for name, setting in settings_of(cls).items() if name not in hidden}
     for word in words:
         key, sign, text = word.partition("=")
         if not sign or key not in known:

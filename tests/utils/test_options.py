@@ -37,6 +37,7 @@ def teacher(tmp_path):
         (["--ohem", "min_kept=100", "threshold=2"], "at most 1"),
         ([*PSPNET, "--network-options", "q=3"], "pspnet has no setting 'q=3'"),
         ([*ESPNET, "--network-options", "backbone=resnet18"], "espnet_c has no setting"),
+        ([*ESPNET, "--network-options", "norm=inplace_abn"], "espnet_c has no setting"),
         ([*ESPNET, "--network-options", "p=two"], "expected a number"),
         ([*ESPNET, "--student-pretrain-model-imgnet", __file__], "has no backbone"),
         (["--S_ckpt_path", __file__, "--student-pretrain-model-imgnet", __file__], "give one"),
@@ -94,6 +95,7 @@ def test_every_occurrence_of_a_method_is_a_term_with_a_name_of_its_own(teacher):
     assert [term.name for term in terms] == names
     assert [term.settings["weight"] for term in terms] == [80, 3, 50, 50, 0.5, 1]
     assert terms[0].settings["temperature"] == 1.0
+    assert parse_options([*teacher, "--cwd", "norm=spatial"]).terms[0].settings["norm"] == "spatial"
 
 
 @pytest.mark.parametrize("flag", DISTILLATION_LOSSES)
