@@ -9,10 +9,18 @@ from segdistill.utils.losses.channel_wise import ChannelWise, channel_wise_loss
 from segdistill.utils.losses.cross_entropy import TaskLoss, cross_entropy_loss, ohem_loss
 from segdistill.utils.losses.fitnet import FitNet, fitnet_loss
 from segdistill.utils.losses.holistic import Holistic, critic_loss, generator_loss, gradient_penalty
+from segdistill.utils.losses.kd import KnowledgeDistillation
 from segdistill.utils.losses.pair_wise import PairWise, pair_wise_loss
 from segdistill.utils.losses.pixel_wise import PixelWise, pixel_wise_loss
 
-METHODS = (PixelWise, PairWise, Holistic, ChannelWise, FitNet)
+METHODS = (
+    PixelWise,
+    PairWise,
+    Holistic,
+    KnowledgeDistillation,
+    ChannelWise,
+    FitNet,
+)
 DISTILLATION_LOSSES: dict[str, type[DistillationLoss]] = {cls.flag: cls for cls in METHODS}
 
 __all__ = [
