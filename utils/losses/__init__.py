@@ -10,6 +10,7 @@ from segdistill.utils.losses.cross_entropy import TaskLoss, cross_entropy_loss, 
 from segdistill.utils.losses.dist import Dist, dist_loss
 from segdistill.utils.losses.fitnet import FitNet, fitnet_loss
 from segdistill.utils.losses.holistic import Holistic, critic_loss, generator_loss, gradient_penalty
+from segdistill.utils.losses.inter_class import InterClass, inter_class_loss
 from segdistill.utils.losses.intra_class import IntraClass, intra_class_loss
 from segdistill.utils.losses.kd import KnowledgeDistillation
 from segdistill.utils.losses.pair_wise import PairWise, pair_wise_loss
@@ -22,6 +23,7 @@ METHODS = (
     KnowledgeDistillation,
     Dist,
     IntraClass,
+    InterClass,
     ChannelWise,
     FitNet,
 )
@@ -41,6 +43,7 @@ __all__ = [
     "fitnet_loss",
     "generator_loss",
     "gradient_penalty",
+    "inter_class_loss",
     "intra_class_loss",
     "ohem_loss",
     "pair_wise_loss",
