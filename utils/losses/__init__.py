@@ -7,6 +7,7 @@ from segdistill.network import SegmentationNetwork
 from segdistill.utils.losses.base import DistillationLoss, Wanted
 from segdistill.utils.losses.channel_wise import ChannelWise, channel_wise_loss
 from segdistill.utils.losses.cross_entropy import TaskLoss, cross_entropy_loss, ohem_loss
+from segdistill.utils.losses.decoupled import Decoupled, decoupled_loss
 from segdistill.utils.losses.dist import Dist, dist_loss
 from segdistill.utils.losses.fitnet import FitNet, fitnet_loss
 from segdistill.utils.losses.holistic import Holistic, critic_loss, generator_loss, gradient_penalty
@@ -21,6 +22,7 @@ METHODS = (
     PairWise,
     Holistic,
     KnowledgeDistillation,
+    Decoupled,
     Dist,
     IntraClass,
     InterClass,
@@ -39,6 +41,7 @@ __all__ = [
     "channel_wise_loss",
     "critic_loss",
     "cross_entropy_loss",
+    "decoupled_loss",
     "dist_loss",
     "fitnet_loss",
     "generator_loss",
