@@ -7,12 +7,28 @@ from segdistill.network import SegmentationNetwork
 from segdistill.utils.losses.base import DistillationLoss, Wanted
 from segdistill.utils.losses.channel_wise import ChannelWise, channel_wise_loss
 from segdistill.utils.losses.cross_entropy import TaskLoss, cross_entropy_loss, ohem_loss
+from segdistill.utils.losses.decoupled import Decoupled, decoupled_loss
+from segdistill.utils.losses.dist import Dist, dist_loss
 from segdistill.utils.losses.fitnet import FitNet, fitnet_loss
 from segdistill.utils.losses.holistic import Holistic, critic_loss, generator_loss, gradient_penalty
+from segdistill.utils.losses.inter_class import InterClass, inter_class_loss
+from segdistill.utils.losses.intra_class import IntraClass, intra_class_loss
+from segdistill.utils.losses.kd import KnowledgeDistillation
 from segdistill.utils.losses.pair_wise import PairWise, pair_wise_loss
 from segdistill.utils.losses.pixel_wise import PixelWise, pixel_wise_loss
 
-METHODS = (PixelWise, PairWise, Holistic, ChannelWise, FitNet)
+METHODS = (
+    PixelWise,
+    PairWise,
+    Holistic,
+    KnowledgeDistillation,
+    Decoupled,
+    Dist,
+    IntraClass,
+    InterClass,
+    ChannelWise,
+    FitNet,
+)
 DISTILLATION_LOSSES: dict[str, type[DistillationLoss]] = {cls.flag: cls for cls in METHODS}
 
 __all__ = [
@@ -25,9 +41,13 @@ __all__ = [
     "channel_wise_loss",
     "critic_loss",
     "cross_entropy_loss",
+    "decoupled_loss",
+    "dist_loss",
     "fitnet_loss",
     "generator_loss",
     "gradient_penalty",
+    "inter_class_loss",
+    "intra_class_loss",
     "ohem_loss",
     "pair_wise_loss",
     "pixel_wise_loss",
