@@ -1,0 +1,166 @@
+"""The mechanics of a step: parts of a batch, processes, averages, precision, refusals."""
+
+import copy
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+
+from segdistill.dataset import Normalization, Sample
+from segdistill.network import SegmentationNetwork, build_network
+from segdistill.network.base import Feature
+from segdistill.utils.batch import make_batches
+from segdistill.utils.learner import Learner, Objective, poly
+from segdistill.utils.losses import TaskLoss, Term, build_losses
+
+PLAIN = Normalization(mean=(127.0, 127.0, 127.0), std=(64.0, 64.0, 64.0))
+METHODS = {"pi": {}, "pa": {"on": "layer3"}, "cwd": {"on": "layer2:layer3"}, "fitnet": {"on": "layer3"}}
+TERMS = [Term(name, name, settings) for name, settings in METHODS.items()]
+
+
+def sample_of(first=0, last=4):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (4, 3, 64, 64), generator=generator, dtype=torch.uint8)
+    labels = torch.randint(0, 5, (4, 64, 64), generator=generator, dtype=torch.uint8)
+    labels[1, 20:] = 255  # shares of unequal numbers of labelled pixels
+    keys = torch.stack([torch.zeros(4, dtype=torch.int64), torch.arange(4)], dim=1)
+    return Sample(*(x[first:last] for x in (images, labels)), "", keys[first:last])
+
+
+class Flat(SegmentationNetwork):
+    """No BatchNorm, so that the parts of a batch know nothing of each other."""
+
+    def __init__(self):
+        super().__init__()
+        self.num_classes = 5
+        self.features = {"layer2": Feature(6, 2), "layer3": Feature(8, 4), "logits": Feature(5, 4)}
+        self.first, self.second, self.head = nn.Conv2d(3, 6, 3, 2, 1), nn.Conv2d(6, 8, 3, 2, 1), nn.Conv2d(8, 5, 1)
+
+    def maps(self, images, wanted):
+        layer2 = self.first(images).tanh()
+        layer3 = self.second(layer2).tanh()
+        return {"layer2": layer2, "layer3": layer3, "logits": self.head(layer3)}
+
+
+def learner_of(make=Flat, terms=TERMS, **options):
+    torch.manual_seed(0)
+    student, teacher = make(), make().eval().requires_grad_(False)
+    objective = Objective(student, TaskLoss(), build_losses(terms, student, teacher)).double()
+    optimizer = torch.optim.SGD([p for p in objective.parameters() if p.requires_grad], 0.1)
+    return Learner(objective, optimizer, **options), teacher.double()
+
+
+def step(learner, teacher, sample, progress=0.0, parts=1):
+    for batch in make_batches(sample, PLAIN, progress=progress, parts=parts):
+        batch = batch._replace(images=batch.images.double())
+        learner.accumulate(batch, teacher(batch.images, learner.wanted))
+    return learner.update()
+
+
+def weights_of(learner):
+    return {key: value.clone() for key, value in learner.objective.state_dict().items() if torch.is_tensor(value)}
+
+
+def assert_updates_agree(one, other, before):
+    for key, value in one.items():
+        if value.is_floating_point() and not torch.equal(value, before[key]):
+            update = (value - before[key]).abs().max()
+            assert (other[key] - value).abs().max() <= 1e-6 * update, key
+
+
+@pytest.mark.parametrize("void", ["keep", "mask"])
+def test_accumulated_parts_are_the_large_batch(void):
+    terms = [Term(name, name, {**settings, "void": void}) for name, settings in METHODS.items() if name != "pa"]
+    results = []
+    for parts in (1, 2, 4):
+        learner, teacher = learner_of(terms=terms, parts=parts)
+        before = weights_of(learner)
+        values = step(learner, teacher, sample_of(), parts=parts)
+        results.append((weights_of(learner), values))
+    for weights, values in results[1:]:
+        assert_updates_agree(results[0][0], weights, before)
+        for key, value in results[0][1].items():
+            torch.testing.assert_close(values[key], value, rtol=1e-6, atol=1e-9)
+
+
+def espnet():
+    return build_network("espnet_c", 5, p=1, q=1, norm="sync_batch_norm")
+
+
+def train_in_process(rank, folder, count):
+    torch.set_num_threads(1)
+    if count > 1:
+        dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=count)
+    learner, teacher = learner_of(espnet)
+    before = weights_of(learner)
+    share = 4 // count
+    for done in (0.0, 0.5):
+        step(learner, teacher, sample_of(rank * share, (rank + 1) * share), done)
+    torch.save((before, weights_of(learner)), f"{folder}/{count}_{rank}.pth")
+
+
+def test_two_processes_are_one_to_a_millionth_of_the_update(tmp_path):
+    train_in_process(0, tmp_path, 1)
+    mp.spawn(train_in_process, (tmp_path, 2), nprocs=2)
+    before, one = torch.load(tmp_path / "1_0.pth")
+    for rank in range(2):
+        same, two = torch.load(tmp_path / f"2_{rank}.pth")
+        assert all(torch.equal(before[key], same[key]) for key in before)
+        assert_updates_agree(one, two, before)
+    adapters = [key for key in one if "adapter" in key]
+    assert len(adapters) == 2
+    assert not any(torch.equal(one[key], before[key]) for key in adapters)
+
+
+def test_rates_follow_the_schedule_group_by_group():
+    learner, teacher = learner_of()
+    parameters = list(learner.objective.parameters())
+    groups = [{"params": parameters[:2], "lr": 1.0}, {"params": parameters[2:], "lr": 0.1}]
+    learner = Learner(learner.objective, torch.optim.SGD(groups), schedule=poly(2))
+    step(learner, teacher, sample_of(), progress=0.5)
+    assert [group["lr"] for group in learner.optimizer.param_groups] == pytest.approx([0.25, 0.025])
+    assert learner.rate == pytest.approx(0.25)
+
+
+def test_the_gradient_is_clipped_to_its_greatest_norm():
+    learner, teacher = learner_of(clip_norm=1e-3)
+    before = weights_of(learner)
+    norm = step(learner, teacher, sample_of())["grad_norm"]
+    squares = [(value - before[key]).square().sum() for key, value in weights_of(learner).items()]
+    assert norm > 1e-2
+    assert sum(squares).sqrt() == pytest.approx(0.1 * 1e-3, rel=1e-4)
+
+
+def test_the_moving_average_is_what_is_evaluated():
+    learner, teacher = learner_of(ema=0.75)
+    states = []
+    for _ in range(3):
+        step(learner, teacher, sample_of())
+        states.append(copy.deepcopy(learner.objective.student.head.bias))
+    # torch's average begins with the first step's weights.
+    expected = 0.75 * (0.75 * states[0] + 0.25 * states[1]) + 0.25 * states[2]
+    torch.testing.assert_close(learner.network.head.bias, expected)
+    assert learner.network is not learner.objective.student
+
+
+def test_a_refused_update_changes_nothing_and_the_next_one_works():
+    learner, teacher = learner_of()
+    before = weights_of(learner)
+    batch = make_batches(sample_of(), PLAIN)[0]
+    images = batch.images.double()
+    learner.accumulate(batch._replace(images=images * float("nan")), teacher(images, learner.wanted))
+    with pytest.raises(FloatingPointError, match="cross_entropy, pi, pa, cwd, fitnet not finite"):
+        learner.update()
+    assert all(torch.equal(value, before[key]) for key, value in weights_of(learner).items())
+    step(learner, teacher, sample_of())
+    assert not all(torch.equal(value, before[key]) for key, value in weights_of(learner).items())
+
+
+def test_shares_add_up():
+    learner, teacher = learner_of()
+    values = step(learner, teacher, sample_of())
+    shares = [value for key, value in values.items() if key.startswith("share/")]
+    assert len(shares) == 5
+    assert sum(shares).item() == pytest.approx(1)
