@@ -4,15 +4,25 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from segdistill.network import SegmentationNetwork
+from segdistill.utils.losses.activation_boundary import ActivationBoundary, activation_boundary_loss
 from segdistill.utils.losses.base import DistillationLoss, Wanted
 from segdistill.utils.losses.channel_wise import ChannelWise, channel_wise_loss
 from segdistill.utils.losses.cross_entropy import TaskLoss, cross_entropy_loss, ohem_loss
 from segdistill.utils.losses.fitnet import FitNet, fitnet_loss
 from segdistill.utils.losses.holistic import Holistic, critic_loss, generator_loss, gradient_penalty
+from segdistill.utils.losses.overhaul import Overhaul, negative_mean, overhaul_loss
 from segdistill.utils.losses.pair_wise import PairWise, pair_wise_loss
 from segdistill.utils.losses.pixel_wise import PixelWise, pixel_wise_loss
 
-METHODS = (PixelWise, PairWise, Holistic, ChannelWise, FitNet)
+METHODS = (
+    PixelWise,
+    PairWise,
+    Holistic,
+    ChannelWise,
+    FitNet,
+    Overhaul,
+    ActivationBoundary,
+)
 DISTILLATION_LOSSES: dict[str, type[DistillationLoss]] = {cls.flag: cls for cls in METHODS}
 
 __all__ = [
@@ -21,6 +31,7 @@ __all__ = [
     "TaskLoss",
     "Term",
     "Wanted",
+    "activation_boundary_loss",
     "build_losses",
     "channel_wise_loss",
     "critic_loss",
@@ -28,7 +39,9 @@ __all__ = [
     "fitnet_loss",
     "generator_loss",
     "gradient_penalty",
+    "negative_mean",
     "ohem_loss",
+    "overhaul_loss",
     "pair_wise_loss",
     "pixel_wise_loss",
 ]
