@@ -13,6 +13,9 @@ from segdistill.utils.losses.holistic import Holistic, critic_loss, generator_lo
 from segdistill.utils.losses.overhaul import Overhaul, negative_mean, overhaul_loss
 from segdistill.utils.losses.pair_wise import PairWise, pair_wise_loss
 from segdistill.utils.losses.pixel_wise import PixelWise, pixel_wise_loss
+from segdistill.utils.losses.pkd import Pearson, pearson_loss
+from segdistill.utils.losses.rkd import Relational, relational_loss
+from segdistill.utils.losses.sp import SimilarityPreserving, similarity_preserving_loss
 
 METHODS = (
     PixelWise,
@@ -22,6 +25,9 @@ METHODS = (
     FitNet,
     Overhaul,
     ActivationBoundary,
+    Pearson,
+    SimilarityPreserving,
+    Relational,
 )
 DISTILLATION_LOSSES: dict[str, type[DistillationLoss]] = {cls.flag: cls for cls in METHODS}
 
@@ -43,7 +49,10 @@ __all__ = [
     "ohem_loss",
     "overhaul_loss",
     "pair_wise_loss",
+    "pearson_loss",
     "pixel_wise_loss",
+    "relational_loss",
+    "similarity_preserving_loss",
 ]
 
 
