@@ -8,8 +8,12 @@ from segdistill.utils.losses.activation_boundary import ActivationBoundary, acti
 from segdistill.utils.losses.base import DistillationLoss, Wanted
 from segdistill.utils.losses.channel_wise import ChannelWise, channel_wise_loss
 from segdistill.utils.losses.cross_entropy import TaskLoss, cross_entropy_loss, ohem_loss
+from segdistill.utils.losses.factor import FactorTransfer
+from segdistill.utils.losses.fbkd import FeatureBased, attended_distance, attention_maps, relation_map
 from segdistill.utils.losses.fitnet import FitNet, fitnet_loss
 from segdistill.utils.losses.holistic import Holistic, critic_loss, generator_loss, gradient_penalty
+from segdistill.utils.losses.mgd import MaskedGenerative, hide
+from segdistill.utils.losses.mimic import Mimic, mimic_loss
 from segdistill.utils.losses.overhaul import Overhaul, negative_mean, overhaul_loss
 from segdistill.utils.losses.pair_wise import PairWise, pair_wise_loss
 from segdistill.utils.losses.pixel_wise import PixelWise, pixel_wise_loss
@@ -25,9 +29,13 @@ METHODS = (
     FitNet,
     Overhaul,
     ActivationBoundary,
+    MaskedGenerative,
     Pearson,
     SimilarityPreserving,
     Relational,
+    FeatureBased,
+    FactorTransfer,
+    Mimic,
 )
 DISTILLATION_LOSSES: dict[str, type[DistillationLoss]] = {cls.flag: cls for cls in METHODS}
 
@@ -38,6 +46,8 @@ __all__ = [
     "Term",
     "Wanted",
     "activation_boundary_loss",
+    "attended_distance",
+    "attention_maps",
     "build_losses",
     "channel_wise_loss",
     "critic_loss",
@@ -45,12 +55,15 @@ __all__ = [
     "fitnet_loss",
     "generator_loss",
     "gradient_penalty",
+    "hide",
+    "mimic_loss",
     "negative_mean",
     "ohem_loss",
     "overhaul_loss",
     "pair_wise_loss",
     "pearson_loss",
     "pixel_wise_loss",
+    "relation_map",
     "relational_loss",
     "similarity_preserving_loss",
 ]
