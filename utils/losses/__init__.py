@@ -11,6 +11,7 @@ from segdistill.utils.losses.cross_entropy import TaskLoss, cross_entropy_loss, 
 from segdistill.utils.losses.factor import FactorTransfer
 from segdistill.utils.losses.fbkd import FeatureBased, attended_distance, attention_maps, relation_map
 from segdistill.utils.losses.fitnet import FitNet, fitnet_loss
+from segdistill.utils.losses.hard import HardLabel, hard_label_loss
 from segdistill.utils.losses.holistic import Holistic, critic_loss, generator_loss, gradient_penalty
 from segdistill.utils.losses.mgd import MaskedGenerative, hide
 from segdistill.utils.losses.mimic import Mimic, mimic_loss
@@ -20,6 +21,7 @@ from segdistill.utils.losses.pixel_wise import PixelWise, pixel_wise_loss
 from segdistill.utils.losses.pkd import Pearson, pearson_loss
 from segdistill.utils.losses.rkd import Relational, relational_loss
 from segdistill.utils.losses.sp import SimilarityPreserving, similarity_preserving_loss
+from segdistill.utils.losses.wsld import WeightedSoftLabel, weighted_soft_label_loss
 
 METHODS = (
     PixelWise,
@@ -36,6 +38,8 @@ METHODS = (
     FeatureBased,
     FactorTransfer,
     Mimic,
+    HardLabel,
+    WeightedSoftLabel,
 )
 DISTILLATION_LOSSES: dict[str, type[DistillationLoss]] = {cls.flag: cls for cls in METHODS}
 
@@ -55,6 +59,7 @@ __all__ = [
     "fitnet_loss",
     "generator_loss",
     "gradient_penalty",
+    "hard_label_loss",
     "hide",
     "mimic_loss",
     "negative_mean",
@@ -66,6 +71,7 @@ __all__ = [
     "relation_map",
     "relational_loss",
     "similarity_preserving_loss",
+    "weighted_soft_label_loss",
 ]
 
 
