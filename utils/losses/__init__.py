@@ -1,57 +1,41 @@
-"""Distillation losses: one file per method, a pure function and the module that binds it to the networks."""
+"""Distillation losses: one file per method, a pure function and the module that binds it to the networks.
+
+A method is registered by its import here.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from segdistill.network import SegmentationNetwork
+from segdistill.utils.losses.activation_boundary import ActivationBoundary, activation_boundary_loss
 from segdistill.utils.losses.base import DistillationLoss, Wanted
 from segdistill.utils.losses.channel_wise import ChannelWise, channel_wise_loss
 from segdistill.utils.losses.cross_entropy import TaskLoss, cross_entropy_loss, ohem_loss
 from segdistill.utils.losses.decoupled import Decoupled, decoupled_loss
 from segdistill.utils.losses.dist import Dist, dist_loss
+from segdistill.utils.losses.factor import FactorTransfer
+from segdistill.utils.losses.fbkd import FeatureBased, attended_distance, attention_maps, relation_map
 from segdistill.utils.losses.fitnet import FitNet, fitnet_loss
+from segdistill.utils.losses.hard import HardLabel, hard_label_loss
 from segdistill.utils.losses.holistic import Holistic, critic_loss, generator_loss, gradient_penalty
 from segdistill.utils.losses.inter_class import InterClass, inter_class_loss
 from segdistill.utils.losses.intra_class import IntraClass, intra_class_loss
 from segdistill.utils.losses.kd import KnowledgeDistillation
+from segdistill.utils.losses.mgd import MaskedGenerative, hide
+from segdistill.utils.losses.mimic import Mimic, mimic_loss
+from segdistill.utils.losses.overhaul import Overhaul, negative_mean, overhaul_loss
 from segdistill.utils.losses.pair_wise import PairWise, pair_wise_loss
 from segdistill.utils.losses.pixel_wise import PixelWise, pixel_wise_loss
+from segdistill.utils.losses.pkd import Pearson, pearson_loss
+from segdistill.utils.losses.rkd import Relational, relational_loss
+from segdistill.utils.losses.sp import SimilarityPreserving, similarity_preserving_loss
+from segdistill.utils.losses.wsld import WeightedSoftLabel, weighted_soft_label_loss
 
-METHODS = (
-    PixelWise,
-    PairWise,
-    Holistic,
-    KnowledgeDistillation,
-    Decoupled,
-    Dist,
-    IntraClass,
-    InterClass,
-    ChannelWise,
-    FitNet,
-)
-DISTILLATION_LOSSES: dict[str, type[DistillationLoss]] = {cls.flag: cls for cls in METHODS}
-
-__all__ = [
-    "DISTILLATION_LOSSES",
-    "DistillationLoss",
-    "TaskLoss",
-    "Term",
-    "Wanted",
-    "build_losses",
-    "channel_wise_loss",
-    "critic_loss",
-    "cross_entropy_loss",
-    "decoupled_loss",
-    "dist_loss",
-    "fitnet_loss",
-    "generator_loss",
-    "gradient_penalty",
-    "inter_class_loss",
-    "intra_class_loss",
-    "ohem_loss",
-    "pair_wise_loss",
-    "pixel_wise_loss",
-]
+DISTILLATION_LOSSES: dict[str, type[DistillationLoss]] = {
+    value.flag: value
+    for value in tuple(globals().values())
+    if isinstance(value, type) and issubclass(value, DistillationLoss) and value is not DistillationLoss
+}
 
 
 class Term(NamedTuple):

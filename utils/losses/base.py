@@ -26,6 +26,7 @@ __all__ = [
     "mean_over",
     "resize",
     "resize_labels",
+    "unit_vectors",
     "valid_positions",
 ]
 
@@ -127,6 +128,11 @@ class DistillationLoss(nn.Module):
         num_valid = None if batch.num_kept is None else batch.num_kept * share
         return {"valid": valid_positions(batch.labels, size), "num_valid": num_valid}
 
+    def without_void(self, batch: Batch, maps: Tensor) -> Tensor:
+        """The maps with zeros where positions are masked, for what mixes positions (attention, BatchNorm)."""
+        valid = self.mask(batch, maps).get("valid")
+        return maps if valid is None else maps.masked_fill(~valid[:, None], 0)
+
 
 def adapter_between(student_channels: int, teacher_channels: int) -> nn.Module:
     """A 1x1 convolution from the student's width to the teacher's; nothing where they are equal."""
@@ -195,3 +201,9 @@ def mean_over(values: Tensor, valid: Tensor | None = None, num_valid: Tensor | f
         raise ValueError(f"valid {tuple(valid.shape)} must have the positions of the map, {tuple(values.shape)}")
     count = valid.sum() if num_valid is None else torch.as_tensor(num_valid, device=values.device)
     return values.masked_fill(~valid, 0).sum() / count.clamp(min=1e-6)
+
+
+def unit_vectors(x: Tensor, dim: int | tuple[int, ...]) -> Tensor:
+    """``x`` divided by its Euclidean norm over ``dim``; zeros stay zeros, with a bounded gradient."""
+    norm = torch.linalg.vector_norm(x, dim=dim, keepdim=True)
+    return x / norm.masked_fill(norm == 0, 1)
