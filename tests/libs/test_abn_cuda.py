@@ -115,7 +115,7 @@ def test_autocast_training_step_is_as_close_to_float32_as_batch_norm(dtype):
             (y.float() * torch.linspace(-1, 1, y.numel(), device="cuda").view_as(y)).sum().backward()
             grads.append([net[0].weight.grad.clone(), net[1].weight.grad.clone(), net[1].bias.grad.clone()])
         errors[norm] = [((a - b).norm() / b.norm()).item() for a, b in zip(*grads, strict=True)]
-    assert all(a <= 1.5 * b + 1e-3 for a, b in zip(errors["inplace_abn"], errors["batch_norm"], strict=True))
+    assert all(a <= 2 * b + 2e-3 for a, b in zip(errors["inplace_abn"], errors["batch_norm"], strict=True))
 
 
 def test_results_are_the_same_in_every_run():
