@@ -30,7 +30,7 @@ class BuildKernels(Command):
         try:
             subprocess.run(["sh", "libs/build.sh"], check=True, env={**environment, "PYTHON": sys.executable})
         except (OSError, subprocess.CalledProcessError) as error:
-            self.warn(f"kernels of in-place ABN not built, it will run in pure PyTorch: {error}")
+            self.warn(f"not every kernel of in-place ABN was built, the rest will run in pure PyTorch: {error}")
 
     def get_source_files(self) -> list[str]:
         return ["libs/build.sh", *(f"libs/src/{name}" for name in os.listdir("libs/src"))]

@@ -3,7 +3,8 @@
 #
 #   benchmarks/gpu.sh
 #
-# Environment: PYTHON (an interpreter that has this project's requirements), and what libs/build.sh reads.
+# What fails is listed at the end, and is then the exit status; only without its CUDA kernels nothing is measured.
+# Environment: PYTHON (an interpreter that has this project installed), and what libs/build.sh reads.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PYTHON=${PYTHON:-python3}
@@ -17,23 +18,30 @@ export TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-$capability}
 
 mkdir -p benchmarks/results
 result=benchmarks/results/$(date -u +%Y-%m-%d_%H%M)_gpu.txt
+trap 'echo "written: $result"' EXIT
 
+failed=
 measure() {
     printf '\n$ %s\n' "$*"
-    "$@"
+    "$@" || failed+="failed: $*"$'\n'
 }
 
 {
     date -u
     git rev-parse HEAD || true
-    nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv
+    nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv || true
     measure sh libs/build.sh
     measure "$PYTHON" -m segdistill.libs
+    "$PYTHON" -c '
+from segdistill.libs import FALLBACK
+if FALLBACK["cuda"]:
+    raise SystemExit("nothing measured, for the CUDA kernels are not active: " + FALLBACK["cuda"])'
     measure "$PYTHON" -m pytest -rs tests/libs
     measure "$PYTHON" benchmarks/abn.py --device cuda
     SEGDISTILL_ABN=python measure "$PYTHON" benchmarks/abn.py --device cuda
     measure "$PYTHON" benchmarks/memory.py --device cuda
     measure "$PYTHON" benchmarks/memory.py --device cuda --backbone resnet101
     measure "$PYTHON" benchmarks/distill_step.py --device cuda --batch-size 8
+    printf '\n%s' "$failed"
+    [ -z "$failed" ]
 } 2>&1 | tee "$result"
-echo "written: $result"

@@ -62,7 +62,7 @@ class ABN(nn.BatchNorm2d):
     @torch.no_grad()
     def batch_moments(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | int]:
         """Mean and biased variance of each channel, and the elements they are of; updates the running statistics."""
-        group, count = self.sync_group(), x.numel() // x.shape[1]
+        group, count = self.sync_group(), x.shape[0] * x.shape[2] * x.shape[3]
         if group is None and count < 2:
             raise ValueError(f"expected more than 1 value per channel when training, got input size {tuple(x.shape)}")
         mean, var = ops.abn_moments(x)

@@ -14,9 +14,14 @@ TORCH=$("$PYTHON" -c 'import os, torch; print(os.path.dirname(torch.__file__))')
 # Nothing newer than torch 2.11's stable ABI: one binary for every torch from that on.
 OPTIONS="-std=c++17 -O3 -shared -DTORCH_TARGET_VERSION=0x020b000000000000 -isystem $TORCH/include -L$TORCH/lib -ltorch_cpu"
 
+trap 'rm -f libs/part_*.so' EXIT
+trap 'exit 1' HUP INT TERM
+
 # finish DEVICE: give libs/part_DEVICE.so its name, which appears only now that the file is complete.
 finish() {
-    RESULT=$(SEGDISTILL_ABN=python "$PYTHON" -c "from libs.extension import library_path; print(library_path('$1'))")
+    # Not as a package: during an installation there is none yet.
+    RESULT=$(SEGDISTILL_ABN=python "$PYTHON" -c \
+        "import sys; sys.path.insert(0, 'libs'); from extension import library_path; print(library_path('$1'))")
     find libs -name "_C_$1_*.so" -exec rm {} +
     mv "libs/part_$1.so" "$RESULT"
     echo "built libs/$(basename "$RESULT")"

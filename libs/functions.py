@@ -82,6 +82,25 @@ def pieces(*maps: Tensor) -> Iterator[tuple[Tensor, ...]]:
     return zip(*(x.split(samples) for x in maps), strict=True)
 
 
+def check(x: Tensor, *vectors: Tensor | None, activation: int = 0, grad: Tensor | None = None) -> None:
+    """Refuse what the compiled kernels refuse, and PyTorch would broadcast. The last vectors are weight and bias."""
+    if x.dim() != 4 or x.shape[1] == 0:
+        raise ValueError(f"expected a map (N, C, H, W) with channels, got one of shape {tuple(x.shape)}")
+    if grad is not None and (grad.shape, grad.dtype, grad.device) != (x.shape, x.dtype, x.device):
+        got, expected = (f"{tuple(t.shape)} of {t.dtype} on {t.device}" for t in (grad, x))
+        raise ValueError(f"gradient and output differ: {got}, but {expected}")
+    for vector in vectors:
+        if vector is not None and (vector.numel(), vector.device) != (x.shape[1], x.device):
+            got = f"{vector.numel()} on {vector.device}"
+            raise ValueError(f"expected a vector of {x.shape[1]} values on {x.device}, got {got}")
+    if not 0 <= activation < len(INVERTIBLE):
+        raise ValueError(
+            f"unknown activation {activation}; known: 0 to {len(INVERTIBLE) - 1}, for {', '.join(INVERTIBLE)}"
+        )
+    if vectors and (vectors[-1] is None) != (vectors[-2] is None):
+        raise ValueError("expected weight and bias or neither, got one of them")
+
+
 def kernel(name: str, fake: Callable) -> Callable:
     """Register a function as the pure-PyTorch kernel of an operator, and ``fake`` for the shape of its result."""
 
@@ -101,6 +120,7 @@ def empty_statistics(x: Tensor, *sizes: int) -> Tensor:
 @kernel("abn_moments", fake=lambda x: (empty_statistics(x), empty_statistics(x)))
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance of each channel."""
+    check(x)
     mean = x.mean((0, 2, 3), dtype=statistics_dtype(x.dtype))
     squares = sum((piece - per_channel(mean)).square_().sum((0, 2, 3)) for (piece,) in pieces(x))
     return mean, squares / (x.numel() // x.shape[1])
@@ -118,6 +138,7 @@ def forward_(
     param: float,
 ) -> None:
     """Overwrite ``x`` by its normalised and activated self."""
+    check(x, mean, var, weight, bias, activation=activation)
     weight = invertible_weight(weight, bias, x.dtype)
     for (piece,) in pieces(x):
         z = F.batch_norm(piece, mean, var, weight, bias, False, 0.0, eps)
@@ -134,7 +155,7 @@ def recover(
         dz = aten.leaky_relu_backward(dz, z, param, True)
         z = F.leaky_relu(z, 1 / param)
     elif INVERTIBLE[activation] == "elu":
-        dz = aten.elu_backward(dz, param, 1, 1, True, z)
+        dz = torch.where(z > 0, dz, dz * (z + param))  # aten's gives or drops a NaN by the position
         # y rounds to -param for very negative z; the logarithm must stay finite there.
         z = torch.where(z > 0, z, (z / param).clamp_(min=torch.finfo(y.dtype).eps / 2 - 1).log1p_())
     if weight is not None:
@@ -145,6 +166,7 @@ def recover(
 @kernel("abn_sums", fake=lambda y, *arguments: empty_statistics(y, 2))
 def sums(y: Tensor, grad: Tensor, weight: Tensor | None, bias: Tensor | None, activation: int, param: float) -> Tensor:
     """(2, C): the sums of dz and of dz * x_hat, which are the gradients of bias and weight."""
+    check(y, weight, bias, activation=activation, grad=grad)
     total = empty_statistics(y, 2).zero_()
     for piece in pieces(y, grad):
         x_hat, dz = recover(*piece, weight, bias, activation, param)
@@ -165,6 +187,7 @@ def backward(
     param: float,
 ) -> Tensor:
     """The gradient with respect to x; ``means`` are the ``sums`` over the element count, None in eval mode."""
+    check(y, *(() if means is None else means), var, weight, bias, activation=activation, grad=grad)
     scale = (var + eps).rsqrt()
     if weight is not None:
         scale = scale * invertible_weight(weight, bias, y.dtype)

@@ -21,6 +21,12 @@ template <> struct Element<c10::Half> { using Real = float; static constexpr flo
 template <> struct Element<c10::BFloat16> { using Real = float; static constexpr float epsilon = 0x1p-7f; };
 template <typename T> using Real = typename Element<T>::Real;
 
+// NaN if either is; std::fmax drops one, and with it every sign of a network that has diverged.
+template <typename R>
+C10_HOST_DEVICE inline R larger(R a, R b) {
+  return a > b || a != a ? a : b;
+}
+
 template <Activation A, typename R>
 C10_HOST_DEVICE inline R activate(R z, R param) {
   if constexpr (A == Activation::leaky_relu) return z > 0 ? z : z * param;
@@ -39,7 +45,7 @@ C10_HOST_DEVICE inline void invert(Real<T>& y, Real<T>& grad, Real<T> param) {
   }
   if constexpr (A == Activation::elu) {
     // y rounds to -param for very negative z; the logarithm must stay finite there.
-    const R exponential = std::fmax(y / param, Element<T>::epsilon / 2 - 1);
+    const R exponential = larger<R>(y / param, Element<T>::epsilon / 2 - 1);
     grad = y > 0 ? grad : grad * (y + param);
     y = y > 0 ? y : std::log1p(exponential);
   }
@@ -49,7 +55,7 @@ C10_HOST_DEVICE inline void invert(Real<T>& y, Real<T>& grad, Real<T> param) {
 template <typename T>
 C10_HOST_DEVICE inline Real<T> invertible_weight(Real<T> weight, Real<T> bias) {
   using R = Real<T>;
-  return std::copysign(std::fmax(std::fabs(weight), R(1e-5) + Element<T>::epsilon * std::fabs(bias)), weight);
+  return std::copysign(larger(std::fabs(weight), R(1e-5) + Element<T>::epsilon * std::fabs(bias)), weight);
 }
 
 // One channel's constants. Absent weight and bias are null.

@@ -13,6 +13,7 @@ constexpr int64_t kBlock = 32768;  // elements of rows, likewise; more of them, 
 constexpr int64_t kRows = 512;     // rows at most, lest their sum in single precision lose digits
 constexpr int64_t kGrain = 32768;  // elements worth a thread
 constexpr int64_t kShares = 64;    // shares of the rows in a channels_last reduction
+constexpr int64_t kSamples = 64;   // rows that tell roughly where the mean is
 
 template <typename F>
 void parallel(int64_t tasks, int64_t elements_per_task, const F& f) {
@@ -54,19 +55,25 @@ void for_each_run(Shape s, const F& f) {
   }
 }
 
+// Moments of n numbers from the sums of their deviations, and of the squares of these, from a pivot near their mean.
+Moments<double> moments_about(double pivot, double sum, double squares, double n) {
+  return {n, pivot + sum / n, larger(squares - sum * (sum / n), 0.0)};
+}
+
 template <typename T>
 Moments<double> moments_of_chunk(const T* x, int64_t n) {
   using R = Real<T>;
-  R sum = 0, m2 = 0;
+  R sum = 0, rest = 0, squares = 0;
 #pragma omp simd reduction(+ : sum)
   for (int64_t i = 0; i < n; ++i) sum += R(x[i]);
-  const R mean = sum / n;
-#pragma omp simd reduction(+ : m2)
+  const R mean = sum / n;  // rounded: the deviations from it still have a mean of their own
+#pragma omp simd reduction(+ : rest, squares)
   for (int64_t i = 0; i < n; ++i) {
     const R deviation = R(x[i]) - mean;
-    m2 += deviation * deviation;
+    rest += deviation;
+    squares += deviation * deviation;
   }
-  return {double(n), mean, m2};
+  return moments_about(mean, rest, squares, n);
 }
 
 template <typename T, Activation A>
@@ -122,8 +129,9 @@ struct Cpu {
           store(c, over_channel<Moments<double>>(s, c, [&](int64_t at, int64_t n) { return moments_of_chunk(x + at, n); }));
       });
     } else {
+      const auto pivot = pivots(x, s);
       const auto totals = over_rows<Moments<double>>(s, [&](int64_t row, int64_t rows, auto& totals) {
-        moments_of_rows(x + row * s.channels, rows, s.channels, totals);
+        moments_of_rows(x + row * s.channels, rows, s.channels, pivot, totals);
       });
       for (int64_t c = 0; c < s.channels; ++c) store(c, totals[c]);
     }
@@ -175,7 +183,8 @@ struct Cpu {
   static void backward(const Tensor&, const T* y, const T* grad, Shape s, const Real<T>* var, const Real<T>* weight,
                        const Real<T>* bias, const Real<T>* means, Real<T> eps, Real<T> param, T* grad_x) {
     using R = Real<T>;
-    // grad_x = scale * (dz - mean_dz) - slope * (z - shift), as weight * x_hat is z - bias.
+    // grad_x = scale * (dz - mean_dz) - slope * (z - shift), as weight * x_hat is z - bias; without means there is no
+    // second term, not even 0 * infinity.
     std::vector<R> scale(s.channels), mean_dz(s.channels, 0), slope(s.channels, 0), shift(s.channels);
     for (int64_t c = 0; c < s.channels; ++c) {
       const Channel<T> channel(weight, bias, c);
@@ -195,27 +204,35 @@ struct Cpu {
       for (int64_t i = 0; i < n; ++i) {
         R z = run_y[i], dz = run_grad[i];
         invert<A, T>(z, dz, param);
-        store(run_x[i], k[i] * (dz - m[i]) - p[i] * (z - b[i]));
+        store(run_x[i], k[i] * (dz - m[i]) - (means ? p[i] * (z - b[i]) : 0));
       }
     });
   }
 
  private:
+  // About the mean of each channel: that of a few rows from all over the map.
   template <typename T>
-  static void moments_of_rows(const T* x, int64_t rows, int64_t channels, std::vector<Moments<double>>& totals) {
-    using R = Real<T>;
-    std::vector<R> mean(channels, 0), m2(channels, 0);
+  static std::vector<Real<T>> pivots(const T* x, Shape s) {
+    const int64_t rows = std::min(s.outer, kSamples);
+    std::vector<Real<T>> mean(s.channels, 0);
     for (int64_t row = 0; row < rows; ++row)
-#pragma omp simd
-      for (int64_t c = 0; c < channels; ++c) mean[c] += R(x[row * channels + c]);
-    for (int64_t c = 0; c < channels; ++c) mean[c] /= rows;
+      for (int64_t c = 0; c < s.channels; ++c) mean[c] += Real<T>(x[s.outer * row / rows * s.channels + c]) / rows;
+    return mean;
+  }
+
+  template <typename T>
+  static void moments_of_rows(const T* x, int64_t rows, int64_t channels, const std::vector<Real<T>>& pivot,
+                              std::vector<Moments<double>>& totals) {
+    using R = Real<T>;
+    std::vector<R> sum(channels, 0), squares(channels, 0);
     for (int64_t row = 0; row < rows; ++row)
 #pragma omp simd
       for (int64_t c = 0; c < channels; ++c) {
-        const R deviation = R(x[row * channels + c]) - mean[c];
-        m2[c] += deviation * deviation;
+        const R deviation = R(x[row * channels + c]) - pivot[c];
+        sum[c] += deviation;
+        squares[c] += deviation * deviation;
       }
-    for (int64_t c = 0; c < channels; ++c) totals[c].merge({double(rows), mean[c], m2[c]});
+    for (int64_t c = 0; c < channels; ++c) totals[c].merge(moments_about(pivot[c], sum[c], squares[c], rows));
   }
 
   template <typename T, Activation A>

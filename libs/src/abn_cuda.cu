@@ -93,7 +93,9 @@ __device__ void write(typename C::Element* at, const PackOf<C>& pack) {
   *reinterpret_cast<PackOf<C>*>(at) = pack;
 }
 
-// Moments of numbers that come one by one, about the first of them, which keeps the squares small.
+// Moments of numbers that come one by one, about the first of them, which keeps the squares small. The result's mean is
+// relative to `origin`, one for all threads of a channel: rounding the means of numbers far from 0 would drown the
+// differences between them.
 template <typename R> struct RunningMoments {
   R count = 0, first = 0, sum = 0, squares = 0;
 
@@ -105,9 +107,9 @@ template <typename R> struct RunningMoments {
     squares += deviation * deviation;
   }
 
-  __device__ Moments<R> result() const {
+  __device__ Moments<R> result(R origin) const {
     if (count == 0) return {0, 0, 0};
-    return {count, first + sum / count, std::fmax(squares - sum * (sum / count), R(0))};
+    return {count, (first - origin) + sum / count, larger(squares - sum * (sum / count), R(0))};
   }
 };
 
@@ -140,6 +142,12 @@ __device__ Total reduce_partial(const Total* partial, int parts, int64_t channel
   return reduce_block(mine);
 }
 
+// Where the means of a channel are counted from: its first element.
+template <typename R, typename T>
+__device__ R origin_of(const T* x, Shape s, int64_t channel, R count) {
+  return count > 0 ? R(x[channel * s.inner]) : R(0);
+}
+
 template <typename C>
 __global__ void moments_kernel(const typename C::Element* x, Shape s, Moments<Real<typename C::Element>>* partial) {
   using R = Real<typename C::Element>;
@@ -151,14 +159,17 @@ __global__ void moments_kernel(const typename C::Element* x, Shape s, Moments<Re
     for (int j = 0; j < C::pack; ++j) moments[C::lane(j)].add(pack.values[j]);
   }
 #pragma unroll
-  for (int lane = 0; lane < C::lanes; ++lane) store_partial(moments[lane].result(), walk, lane, partial);
+  for (int lane = 0; lane < C::lanes; ++lane) {
+    const R origin = origin_of(x, s, walk.channel + lane, moments[lane].count);
+    store_partial(moments[lane].result(origin), walk, lane, partial);
+  }
 }
 
-template <typename R>
-__global__ void finish_moments_kernel(const Moments<R>* partial, int parts, int64_t channels, R* mean, R* var) {
-  const Moments<R> total = reduce_partial(partial, parts, channels);
+template <typename T, typename R = Real<T>>
+__global__ void finish_moments_kernel(const T* x, Shape s, const Moments<R>* partial, int parts, R* mean, R* var) {
+  const Moments<R> total = reduce_partial(partial, parts, s.channels);
   if (threadIdx.y == 0) {
-    mean[blockIdx.x] = total.mean;
+    mean[blockIdx.x] = origin_of(x, s, blockIdx.x, total.count) + total.mean;
     var[blockIdx.x] = total.m2 / total.count;
   }
 }
@@ -225,7 +236,8 @@ __global__ void backward_kernel(const T* y, const T* grad, Shape s, const R* var
                                 const R* means, R eps, R param, T* grad_x) {
   Walk<C> walk(s);
   if (!walk.inside()) return;
-  // grad_x = scale * (dz - mean_dz) - slope * (z - shift), as weight * x_hat is z - bias.
+  // grad_x = scale * (dz - mean_dz) - slope * (z - shift), as weight * x_hat is z - bias; without means there is no
+  // second term, not even 0 * infinity.
   R scale[C::lanes], mean_dz[C::lanes], slope[C::lanes], shift[C::lanes];
 #pragma unroll
   for (int lane = 0; lane < C::lanes; ++lane) {
@@ -245,7 +257,7 @@ __global__ void backward_kernel(const T* y, const T* grad, Shape s, const R* var
       const int lane = C::lane(j);
       R z = pack.values[j], dz = grad_pack.values[j];
       invert<A, T>(z, dz, param);
-      result.values[j] = scale[lane] * (dz - mean_dz[lane]) - slope[lane] * (z - shift[lane]);
+      result.values[j] = scale[lane] * (dz - mean_dz[lane]) - (means ? slope[lane] * (z - shift[lane]) : R(0));
     }
     write<C>(grad_x + walk.offset(), result);
   }
@@ -295,7 +307,7 @@ struct Cuda {
       auto* partial = static_cast<Moments<R>*>(room.data_ptr());
       moments_kernel<C><<<grid, C::block(s), 0, launch.stream>>>(x, s, partial);
       STD_CUDA_KERNEL_LAUNCH_CHECK();
-      finish_moments_kernel<R><<<s.channels, dim3(1, kThreads), 0, launch.stream>>>(partial, grid.y, s.channels, mean, var);
+      finish_moments_kernel<T><<<s.channels, dim3(1, kThreads), 0, launch.stream>>>(x, s, partial, grid.y, mean, var);
       STD_CUDA_KERNEL_LAUNCH_CHECK();
     }, x);
   }

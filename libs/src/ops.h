@@ -55,7 +55,14 @@ inline Shape shape_of(const Tensor& x) {
   return {x.size(0) * area, x.size(1), 1};
 }
 
+inline bool same_device(const Tensor& a, const Tensor& b) {
+  return a.is_cpu() == b.is_cpu() && a.get_device_index() == b.get_device_index();
+}
+
+// The gradient in the layout of the output, after the checks that keep a kernel inside it.
 inline Tensor like(const Tensor& grad, const Tensor& y) {
+  STD_TORCH_CHECK(grad.dim() == 4, "expected a gradient (N, C, H, W), got ", grad.dim(), " dimensions");
+  STD_TORCH_CHECK(same_device(grad, y), "gradient and output are on different devices");
   for (int64_t dim = 0; dim < 4; ++dim)
     STD_TORCH_CHECK(grad.size(dim) == y.size(dim), "gradient and output differ in size at dimension ", dim);
   STD_TORCH_CHECK(grad.scalar_type() == y.scalar_type(), "gradient and output differ in dtype");
@@ -74,14 +81,17 @@ template <typename R>
 R* vector(const Tensor& v, const Tensor& x, int64_t size) {
   STD_TORCH_CHECK(v.scalar_type() == scalar_type<R>(), "per-channel vectors must be float32, or float64 for float64");
   STD_TORCH_CHECK(v.numel() == size && v.is_contiguous(), "expected a contiguous vector of ", size, " values");
-  STD_TORCH_CHECK(v.is_cpu() == x.is_cpu() && v.get_device_index() == x.get_device_index(),
-                  "per-channel vectors must be on the map's device");
+  STD_TORCH_CHECK(same_device(v, x), "per-channel vectors must be on the map's device");
   return static_cast<R*>(v.data_ptr());
 }
 
 template <typename R>
 R* vector(const OptionalTensor& v, const Tensor& x, int64_t size) {
   return v ? vector<R>(*v, x, size) : nullptr;
+}
+
+inline void check_affine(const OptionalTensor& weight, const OptionalTensor& bias) {
+  STD_TORCH_CHECK(weight.has_value() == bias.has_value(), "expected weight and bias or neither, got one of them");
 }
 
 template <typename T>
@@ -96,6 +106,7 @@ template <Activation A> using Constant = std::integral_constant<Activation, A>;
 template <typename F>
 auto by_type(const Tensor& x, F f) {
   STD_TORCH_CHECK(x.dim() == 4, "expected a map (N, C, H, W), got ", x.dim(), " dimensions");
+  STD_TORCH_CHECK(x.size(1) > 0, "expected a map (N, C, H, W) with channels, got C = 0");
   switch (x.scalar_type()) {
     case ScalarType::Float: return f(Type<float>());
     case ScalarType::Double: return f(Type<double>());
@@ -134,6 +145,7 @@ struct Operators {
 
   static void forward_(Tensor x, Tensor mean, Tensor var, OptionalTensor weight, OptionalTensor bias, double eps,
                        int64_t activation, double param) {
+    check_affine(weight, bias);
     by_type_and_activation(x, activation, [&](auto type, auto act) {
       using T = typename decltype(type)::type;
       using R = Real<T>;
@@ -148,6 +160,7 @@ struct Operators {
 
   static Tensor sums(Tensor y, Tensor grad, OptionalTensor weight, OptionalTensor bias, int64_t activation,
                      double param) {
+    check_affine(weight, bias);
     return by_type_and_activation(y, activation, [&](auto type, auto act) {
       using T = typename decltype(type)::type;
       using R = Real<T>;
@@ -163,6 +176,7 @@ struct Operators {
 
   static Tensor backward(Tensor y, Tensor grad, Tensor var, OptionalTensor weight, OptionalTensor bias,
                          OptionalTensor means, double eps, int64_t activation, double param) {
+    check_affine(weight, bias);
     return by_type_and_activation(y, activation, [&](auto type, auto act) {
       using T = typename decltype(type)::type;
       using R = Real<T>;

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -33,16 +34,37 @@ def checkout(tmp_path):
     return tmp_path
 
 
+@pytest.fixture
+def not_installed(tmp_path):
+    """A checkout while pip installs it: no segdistill can be imported. The compiler is a stub, and there is no nvcc."""
+    shutil.copytree(ROOT / "libs", tmp_path / "libs", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    shutil.copy(ROOT / "setup.py", tmp_path)
+    hidden = tmp_path / "hidden" / "segdistill"
+    hidden.mkdir(parents=True)
+    (hidden / "__init__.py").write_text("raise ModuleNotFoundError('segdistill is not installed')\n")
+    compiler = 'for last; do :; done; echo kernels >"$last"; exit ${COMPILER_STATUS:-0}'
+    tools = link_tools(tmp_path, "rm", "mv", "find", "dirname", "basename", "uname", "sh")
+    (tools / "c++").write_text(f"#!/bin/sh\n{compiler}\n")
+    (tools / "c++").chmod(0o755)
+    environment = {"PYTHONPATH": str(hidden.parent), "PATH": str(tools), "CXX": "c++", "NVCC": "", "CUDA_HOME": ""}
+    return SimpleNamespace(folder=tmp_path, environment=environment)
+
+
+def link_tools(folder, *names):
+    tools = folder / "tools"
+    tools.mkdir()
+    for name in names:
+        (tools / name).symlink_to(shutil.which(name))
+    return tools
+
+
 def run(command, folder, **environment):
     environment = {**os.environ, "PYTHON": sys.executable, "SEGDISTILL_ABN": "auto", **environment}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
 
 
 def test_without_a_compiler_the_build_fails_and_everything_else_works(checkout):
-    tools = checkout / "tools"
-    tools.mkdir()
-    for name in ("sh", "dirname", "basename", "find", "mv", "uname"):
-        (tools / name).symlink_to(shutil.which(name))
+    tools = link_tools(checkout, "sh", "dirname", "basename", "find", "mv", "rm", "uname")
     build = run(["/bin/sh", "libs/build.sh"], checkout, PATH=str(tools))
     assert build.returncode != 0
     install = run([sys.executable, "setup.py", "-q", "build_kernels"], checkout, PATH=str(tools))
@@ -51,6 +73,20 @@ def test_without_a_compiler_the_build_fails_and_everything_else_works(checkout):
     train = run([sys.executable, "-c", TRAIN], checkout, PATH=str(tools))
     assert train.returncode == 0, train.stderr
     assert train.stderr == ""
+
+
+@pytest.mark.parametrize("command", [["/bin/sh", "libs/build.sh"], [sys.executable, "setup.py", "-q", "build_kernels"]])
+def test_the_build_needs_no_installed_package(not_installed, command):
+    build = run(command, not_installed.folder, **not_installed.environment)
+    assert build.returncode == 0, build.stderr
+    assert "pure PyTorch" not in build.stderr
+    assert [path.name for path in not_installed.folder.glob("libs/*.so")] == [library_path("cpu").name]
+
+
+def test_a_failed_build_leaves_no_part_of_a_file(not_installed):
+    build = run(["/bin/sh", "libs/build.sh"], not_installed.folder, **not_installed.environment, COMPILER_STATUS="3")
+    assert build.returncode == 3
+    assert not list(not_installed.folder.glob("libs/*.so"))
 
 
 def test_a_broken_file_costs_one_line(checkout):
