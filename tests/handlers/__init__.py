@@ -1,5 +1,5 @@
 """How the reference cases of each code base are run: a file a code base; importing one registers its handlers."""
 
-from handlers import cwd, skd
+from handlers import akd, cirkd, cwd, skd
 
-__all__ = ["cwd", "skd"]
+__all__ = ["akd", "cirkd", "cwd", "skd"]

@@ -4,15 +4,33 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from segdistill.network import SegmentationNetwork
+from segdistill.utils.losses.at import AttentionTransfer, attention_loss
 from segdistill.utils.losses.base import DistillationLoss, Wanted
 from segdistill.utils.losses.channel_wise import ChannelWise, channel_wise_loss
+from segdistill.utils.losses.cirkd import CrossImage, cross_image_loss
 from segdistill.utils.losses.cross_entropy import TaskLoss, cross_entropy_loss, ohem_loss
+from segdistill.utils.losses.dsd import (
+    CategorySimilarity,
+    PixelSimilarity,
+    category_similarity_loss,
+    pixel_similarity_loss,
+)
 from segdistill.utils.losses.fitnet import FitNet, fitnet_loss
 from segdistill.utils.losses.holistic import Holistic, critic_loss, generator_loss, gradient_penalty
 from segdistill.utils.losses.pair_wise import PairWise, pair_wise_loss
 from segdistill.utils.losses.pixel_wise import PixelWise, pixel_wise_loss
 
-METHODS = (PixelWise, PairWise, Holistic, ChannelWise, FitNet)
+METHODS = (
+    PixelWise,
+    PairWise,
+    Holistic,
+    ChannelWise,
+    FitNet,
+    AttentionTransfer,
+    PixelSimilarity,
+    CategorySimilarity,
+    CrossImage,
+)
 DISTILLATION_LOSSES: dict[str, type[DistillationLoss]] = {cls.flag: cls for cls in METHODS}
 
 __all__ = [
@@ -21,15 +39,19 @@ __all__ = [
     "TaskLoss",
     "Term",
     "Wanted",
+    "attention_loss",
     "build_losses",
+    "category_similarity_loss",
     "channel_wise_loss",
     "critic_loss",
     "cross_entropy_loss",
+    "cross_image_loss",
     "fitnet_loss",
     "generator_loss",
     "gradient_penalty",
     "ohem_loss",
     "pair_wise_loss",
+    "pixel_similarity_loss",
     "pixel_wise_loss",
 ]
 

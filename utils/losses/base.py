@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segdistill.dataset import IGNORE_INDEX
@@ -21,11 +22,13 @@ __all__ = [
     "SegmentationOutput",
     "Wanted",
     "adapter_between",
+    "average_pool",
     "check_shapes",
     "full_precision",
     "mean_over",
     "resize",
     "resize_labels",
+    "unit_vectors",
     "valid_positions",
 ]
 
@@ -195,3 +198,21 @@ def mean_over(values: Tensor, valid: Tensor | None = None, num_valid: Tensor | f
         raise ValueError(f"valid {tuple(valid.shape)} must have the positions of the map, {tuple(values.shape)}")
     count = valid.sum() if num_valid is None else torch.as_tensor(num_valid, device=values.device)
     return values.masked_fill(~valid, 0).sum() / count.clamp(min=1e-6)
+
+
+def unit_vectors(x: Tensor, dim: int | tuple[int, ...]) -> Tensor:
+    """``x`` divided by its Euclidean norm over ``dim``; zeros stay zeros, with a bounded gradient."""
+    norm = torch.linalg.vector_norm(x, dim=dim, keepdim=True)
+    return x / norm.masked_fill(norm == 0, 1)
+
+
+def average_pool(maps: Tensor, window: int, valid: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    """Means of square windows of maps (N, C, h, w), the last ones cut by the border, and which have a valid position.
+
+    With ``valid`` (N, h, w) bool the means are over the valid positions; a window without one is zero.
+    """
+    if valid is None:
+        return F.avg_pool2d(maps, window, ceil_mode=True), None
+    share = F.avg_pool2d(valid[:, None].to(maps), window, ceil_mode=True)
+    pooled = F.avg_pool2d(maps.masked_fill(~valid[:, None], 0), window, ceil_mode=True)
+    return pooled / share.masked_fill(share == 0, 1), share[:, 0] > 0
