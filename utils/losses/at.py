@@ -86,7 +86,7 @@ class AttentionTransfer(DistillationLoss):
     """
 
     flag = "at"
-    paper = "Zagoruyko and Komodakis, ICLR 2017, eq. 2"
+    paper = "Zagoruyko and Komodakis, ICLR 2017, section 3.1"
 
     def __init__(
         self,

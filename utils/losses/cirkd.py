@@ -81,7 +81,7 @@ def cross_image_loss(
     valid: Tensor | None = None,
     num_valid: Tensor | float | None = None,
 ) -> Tensor:
-    """Divergence of every pixel's similarities to the pixels of an image, over all ordered pairs of images (eq. 5-7).
+    """Divergence of every pixel's similarities to the pixels of an image, over all ordered pairs of images.
 
     sum_{m,n,i} KL(p^T_mni || p^S_mni) / (N^2 * H * W), p_mni the softmax, over the pixels j of image n, of
     cos(f_mi, f_nj) / temperature. It relates the samples of a batch, of this process's batch alone. The time grows
@@ -140,7 +140,7 @@ class CrossImage(DistillationLoss):
     """
 
     flag = "cirkd"
-    paper = "Yang et al., CVPR 2022, eq. 5-7"
+    paper = "Yang et al., CVPR 2022, mini-batch-based distillation"
 
     def __init__(
         self,

@@ -109,7 +109,10 @@ def _class_similarity(logits: Tensor, valid: Tensor | None) -> Tensor:
 class PixelSimilarity(DistillationLoss):
     """Double similarity, of pixels: what changes in attention from map to map follows the teacher's.
 
-    ``on`` joins two or more maps with a plus, as does what may follow its colon. The weight is CIRKD's.
+    The weight is CIRKD's. It suits the maps of its recipes, as the value falls with their size.
+
+    Args:
+        on: two or more maps joined by a plus, or STUDENT+STUDENT:TEACHER+TEACHER where the names differ
     """
 
     flag = "psd"
