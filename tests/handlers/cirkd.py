@@ -2,23 +2,27 @@
 
 import torch
 import torch.nn.functional as F
-from golden_cases import CIRKD, LOSSES, MMRAZOR, Case, Result, hashed_array
-from torch import Tensor
+from golden_cases import CIRKD, LOSSES, MMRAZOR, Case, Result, hashed_array, hashed_state_dict
+from torch import Tensor, nn
 
 from handlers.skd import build_discriminator
 from segdistill.network.discriminator import SelfAttention
 from segdistill.utils.losses import (
     attention_loss,
     category_similarity_loss,
+    channel_relation_losses,
     channel_wise_loss,
     critic_loss,
     cross_entropy_loss,
     cross_image_loss,
     fitnet_loss,
     generator_loss,
+    memory_loss,
     pair_wise_loss,
     pixel_similarity_loss,
 )
+from segdistill.utils.losses.base import average_pool, unit_vectors
+from segdistill.utils.losses.cirkd_memory import class_regions, projection
 
 
 @LOSSES.register(CIRKD, source_file="task", parameters=["ignore_index"])
@@ -106,3 +110,83 @@ def mini_batch(case: Case, inputs: dict[str, Tensor]) -> Result:
     if "tile" in inputs:  # large maps are stored as a small one, each element of which scales the tile
         inputs = {who: torch.kron(inputs[f"{who}_low"], inputs["tile"][None, None]) for who in ("student", "teacher")}
     return Result(cross_image_loss(inputs["student"], inputs["teacher"], case.parameters["temperature"]))
+
+
+def build_projection(case: Case, student: Tensor, teacher: Tensor) -> tuple[nn.Module, dict[str, Tensor]]:
+    """The projection with hashed weights, and its parameters in the original's names."""
+    prefix = "project_head."
+    module = projection(student.shape[1], teacher.shape[1])
+    entries = [{"key": prefix + name, "shape": list(value.shape)} for name, value in module.state_dict().items()]
+    hashed = hashed_state_dict(entries)
+    module.load_state_dict({name.removeprefix(prefix): value for name, value in hashed.items()})
+    module.train(case.parameters["training"]).to(student.dtype)
+    return module, {prefix + name: parameter for name, parameter in module.named_parameters()}
+
+
+def recorded(case: Case, name: str, dtype: torch.dtype | None = None) -> Tensor:
+    return torch.from_numpy(case.array(name)).clone().to(dtype)
+
+
+def enter(ring: Tensor, head: Tensor, vectors: Tensor) -> None:
+    """Write into a ring (size, D) as the originals do: what does not fit before the end goes to the last places."""
+    count = len(vectors)
+    if head + count >= len(ring):
+        ring[-count:] = vectors
+        head.zero_()
+    else:
+        ring[head : head + count] = vectors
+        head += count
+
+
+@LOSSES.register(CIRKD, source_file="cirkd_memory", parameters=["pixel_memory_size", "region_memory_size"])
+def memory(case: Case, inputs: dict[str, Tensor]) -> Result:
+    """The queues are written first, by the original's rules, with its random draws."""
+    settings, student, teacher = case.parameters, inputs["student"], inputs["teacher"]
+    size, num_classes = student.shape[2:], settings["num_classes"]
+    labels = F.interpolate(inputs["target"][:, None].float(), size)[:, 0].to(torch.uint8)
+    labels[labels == settings["ignore_label"]] = 255
+    vectors = unit_vectors(teacher.detach().flatten(2).transpose(1, 2), dim=2)
+    pixels, regions = (recorded(case, f"{kind}_queue_before", student.dtype) for kind in ("pixel", "segment"))
+    pixel_heads, region_heads = (recorded(case, f"{kind}_ptr_before") for kind in ("pixel", "segment"))
+    draws = iter(recorded(case, "perm_enqueue_concat").split(recorded(case, "perm_enqueue_lengths").tolist()))
+    for image, label in zip(vectors, labels.flatten(1), strict=True):
+        for region, class_id in zip(*class_regions(image[None], label[None], num_classes), strict=True):
+            regions[class_id, region_heads[class_id]] = region
+            region_heads[class_id] = (region_heads[class_id] + 1) % settings["region_memory_size"]
+            # The original draws among the pixels of the class, and takes the draws for places in the image.
+            chosen = next(draws)[: settings["pixel_update_freq"]]
+            enter(pixels[class_id], pixel_heads[class_id], image[chosen])
+
+    module, parameters = build_projection(case, student, teacher)
+    kind, queue = ("pixel", pixels) if "pixel_sim" in case["computes"] else ("region", regions)
+    slots = recorded(case, f"perm_{kind}_contrast")[: settings[f"{kind}_contrast_size"]]
+    bank = queue[:, slots].flatten(0, 1)
+    sharpness = settings["contrast_kd_temperature"]
+    temperature = settings["contrast_temperature"] * sharpness
+    loss = memory_loss(module(student), teacher, bank, temperature, valid=labels != 255)
+    outputs = {
+        "pixel_queue_after": pixels,
+        "segment_queue_after": regions,
+        "pixel_ptr_after": pixel_heads,
+        "segment_ptr_after": region_heads,
+    }
+    return Result(sharpness**2 * loss, parameters, outputs)
+
+
+@LOSSES.register(CIRKD, source_file="cirkd_channel", parameters=["channel_memory_size", "contrast_temperature"])
+def channel_memory(case: Case, inputs: dict[str, Tensor]) -> Result:
+    settings = case.parameters
+    student, teacher = (average_pool(inputs[who], 4)[0] for who in ("student", "teacher"))
+    module, parameters = build_projection(case, student, teacher)
+    queue, head = recorded(case, "queue_before", student.dtype), recorded(case, "ptr_before")
+    chosen = recorded(case, "perm_enqueue")[: settings["channel_update_freq"]]
+    enter(queue, head, unit_vectors(teacher.detach().flatten(2).flatten(0, 1), dim=1)[chosen])
+    bank = queue[recorded(case, "perm_contrast")[: settings["channel_contrast_size"]]]
+
+    temperature, sharpness = settings["contrast_temperature"], settings["contrast_kd_temperature"]
+    student = module(student)
+    batch, _, mse = channel_relation_losses(student, teacher, bank, temperature)
+    memory = sharpness**2 * channel_relation_losses(student, teacher, bank, temperature * sharpness).memory
+    losses = {"batch_loss_f64": batch, "memory_loss_f64": memory, "mse_loss_f64": mse}
+    loss = list(losses.values())[int(case["computes"].rsplit(maxsplit=1)[1])]
+    return Result(loss, parameters, losses | {"queue_after": queue, "ptr_after": head})

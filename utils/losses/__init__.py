@@ -8,6 +8,8 @@ from segdistill.utils.losses.at import AttentionTransfer, attention_loss
 from segdistill.utils.losses.base import DistillationLoss, Wanted
 from segdistill.utils.losses.channel_wise import ChannelWise, channel_wise_loss
 from segdistill.utils.losses.cirkd import CrossImage, cross_image_loss
+from segdistill.utils.losses.cirkd_channel import CrossImageChannel, channel_relation_losses
+from segdistill.utils.losses.cirkd_memory import CrossImageMemory, memory_loss
 from segdistill.utils.losses.cross_entropy import TaskLoss, cross_entropy_loss, ohem_loss
 from segdistill.utils.losses.dsd import (
     CategorySimilarity,
@@ -30,6 +32,8 @@ METHODS = (
     PixelSimilarity,
     CategorySimilarity,
     CrossImage,
+    CrossImageMemory,
+    CrossImageChannel,
 )
 DISTILLATION_LOSSES: dict[str, type[DistillationLoss]] = {cls.flag: cls for cls in METHODS}
 
@@ -42,6 +46,7 @@ __all__ = [
     "attention_loss",
     "build_losses",
     "category_similarity_loss",
+    "channel_relation_losses",
     "channel_wise_loss",
     "critic_loss",
     "cross_entropy_loss",
@@ -49,6 +54,7 @@ __all__ = [
     "fitnet_loss",
     "generator_loss",
     "gradient_penalty",
+    "memory_loss",
     "ohem_loss",
     "pair_wise_loss",
     "pixel_similarity_loss",
