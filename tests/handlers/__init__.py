@@ -1,5 +1,5 @@
 """How the reference cases of each code base are run: a file a code base; importing one registers its handlers."""
 
-from handlers import akd, cirkd, cwd, skd
+from handlers import akd_attention, cirkd, cwd, skd
 
-__all__ = ["akd", "cirkd", "cwd", "skd"]
+__all__ = ["akd_attention", "cirkd", "cwd", "skd"]

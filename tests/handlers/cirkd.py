@@ -23,6 +23,7 @@ from segdistill.utils.losses import (
 )
 from segdistill.utils.losses.base import average_pool, unit_vectors
 from segdistill.utils.losses.cirkd_memory import class_regions, projection
+from segdistill.utils.losses.fitnet import GraphBlock
 
 
 @LOSSES.register(CIRKD, source_file="task", parameters=["ignore_index"])
@@ -73,6 +74,18 @@ def projected(case: Case, student: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
 def fitnet(case: Case, inputs: dict[str, Tensor]) -> Result:
     student, parameters = projected(case, inputs["student"])
     return Result(fitnet_loss(student, inputs["teacher"]), parameters)
+
+
+@LOSSES.register(CIRKD, source_file="gcn", parameters=["plane"])
+def graph_block(case: Case, inputs: dict[str, Tensor]) -> Result:
+    module = GraphBlock(case.parameters["plane"])
+    original = {"query": "node_q", "key": "node_k", "value": "node_v", "widen": "conv1", "merge": "out_conv"}
+    names = {f"{original[name.split('.')[0]]}.{name.partition('.')[2]}": name for name in module.state_dict()}
+    entries = [{"key": key, "shape": module.state_dict()[name].shape} for key, name in names.items()]
+    module.load_state_dict({names[key]: value for key, value in hashed_state_dict(entries).items()})
+    module.train(case.parameters.get("training", False)).to(inputs["student"].dtype)
+    out = module(inputs["student"])
+    return Result(out.square().mean(), outputs={"out": out[:, ::3]})
 
 
 @LOSSES.register(CIRKD, source_file="cwd", parameters=["norm_type", "divergence", "temperature"])

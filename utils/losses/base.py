@@ -130,6 +130,11 @@ class DistillationLoss(nn.Module):
         num_valid = None if batch.num_kept is None else batch.num_kept * share
         return {"valid": valid_positions(batch.labels, size), "num_valid": num_valid}
 
+    def without_void(self, batch: Batch, maps: Tensor) -> Tensor:
+        """The maps with zeros where positions are masked, for what mixes positions (attention, BatchNorm)."""
+        valid = self.mask(batch, maps).get("valid")
+        return maps if valid is None else maps.masked_fill(~valid[:, None], 0)
+
 
 def adapter_between(student_channels: int, teacher_channels: int) -> nn.Module:
     """A 1x1 convolution from the student's width to the teacher's; nothing where they are equal."""

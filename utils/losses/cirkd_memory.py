@@ -214,10 +214,8 @@ class CrossImageMemory(DistillationLoss):
 
     def forward(self, student: SegmentationOutput, teacher: SegmentationOutput, batch: Batch) -> Tensor:
         student_map, teacher_map = self.maps(student, teacher)
-        valid = self.mask(batch, student_map).get("valid")
-        if valid is not None:  # void would reach the others through BatchNorm
-            student_map = student_map.masked_fill(~valid[:, None], 0)
-        student_map, mask = self.projection(student_map), self.mask(batch, teacher_map)
+        student_map = self.projection(self.without_void(batch, student_map))
+        mask = self.mask(batch, teacher_map)
         loss = 0
         for name, queue in self.queues.items():
             bank = queue.sample(self.counts[name], teacher_map.shape[1], teacher_map.device)

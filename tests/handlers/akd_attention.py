@@ -1,4 +1,4 @@
-"""AKD: distillation of feature maps before their activation."""
+"""AKD: attention and pair-wise similarities of maps before their activation."""
 
 from golden_cases import AKD, LOSSES, Case, Result
 from torch import Tensor
