@@ -24,7 +24,7 @@ from segdistill.utils.losses import DISTILLATION_LOSSES
 ROOT = Path(__file__).parents[1]
 STEPS = 6
 # What the methods compare here, where their default is no feature of ESPNet-C.
-FEATURES: dict[str, str] = {}
+FEATURES = {"ab": "layer3.pre", "overhaul": "layer3.pre", "psd": "layer2+context+logits"}
 # Every method with what it keeps, some of them twice.
 TERMS = {flag: [f"--{flag}", *([f"on={FEATURES[flag]}"] if flag in FEATURES else [])] for flag in DISTILLATION_LOSSES}
 TERMS |= {

@@ -60,6 +60,20 @@ def mean_over_processes(x: Tensor) -> Tensor:
     return sum_over_processes(x) / world_size() if world_size() > 1 else x
 
 
+def gather_rows(x: Tensor) -> Tensor:
+    """Every process's ``x`` (R, ...), R its own, one below the other in the order of the processes; no gradient."""
+    if world_size() == 1:
+        return x
+    count = torch.tensor([len(x)], device=x.device)
+    counts = [torch.empty_like(count) for _ in range(world_size())]
+    dist.all_gather(counts, count)
+    padded = x.new_zeros(max(1, *map(int, counts)), *x.shape[1:])
+    padded[: len(x)] = x.detach()
+    parts = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[: int(n)] for part, n in zip(parts, counts, strict=True)])
+
+
 @torch.no_grad()
 def share_buffers(module: nn.Module) -> None:
     """Give every process the first one's buffers: BatchNorm statistics that were not synchronised."""

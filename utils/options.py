@@ -164,7 +164,8 @@ def name_terms(given: Sequence[tuple[str, dict]]) -> list[Term]:
         terms += [(method, settings | {"on": on}) for on in settings["on"].split(",")]
     often = Counter(method for method, _ in terms)
     # A name must be one of a module, so without dots: pi, cwd_logits, cwd_layer3_pre.
-    names = [method if often[method] == 1 else re.sub(r"\W", "_", f"{method}_{s['on']}") for method, s in terms]
+    names = [method if often[method] == 1 else f"{method}_{s['on']}" for method, s in terms]
+    names = [re.sub(r"\W", "_", name) for name in names]
     repeated, numbers = Counter(names), Counter()
     for i, name in enumerate(names):
         if repeated[name] > 1:

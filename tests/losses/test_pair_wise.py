@@ -149,3 +149,19 @@ def test_other_batch_size_is_an_error_naming_both_shapes():
 def test_unknown_reduction_is_an_error():
     with pytest.raises(ValueError, match="unknown reduction 'sum'; known: mean, original"):
         pair_wise_loss(STUDENT_FEATURE, TEACHER_FEATURE, reduction="sum")
+
+
+@pytest.mark.parametrize("window", [1, 2, 20])
+def test_a_window_of_fixed_side_is_a_pool_scale(window):
+    student, teacher = STUDENT_FEATURE[..., :9], TEACHER_FEATURE[..., :9]
+    expected = pair_wise_loss(student, teacher, pool_scale=min(window / 9 + 0.01, 1))
+    assert pair_wise_loss(student, teacher, window=window) == expected
+
+
+def test_value_of_two_by_two_windows_on_waves():
+    assert pair_wise_loss(STUDENT_FEATURE, TEACHER_FEATURE, window=2).item() == pytest.approx(0.48879613, rel=1e-7)
+
+
+def test_window_below_one_is_an_error():
+    with pytest.raises(ValueError, match="window must be 1 or more, not 0"):
+        pair_wise_loss(STUDENT_FEATURE, TEACHER_FEATURE, window=0)

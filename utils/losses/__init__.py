@@ -8,11 +8,21 @@ from typing import NamedTuple
 
 from segdistill.network import SegmentationNetwork
 from segdistill.utils.losses.activation_boundary import ActivationBoundary, activation_boundary_loss
+from segdistill.utils.losses.at import AttentionTransfer, attention_loss
 from segdistill.utils.losses.base import DistillationLoss, Wanted
 from segdistill.utils.losses.channel_wise import ChannelWise, channel_wise_loss
+from segdistill.utils.losses.cirkd import CrossImage, cross_image_loss
+from segdistill.utils.losses.cirkd_channel import CrossImageChannel, channel_relation_losses
+from segdistill.utils.losses.cirkd_memory import CrossImageMemory, memory_loss
 from segdistill.utils.losses.cross_entropy import TaskLoss, cross_entropy_loss, ohem_loss
 from segdistill.utils.losses.decoupled import Decoupled, decoupled_loss
 from segdistill.utils.losses.dist import Dist, dist_loss
+from segdistill.utils.losses.dsd import (
+    CategorySimilarity,
+    PixelSimilarity,
+    category_similarity_loss,
+    pixel_similarity_loss,
+)
 from segdistill.utils.losses.factor import FactorTransfer
 from segdistill.utils.losses.fbkd import FeatureBased, attended_distance, attention_maps, relation_map
 from segdistill.utils.losses.fitnet import FitNet, fitnet_loss

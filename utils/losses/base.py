@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segdistill.dataset import IGNORE_INDEX
@@ -21,6 +22,7 @@ __all__ = [
     "SegmentationOutput",
     "Wanted",
     "adapter_between",
+    "average_pool",
     "check_shapes",
     "full_precision",
     "mean_over",
@@ -207,3 +209,15 @@ def unit_vectors(x: Tensor, dim: int | tuple[int, ...]) -> Tensor:
     """``x`` divided by its Euclidean norm over ``dim``; zeros stay zeros, with a bounded gradient."""
     norm = torch.linalg.vector_norm(x, dim=dim, keepdim=True)
     return x / norm.masked_fill(norm == 0, 1)
+
+
+def average_pool(maps: Tensor, window: int, valid: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    """Means of square windows of maps (N, C, h, w), the last ones cut by the border, and which have a valid position.
+
+    With ``valid`` (N, h, w) bool the means are over the valid positions; a window without one is zero.
+    """
+    if valid is None:
+        return F.avg_pool2d(maps, window, ceil_mode=True), None
+    share = F.avg_pool2d(valid[:, None].to(maps), window, ceil_mode=True)
+    pooled = F.avg_pool2d(maps.masked_fill(~valid[:, None], 0), window, ceil_mode=True)
+    return pooled / share.masked_fill(share == 0, 1), share[:, 0] > 0

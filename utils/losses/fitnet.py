@@ -3,6 +3,8 @@
 Romero et al., FitNets: Hints for Thin Deep Nets, ICLR 2015, eq. 3, for dense features as in CIRKD.
 """
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segdistill.utils.losses.base import (
@@ -39,17 +41,52 @@ def fitnet_loss(
     return mean_over((student_feature - teacher_feature.detach()).square().mean(1), valid, num_valid)
 
 
+class GraphBlock(nn.Module):
+    """A map (N, C, H, W) merged with what each of its positions attends to, as in CIRKDv2.
+
+    The attention is computed in parts, so memory does not grow with (H * W)^2 where the device has a kernel for it.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        inner = channels // 2
+        self.query, self.key, self.value = (nn.Conv2d(channels, inner, 1, bias=False) for _ in range(3))
+        self.widen = nn.Sequential(nn.Conv2d(inner, channels, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU())
+        self.merge = nn.Sequential(
+            nn.Conv2d(2 * channels, channels, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        # (N, 1 head, H * W, C / 2): the kernels that work in parts want four dimensions, the last of them dense.
+        parts = (part(x).flatten(2).mT[:, None].contiguous() for part in (self.query, self.key, self.value))
+        attended = F.scaled_dot_product_attention(*parts)[:, 0].mT.unflatten(2, x.shape[2:])
+        return self.merge(torch.cat([x, self.widen(attended)], dim=1))
+
+
 class FitNet(DistillationLoss):
-    """FitNet: a feature, through a learned 1x1 convolution, equals the teacher's."""
+    """FitNet: a feature, through a learned 1x1 convolution, equals the teacher's.
+
+    Args:
+        graph: let each position attend to all others before the convolution, as CIRKDv2 does, true or false
+    """
 
     flag = "fitnet"
     paper = "Romero et al., ICLR 2015, eq. 3"
 
     def __init__(
-        self, student_channels: int, teacher_channels: int, *, weight: float = 10.0, on: str = "context", **settings
+        self,
+        student_channels: int,
+        teacher_channels: int,
+        *,
+        weight: float = 10.0,
+        on: str = "context",
+        graph: bool = False,
+        **settings,
     ):
         super().__init__(weight=weight, on=on, **settings)
         self.adapter = nn.Conv2d(student_channels, teacher_channels, 1, bias=False)
+        if graph:
+            self.adapter = nn.Sequential(GraphBlock(student_channels), self.adapter)
 
     @classmethod
     def between(cls, student: SegmentationNetwork, teacher: SegmentationNetwork, **settings) -> "FitNet":
@@ -57,4 +94,5 @@ class FitNet(DistillationLoss):
 
     def forward(self, student: SegmentationOutput, teacher: SegmentationOutput, batch: Batch) -> Tensor:
         student_map, teacher_map = self.maps(student, teacher)
-        return fitnet_loss(self.adapter(student_map), teacher_map, **self.mask(batch, teacher_map))
+        student_map = self.adapter(self.without_void(batch, student_map))
+        return fitnet_loss(student_map, teacher_map, **self.mask(batch, teacher_map))

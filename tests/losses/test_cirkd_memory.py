@@ -1,0 +1,227 @@
+import copy
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from waves import TEACHER_FEATURE
+
+from segdistill.network import SegmentationOutput
+from segdistill.utils.batch import Batch
+from segdistill.utils.losses import memory_loss
+from segdistill.utils.losses.base import resize_labels, unit_vectors
+from segdistill.utils.losses.cirkd_channel import CrossImageChannel
+from segdistill.utils.losses.cirkd_memory import CrossImageMemory, Queue, class_pixels, class_regions
+
+BANK = unit_vectors(torch.randn(20, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), 1)
+VALID = torch.ones(2, 9, 13, dtype=torch.bool)
+VALID[:, :, :4] = False
+
+
+def random_batch(seed):
+    """Outputs of student and teacher, and labels 0..4 with void on the left."""
+    generator = torch.Generator().manual_seed(seed)
+    student, teacher = (
+        SegmentationOutput(None, {"context": torch.randn(2, channels, 9, 13, generator=generator)})
+        for channels in (6, 8)
+    )
+    labels = torch.randint(0, 5, (2, 36, 52), generator=generator, dtype=torch.uint8)
+    labels[:, :, :12] = 255
+    return student, teacher, Batch(torch.empty(0), labels, torch.empty(0), (labels != 255).sum(), 0.0)
+
+
+def make_memory():
+    torch.manual_seed(0)
+    return CrossImageMemory(6, 8, 5, pixel_queue=40, region_queue=10, pixel_contrast=30, region_contrast=20, pixels=4)
+
+
+def make_channel():
+    torch.manual_seed(0)
+    return CrossImageChannel(6, 8, queue=30, contrast=12, channels=7, mse=1.0, void="mask")
+
+
+MODULES = pytest.mark.parametrize("make", [make_memory, make_channel])
+
+
+def test_loss_is_zero_for_the_teacher_and_its_multiples():
+    assert memory_loss(3 * TEACHER_FEATURE, TEACHER_FEATURE, BANK).item() == pytest.approx(0, abs=1e-14)
+
+
+def test_loss_leaves_masked_positions_out():
+    student = TEACHER_FEATURE.flip(0).requires_grad_()
+    loss = memory_loss(student, TEACHER_FEATURE, BANK, valid=VALID)
+    loss.backward()
+    assert (student.grad[..., :4] == 0).all()
+    torch.testing.assert_close(loss, memory_loss(student[..., 4:], TEACHER_FEATURE[..., 4:], BANK))
+
+
+def test_loss_of_a_batch_is_the_mean_of_its_samples():
+    student = TEACHER_FEATURE.flip(0)
+    parts = [memory_loss(student[n : n + 1], TEACHER_FEATURE[n : n + 1], BANK) for n in range(2)]
+    torch.testing.assert_close(memory_loss(student, TEACHER_FEATURE, BANK), sum(parts) / 2)
+
+
+def test_gradient_is_right_and_the_teachers_none():
+    student = TEACHER_FEATURE[:, :, 4:6, :3].clone().requires_grad_()
+    teacher = TEACHER_FEATURE[:, :, :3, :4].clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: memory_loss(x, teacher, BANK), student)
+    memory_loss(student, teacher, BANK).backward()
+    assert teacher.grad is None
+
+
+def test_zeros_in_half_precision_have_a_finite_gradient():
+    student = torch.zeros(2, 8, 9, 13, dtype=torch.bfloat16, requires_grad=True)
+    loss = memory_loss(student, TEACHER_FEATURE.bfloat16(), BANK)
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert loss.isfinite()
+    assert student.grad.isfinite().all()
+
+
+def test_pixels_are_of_their_class_and_as_many_as_there_are_up_to_the_count():
+    labels = torch.tensor([[0, 0, 0, 1, 255, 255], [2, 2, 1, 255, 0, 2]], dtype=torch.uint8)
+    vectors = torch.arange(12.0).view(2, 6, 1)
+    chosen, classes = class_pixels(vectors, labels, 2)
+    assert torch.equal(labels.flatten()[chosen[:, 0].long()].long(), classes)
+    assert len(chosen.unique()) == len(chosen)
+    assert classes.bincount().tolist() == [2 + 1, 1 + 1, 0 + 2]
+
+
+def test_every_pixel_of_a_class_is_chosen_as_often():
+    torch.manual_seed(0)
+    vectors, labels = torch.arange(8.0).view(1, 8, 1), torch.tensor([[255, 0, 0, 0, 0, 255, 1, 1]], dtype=torch.uint8)
+    chosen = torch.cat([class_pixels(vectors, labels, 1)[0] for _ in range(2000)])
+    shares = chosen.flatten().long().bincount(minlength=8) / 2000
+    torch.testing.assert_close(shares, torch.tensor([0, 1, 1, 1, 1, 0, 2, 2]) / 4, atol=0.05, rtol=0)
+
+
+def test_regions_are_directions_of_class_means():
+    vectors, labels = TEACHER_FEATURE.flatten(2).transpose(1, 2), torch.full((2, 117), 255, dtype=torch.uint8)
+    labels[0, 5:9], labels[1, 50:] = 3, 1
+    regions, classes = class_regions(vectors, labels, 5)
+    assert classes.tolist() == [3, 1]
+    torch.testing.assert_close(
+        regions, unit_vectors(torch.stack([vectors[0, 5:9].mean(0), vectors[1, 50:].mean(0)]), 1)
+    )
+
+
+def test_queue_is_a_ring_for_each_class():
+    queue = Queue(2, 3)
+    for vectors, classes in (([1, 2, 3], [0, 1, 0]), ([4, 5], [0, 0]), ([6, 7, 8, 9], [1, 1, 1, 1])):
+        queue.push(torch.tensor(vectors, dtype=torch.float32)[:, None], torch.tensor(classes))
+    assert queue.entries[0].flatten().tolist() == [5, 3, 4]
+    assert queue.entries[1].flatten().tolist() == [8, 6, 7]
+
+
+def test_queue_refuses_what_is_not_finite():
+    queue = Queue(1, 3)
+    queue.push(torch.ones(2, 4), torch.zeros(2, dtype=torch.int64))
+    before = queue.entries.clone()
+    with pytest.raises(FloatingPointError, match="not finite"):
+        queue.push(torch.full((1, 4), torch.inf), torch.zeros(1, dtype=torch.int64))
+    assert torch.equal(queue.entries, before)
+
+
+def test_entries_come_from_pixels_of_the_class():
+    """CIRKD draws among the first positions of the image, whatever their class."""
+    loss, (student, teacher, batch) = make_memory(), random_batch(1)
+    loss.after_step(student, teacher, batch)
+    vectors = unit_vectors(teacher.features["context"], 1).flatten(2).transpose(1, 2).flatten(0, 1)
+    labels = resize_labels(batch.labels, (9, 13)).flatten()
+    queue = loss.queues["pixel"]
+    assert queue.heads.tolist() == [8] * 5
+    for class_id in range(5):
+        for entry in queue.entries[class_id, :8]:
+            nearest = (vectors @ entry).argmax()
+            torch.testing.assert_close(vectors[nearest], entry)
+            assert labels[nearest] == class_id
+
+
+@MODULES
+def test_unlabelled_images_enter_no_pixel(make):
+    loss, (student, teacher, batch) = make(), random_batch(1)
+    batch = batch._replace(labels=torch.full_like(batch.labels, 255))
+    assert loss(student, teacher, batch) > 0
+    loss.after_step(student, teacher, batch)
+    if isinstance(loss, CrossImageMemory):
+        assert not any(queue.heads.any() for queue in loss.queues.values())
+
+
+@MODULES
+def test_forward_changes_nothing_that_is_kept(make):
+    loss, (student, teacher, batch) = make(), random_batch(1)
+    loss.after_step(student, teacher, batch)
+    before = copy.deepcopy(loss.get_extra_state())
+    loss(student, teacher, batch).backward()
+    torch.testing.assert_close(loss.get_extra_state(), before, rtol=0, atol=0)
+
+
+@MODULES
+def test_resumes_to_the_bit(make, tmp_path):
+    first = make()
+    for seed in range(12):  # more than the rings hold
+        if seed == 6:
+            torch.save(first.state_dict(), tmp_path / "state.pth")
+            second = make()
+            second.load_state_dict(torch.load(tmp_path / "state.pth", weights_only=True))
+        for loss in [first] if seed < 6 else [first, second]:
+            torch.manual_seed(seed)
+            student, teacher, batch = random_batch(seed)
+            value = loss(student, teacher, batch)
+            loss.after_step(student, teacher, batch)
+            if loss is first:
+                expected = value
+    assert torch.equal(value, expected)
+    torch.testing.assert_close(second.state_dict(), first.state_dict(), rtol=0, atol=0)
+
+
+@MODULES
+def test_void_content_does_not_count(make):
+    results = []
+    for content in (0.0, 1e4):
+        loss, (student, teacher, batch) = make(), random_batch(1)
+        void = (resize_labels(batch.labels, (9, 13)) == 255)[:, None]
+        student, teacher = (
+            SegmentationOutput(None, {"context": output.features["context"].masked_fill(void, content)})
+            for output in (student, teacher)
+        )
+        feature = student.features["context"].requires_grad_()
+        torch.manual_seed(0)
+        loss.after_step(student, teacher, batch)
+        value = loss(student, teacher, batch)
+        value.backward()
+        assert (feature.grad.masked_select(void) == 0).all()
+        results.append((value, feature.grad))
+    torch.testing.assert_close(*results, rtol=0, atol=0)
+
+
+def test_a_factor_of_zero_leaves_the_queue_out():
+    loss = CrossImageMemory(6, 8, 5, pixel=0)
+    assert list(loss.queues) == ["region"]
+    with pytest.raises(ValueError, match="not both 0"):
+        CrossImageMemory(6, 8, 5, pixel=0, region=0)
+
+
+def process(rank, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=2)
+    states = []
+    for make in (make_memory, make_channel):
+        loss, (student, teacher, batch) = make(), random_batch(rank)
+        if rank:  # one process has fewer entries than the other
+            batch = batch._replace(labels=batch.labels.masked_fill(batch.labels > 1, 255))
+        torch.manual_seed(rank)
+        loss.after_step(student, teacher, batch)
+        states.append(loss.get_extra_state())
+    torch.save(states, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_processes_keep_equal_queues_with_the_entries_of_both(tmp_path):
+    mp.spawn(process, (str(tmp_path),), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+    memory, channel = first
+    assert memory["pixel"]["heads"].tolist() == [16, 16, 8, 8, 8]
+    assert memory["region"]["heads"].tolist() == [4, 4, 2, 2, 2]
+    assert channel["heads"].tolist() == [8]

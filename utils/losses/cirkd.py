@@ -1,0 +1,160 @@
+"""Cross-image relational distillation (CIRKD), within the batch: how alike the pixels of all its images are.
+
+Yang et al., Cross-Image Relational Knowledge Distillation for Semantic Segmentation, CVPR 2022.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from segdistill.utils.losses.base import (
+    Batch,
+    DistillationLoss,
+    SegmentationOutput,
+    average_pool,
+    check_shapes,
+    full_precision,
+    mean_over,
+    resize,
+    unit_vectors,
+)
+
+TILE = 2**23  # similarities at a time: 32 MB in float32, of which a few copies live at once
+LARGE = 256  # maps with this many positions a side are pooled unless told otherwise
+
+
+def relation_divergence(
+    student: Tensor,
+    teacher: Tensor,
+    student_keys: Tensor,
+    teacher_keys: Tensor,
+    temperature: float,
+    valid_keys: Tensor | None = None,
+) -> Tensor:
+    """For each of P vectors the KL divergence between what it resembles, for the student and for the teacher.
+
+    KL(p^T || p^S), p the softmax of (vector . key) / temperature over the M keys of a group, mean over K groups.
+    Tiles over the vectors; the backward pass computes each tile again, so memory does not grow with P * K * M.
+
+    Args:
+        student, teacher: (P, D_s) and (P, D_t).
+        student_keys, teacher_keys: (K, M, D_s) and (K, M, D_t).
+        valid_keys: (K, M) bool, the keys that count; None for all. A group without one counts 0.
+
+    Returns:
+        (P,)
+    """
+    rows = max(TILE // student_keys[..., 0].numel(), 1)
+    keys = student_keys, teacher_keys, temperature, valid_keys
+    return torch.cat(
+        [
+            checkpoint(_tile_divergence, *tile, *keys, use_reentrant=False, preserve_rng_state=False)
+            for tile in zip(student.split(rows), teacher.split(rows), strict=True)
+        ]
+    )
+
+
+def _tile_divergence(
+    student: Tensor,
+    teacher: Tensor,
+    student_keys: Tensor,
+    teacher_keys: Tensor,
+    temperature: float,
+    valid_keys: Tensor | None,
+) -> Tensor:
+    logs = []
+    for vectors, keys in ((student, student_keys), (teacher, teacher_keys)):
+        similarity = torch.einsum("pd,kmd->pkm", vectors, keys) / temperature
+        if valid_keys is not None:
+            similarity = similarity.masked_fill(~valid_keys, -torch.finfo(similarity.dtype).max)
+        logs.append(similarity.log_softmax(2))
+    return F.kl_div(*logs, reduction="none", log_target=True).sum(2).mean(1)
+
+
+@full_precision
+def cross_image_loss(
+    student_feature: Tensor,
+    teacher_feature: Tensor,
+    temperature: float = 0.1,
+    pool: int | None = None,
+    valid: Tensor | None = None,
+    num_valid: Tensor | float | None = None,
+) -> Tensor:
+    """Divergence of every pixel's similarities to the pixels of an image, over all ordered pairs of images.
+
+    sum_{m,n,i} KL(p^T_mni || p^S_mni) / (N^2 * H * W), p_mni the softmax, over the pixels j of image n, of
+    cos(f_mi, f_nj) / temperature. It relates the samples of a batch, of this process's batch alone. The time grows
+    with (N * H * W)^2, the memory does not: see ``relation_divergence``.
+
+    Args:
+        student_feature, teacher_feature: (N, C_s, h, w) and (N, C_t, H, W); channel counts may differ, and the
+            student's map is brought to the teacher's size first.
+        pool: side of the windows whose means are the pixels; None is 4 for maps of 256 or more a side, 1 for others.
+        valid: (N, H, W) bool, the positions that count; None for all.
+        num_valid: see ``mean_over``.
+
+    Returns:
+        Scalar, float32 (float64 for float64 inputs).
+
+    Raises:
+        ValueError: batch sizes that differ, a temperature that is not positive, ``pool`` below 1.
+    """
+    check_shapes(student_feature, teacher_feature, same_channels=False)
+    check_relation(temperature, pool)
+    size = teacher_feature.shape[2:]
+    if pool is None:
+        pool = 4 if min(size) >= LARGE else 1
+    maps = resize(student_feature, size), teacher_feature.detach()
+    (student, pooled_valid), (teacher, _) = (average_pool(x, pool, valid) for x in maps)
+    if num_valid is not None:
+        num_valid = num_valid * (student.shape[2:].numel() / size.numel())
+
+    student, teacher = (unit_vectors(x.flatten(2).transpose(1, 2), dim=2) for x in (student, teacher))
+    valid_keys = None if pooled_valid is None else pooled_valid.flatten(1)
+    divergence = relation_divergence(
+        student.flatten(0, 1), teacher.flatten(0, 1), student, teacher, temperature, valid_keys
+    )
+    if pooled_valid is None:
+        return divergence.mean()
+    return mean_over(divergence.view_as(pooled_valid), pooled_valid, num_valid)
+
+
+def check_relation(temperature: float, pool: int | None = None) -> None:
+    """Raise ValueError as ``cross_image_loss``."""
+    if temperature <= 0:
+        raise ValueError(f"temperature must be positive, not {temperature}")
+    if pool is not None and pool < 1:
+        raise ValueError(f"pool must be 1 or more, not {pool}")
+
+
+class CrossImage(DistillationLoss):
+    """Cross-image relations: each pixel's similarities to the pixels of all images of the batch follow the teacher's.
+
+    The weight is CIRKD's, 1. Pairs are made within a process's batch. The time grows with the square of the pixels in
+    the batch: pool=2 takes a sixteenth.
+
+    Args:
+        temperature: of the softmax over similarities, above 0
+        pool: side of the windows that are averaged first; none is 4 for maps of 256 or more a side, 1 for others
+    """
+
+    flag = "cirkd"
+    paper = "Yang et al., CVPR 2022, mini-batch-based distillation"
+
+    def __init__(
+        self,
+        *,
+        weight: float = 1.0,
+        on: str = "context",
+        temperature: float = 0.1,
+        pool: int | None = None,
+        **settings,
+    ):
+        super().__init__(weight=weight, on=on, **settings)
+        check_relation(temperature, pool)
+        self.temperature, self.pool = temperature, pool
+
+    def forward(self, student: SegmentationOutput, teacher: SegmentationOutput, batch: Batch) -> Tensor:
+        student_map, teacher_map = self.maps(student, teacher)
+        return cross_image_loss(student_map, teacher_map, self.temperature, self.pool, **self.mask(batch, teacher_map))

@@ -1,0 +1,241 @@
+"""Cross-image relational distillation (CIRKD), through memory: how alike a pixel is to those of earlier images.
+
+Yang et al., Cross-Image Relational Knowledge Distillation for Semantic Segmentation, CVPR 2022.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from segdistill.dataset import IGNORE_INDEX
+from segdistill.utils.distributed import gather_rows
+from segdistill.utils.losses.base import (
+    Batch,
+    DistillationLoss,
+    SegmentationNetwork,
+    SegmentationOutput,
+    check_shapes,
+    full_precision,
+    mean_over,
+    resize,
+    resize_labels,
+    unit_vectors,
+)
+from segdistill.utils.losses.cirkd import check_relation, relation_divergence
+
+
+@full_precision
+def memory_loss(
+    student_feature: Tensor,
+    teacher_feature: Tensor,
+    bank: Tensor,
+    temperature: float = 0.1,
+    valid: Tensor | None = None,
+    num_valid: Tensor | float | None = None,
+) -> Tensor:
+    """Divergence of every pixel's similarities to the vectors of a bank, mean over batch and positions.
+
+    sum_{n,i} KL(p^T_ni || p^S_ni) / (N * H * W), p_ni the softmax, over the vectors v of the bank, of
+    cos(f_ni, v) / temperature. The memory does not grow with N * H * W * M: see ``relation_divergence``.
+
+    Args:
+        student_feature, teacher_feature: (N, D, h, w) and (N, D, H, W); the student's is brought to the teacher's size.
+        bank: (M, D) unit vectors.
+        valid: (N, H, W) bool, the positions that count; None for all.
+        num_valid: see ``mean_over``.
+
+    Returns:
+        Scalar, float32 (float64 for float64 inputs).
+
+    Raises:
+        ValueError: shapes that do not fit, a temperature that is not positive.
+    """
+    check_shapes(student_feature, teacher_feature, same_channels=True)
+    check_relation(temperature)
+    size = teacher_feature.shape[2:]
+    maps = resize(student_feature, size), teacher_feature.detach()
+    if valid is not None:
+        maps = [x.masked_fill(~valid[:, None], 0) for x in maps]
+    student, teacher = (unit_vectors(x.permute(0, 2, 3, 1).flatten(0, 2), dim=1) for x in maps)
+    keys = bank[None].to(teacher)
+    divergence = relation_divergence(student, teacher, keys, keys, temperature)
+    return mean_over(divergence.view(-1, *size), valid, num_valid)
+
+
+class Queue:
+    """For each class a ring of the latest unit vectors; random ones, in every process the same, until it is full.
+
+    No buffer of a module, as DistributedDataParallel sends buffers around at every step.
+    """
+
+    def __init__(self, num_classes: int, size: int):
+        if size < 1:
+            raise ValueError(f"a queue holds 1 or more entries a class, not {size}")
+        self.size = size
+        self.heads = torch.zeros(num_classes, dtype=torch.int64)  # where the next entry goes
+        self.entries: Tensor | None = None  # (num_classes, size, width), made when the width is known
+
+    def sample(self, count: int, width: int, device: torch.device) -> Tensor:
+        """The same ``count`` random slots of every class, (num_classes * count, width) float32."""
+        self._prepare(width, device)
+        slots = torch.randperm(self.size, device=device)[:count]
+        return self.entries[:, slots].flatten(0, 1)
+
+    def push(self, vectors: Tensor, classes: Tensor) -> None:
+        """Enter every process's ``vectors`` (R, width), of ``classes`` (R,), in place of the oldest.
+
+        Raises:
+            FloatingPointError: a vector is not finite; nothing has changed then.
+        """
+        vectors, classes = gather_rows(vectors), gather_rows(classes)
+        if not vectors.isfinite().all():
+            raise FloatingPointError("the teacher's features are not finite")
+        self._prepare(vectors.shape[1], vectors.device)
+        classes, order = classes.sort(stable=True)
+        place = torch.arange(len(classes), device=classes.device) - torch.searchsorted(classes, classes)
+        fits = place < self.size
+        classes, order, place = classes[fits], order[fits], place[fits]
+        self.entries[classes, (self.heads[classes] + place) % self.size] = vectors[order].float()
+        self.heads = (self.heads + classes.bincount(minlength=len(self.heads))) % self.size
+
+    def state(self) -> dict[str, Tensor | None]:
+        return {"heads": self.heads, "entries": self.entries}
+
+    def load(self, state: dict[str, Tensor | None]) -> None:
+        self.heads = state["heads"].clone()
+        self.entries = None if state["entries"] is None else state["entries"].clone()
+
+    def _prepare(self, width: int, device: torch.device) -> None:
+        if self.entries is None:
+            generator = torch.Generator().manual_seed(0)
+            entries = torch.randn(len(self.heads), self.size, width, generator=generator)
+            self.entries = entries.div_(entries.norm(dim=2, keepdim=True))
+        self.entries, self.heads = self.entries.to(device), self.heads.to(device)
+
+
+def class_regions(vectors: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """The direction of the mean vector of each class in each image, and the classes.
+
+    Args:
+        vectors: (N, P, D).
+        labels: (N, P) integers, 255 for void.
+
+    Returns:
+        (R, D) unit vectors and (R,) int64.
+    """
+    of_class = labels[..., None] == torch.arange(num_classes, device=labels.device)
+    sums = torch.einsum("npc,npd->ncd", of_class.to(vectors), vectors)
+    image, classes = of_class.any(1).nonzero(as_tuple=True)
+    return unit_vectors(sums[image, classes], dim=1), classes
+
+
+def class_pixels(vectors: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Up to ``count`` random vectors of each class in each image, and the classes; see ``class_regions``."""
+    image, pixel = (labels != IGNORE_INDEX).nonzero(as_tuple=True)
+    group = 256 * image + labels[image, pixel]
+    order = (group + torch.rand(len(group), dtype=torch.float64, device=group.device)).argsort()
+    group = group[order]
+    rank = torch.arange(len(group), device=group.device) - torch.searchsorted(group, group)
+    chosen = order[rank < count]
+    image, pixel = image[chosen], pixel[chosen]
+    return vectors[image, pixel], labels[image, pixel].long()
+
+
+def projection(student_channels: int, teacher_channels: int) -> nn.Sequential:
+    """From the student's map into the teacher's space."""
+    return nn.Sequential(
+        nn.Conv2d(student_channels, teacher_channels, 1, bias=False),
+        nn.BatchNorm2d(teacher_channels),
+        nn.ReLU(),
+        nn.Conv2d(teacher_channels, teacher_channels, 1, bias=False),
+    )
+
+
+class CrossImageMemory(DistillationLoss):
+    """Cross-image relations through memory: similarities to pixels and regions of earlier images follow the teacher's.
+
+    The sum of two terms, against queues of the teacher's pixels and of its regions (the mean of a class in an image),
+    for a student that a learned projection brings into the teacher's space. Scales are CIRKD's: its 0.1 and 0.1 are
+    weight=0.1. Queues are written after the student's step, by all processes alike, so that a step does not compare
+    with its own pixels; CIRKD writes them before, and pixels of any class at that. At 19 classes and 256 channels of
+    the teacher they take 0.43 GB of memory and of each checkpoint. Void pixels are masked unless void=keep; the
+    projection's BatchNorm takes its statistics from each process's batch.
+
+    Args:
+        pixel: factor of the term of pixels, 0 leaves it and its queue out
+        region: factor of the term of regions, 0 leaves it and its queue out
+        temperature: of the softmax over similarities, above 0
+        pixel_queue, region_queue: entries a class
+        pixel_contrast, region_contrast: entries a step is compared with, of all classes together
+        pixels: pixels of a class that an image enters at most
+    """
+
+    flag = "cirkd-memory"
+    paper = "Yang et al., CVPR 2022, memory-based distillation"
+
+    def __init__(
+        self,
+        student_channels: int,
+        teacher_channels: int,
+        num_classes: int,
+        *,
+        weight: float = 0.1,
+        on: str = "context",
+        pixel: float = 1.0,
+        region: float = 1.0,
+        temperature: float = 0.1,
+        pixel_queue: int = 20_000,
+        region_queue: int = 2_000,
+        pixel_contrast: int = 4_096,
+        region_contrast: int = 1_024,
+        pixels: int = 16,
+        void: Literal["keep", "mask"] = "mask",
+        **settings,
+    ):
+        super().__init__(weight=weight, on=on, void=void, **settings)
+        check_relation(temperature)
+        if min(pixel, region) < 0 or pixel + region == 0 or min(pixel_contrast, region_contrast, pixels) < 1:
+            raise ValueError(
+                f"--{self.flag} pixel={pixel} region={region}: 0 or more, not both 0; pixel_contrast={pixel_contrast} "
+                f"region_contrast={region_contrast} pixels={pixels}: 1 or more"
+            )
+        self.temperature, self.pixels, self.num_classes = temperature, pixels, num_classes
+        self.projection = projection(student_channels, teacher_channels)
+        terms = {"pixel": (pixel, pixel_queue, pixel_contrast), "region": (region, region_queue, region_contrast)}
+        terms = {name: term for name, term in terms.items() if term[0]}
+        self.factors = {name: factor for name, (factor, _, _) in terms.items()}
+        self.queues = {name: Queue(num_classes, size) for name, (_, size, _) in terms.items()}
+        self.counts = {name: contrast // num_classes + 1 for name, (_, _, contrast) in terms.items()}
+
+    @classmethod
+    def between(cls, student: SegmentationNetwork, teacher: SegmentationNetwork, **settings) -> "CrossImageMemory":
+        return cls(*cls.channels_of(student, teacher, settings), student.num_classes, **settings)
+
+    def forward(self, student: SegmentationOutput, teacher: SegmentationOutput, batch: Batch) -> Tensor:
+        student_map, teacher_map = self.maps(student, teacher)
+        student_map = self.projection(self.without_void(batch, student_map))
+        mask = self.mask(batch, teacher_map)
+        loss = 0
+        for name, queue in self.queues.items():
+            bank = queue.sample(self.counts[name], teacher_map.shape[1], teacher_map.device)
+            loss = loss + self.factors[name] * memory_loss(student_map, teacher_map, bank, self.temperature, **mask)
+        return loss
+
+    def after_step(self, student: SegmentationOutput, teacher: SegmentationOutput, batch: Batch) -> dict[str, Tensor]:
+        """Enter the teacher's labelled pixels and regions into the queues."""
+        _, teacher_map = self.maps(student, teacher)
+        vectors = unit_vectors(teacher_map.float().flatten(2).transpose(1, 2), dim=2)
+        labels = resize_labels(batch.labels, teacher_map.shape[2:]).flatten(1)
+        if "pixel" in self.queues:
+            self.queues["pixel"].push(*class_pixels(vectors, labels, self.pixels))
+        if "region" in self.queues:
+            self.queues["region"].push(*class_regions(vectors, labels, self.num_classes))
+        return {}
+
+    def get_extra_state(self) -> dict[str, dict[str, Tensor | None]]:
+        return {name: queue.state() for name, queue in self.queues.items()}
+
+    def set_extra_state(self, state: dict[str, dict[str, Tensor | None]]) -> None:
+        for name, queue in self.queues.items():
+            queue.load(state[name])
