@@ -67,6 +67,8 @@ class SegmentationDataset(torch.utils.data.Dataset):
         transform: augmentation; None leaves the whole image as it is.
         seed: seeds the augmentation.
         data_list: a text file of "image label" lines relative to ``root``, in place of the data set's own layout.
+        unlabelled_list: a text file of images, one a line, that follow the labelled ones and are void throughout; a
+            label on the line is passed over.
 
     Raises:
         FileNotFoundError: the folder, the list or a file that it names is missing, or the split is empty.
@@ -90,6 +92,7 @@ class SegmentationDataset(torch.utils.data.Dataset):
         transform: Transform | None = None,
         seed: int = 0,
         data_list: str | Path | None = None,
+        unlabelled_list: str | Path | None = None,
     ):
         name = type(self).__name__
         if split not in self.SPLITS:
@@ -102,6 +105,11 @@ class SegmentationDataset(torch.utils.data.Dataset):
         self.pairs = self._read_list(Path(data_list)) if data_list else self.find_pairs()
         if not self.pairs:
             raise FileNotFoundError(f"{name}: no images of split {split!r} under {self.root}")
+        self.num_labelled = len(self.pairs)
+        if unlabelled_list:
+            self.pairs += [Pair(pair.image, None) for pair in self._read_list(Path(unlabelled_list), labelled=False)]
+            if len(self.pairs) == self.num_labelled:
+                raise ValueError(f"{unlabelled_list} names no image")
 
     def find_pairs(self) -> list[Pair]:
         """The split's files in the data set's own layout, in a fixed order."""
@@ -160,7 +168,7 @@ class SegmentationDataset(torch.utils.data.Dataset):
             )
         return torch.from_numpy(train_ids.astype(np.uint8))
 
-    def _read_list(self, path: Path) -> list[Pair]:
+    def _read_list(self, path: Path, labelled: bool = True) -> list[Pair]:
         if not path.is_file():
             raise FileNotFoundError(f"no data list {path}")
         pairs = []
@@ -168,7 +176,7 @@ class SegmentationDataset(torch.utils.data.Dataset):
             fields = line.split()
             if not fields:
                 continue
-            if len(fields) > 2 or (len(fields) == 1 and self.split != "test"):
+            if len(fields) > 2 or (len(fields) == 1 and labelled and self.split != "test"):
                 raise ValueError(
                     f"{path}:{number}: expected 'image label' (or one image a line for test), not {line!r}"
                 )
@@ -182,9 +190,9 @@ class SegmentationDataset(torch.utils.data.Dataset):
 
 def require_labels(dataset: SegmentationDataset, num_images: int = 8) -> None:
     """Raise ValueError if evenly spaced images of the split have no labelled pixel: there is nothing to learn from."""
-    num_images = min(num_images, len(dataset))
+    num_images = min(num_images, dataset.num_labelled)
     for i in range(num_images):
-        if (dataset.read(i * len(dataset) // num_images).label != IGNORE_INDEX).any():
+        if (dataset.read(i * dataset.num_labelled // num_images).label != IGNORE_INDEX).any():
             return
     raise ValueError(
         f"{type(dataset).__name__} {dataset.split}: {num_images} images of {dataset.root}, evenly spaced, are void "

@@ -14,8 +14,10 @@ class TrainSampler(torch.utils.data.Sampler):
     the stream therefore holds the same sample whatever the number of processes or the step at which a run resumed.
 
     Args:
-        length: samples in the data set.
-        batch_size: of the global batch; divisible by ``world_size``.
+        length: labelled samples in the data set, which come first in it.
+        batch_size: labelled samples of the global batch; divisible by ``world_size``.
+        unlabelled: (samples in the data set after the labelled ones, how many of them a global batch holds beside the
+            labelled ones); a stream of its own.
     """
 
     def __init__(
@@ -27,25 +29,44 @@ class TrainSampler(torch.utils.data.Sampler):
         start_step: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        unlabelled: tuple[int, int] = (0, 0),
     ):
-        if batch_size % world_size:
-            raise ValueError(f"the global batch of {batch_size} does not divide by {world_size} processes")
-        self.length, self.batch_size, self.seed = length, batch_size, seed
+        if batch_size % world_size or unlabelled[1] % world_size:
+            raise ValueError(
+                f"the global batch of {batch_size} labelled and {unlabelled[1]} unlabelled samples does not divide by "
+                f"{world_size} processes"
+            )
         self.steps = range(start_step, num_steps)
-        self.share = batch_size // world_size
-        self.offset = rank * self.share
+        self.streams = [Stream("order", seed, length, 0, batch_size, rank, world_size)]
+        if unlabelled[1]:
+            self.streams.append(
+                Stream("unlabelled order", seed, unlabelled[0], length, unlabelled[1], rank, world_size)
+            )
 
     def __len__(self) -> int:
         return len(self.steps)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        epoch, order = -1, []
         for step in self.steps:
-            batch = []
-            for position in range(self.share):
-                wanted, place = divmod(step * self.batch_size + self.offset + position, self.length)
-                if wanted != epoch:
-                    epoch = wanted
-                    order = torch.randperm(self.length, generator=generator_of("order", self.seed, epoch)).tolist()
-                batch.append((epoch, order[place]))
-            yield batch
+            yield [sample for stream in self.streams for sample in stream.batch(step)]
+
+
+class Stream:
+    """Endless epochs of the indices ``first`` ... ``first + length - 1``, ``batch_size`` a step."""
+
+    def __init__(self, name: str, seed: int, length: int, first: int, batch_size: int, rank: int, world_size: int):
+        self.name, self.seed, self.length, self.first, self.batch_size = name, seed, length, first, batch_size
+        share = batch_size // world_size
+        self.places = range(rank * share, (rank + 1) * share)
+        self.epoch, self.order = -1, []
+
+    def batch(self, step: int) -> list[tuple[int, int]]:
+        """This process's share of the step."""
+        samples = []
+        for place in self.places:
+            epoch, position = divmod(step * self.batch_size + place, self.length)
+            if epoch != self.epoch:
+                self.epoch = epoch
+                self.order = torch.randperm(self.length, generator=generator_of(self.name, self.seed, epoch)).tolist()
+            samples.append((epoch, self.first + self.order[position]))
+        return samples

@@ -371,3 +371,74 @@ def test_without_a_terminal_progress_is_plain_lines(tiny, tmp_path):
     assert process.returncode == 0
     assert "\r" not in error
     assert re.search(r"^step 6 of 6: loss [\d.]+, mIoU [\d.]+, 0:00:00 left$", error, re.M)
+
+
+BESIDE = {"main": ["--pi", "--ho"], "alone": [], "mgd": ["--mgd", "on=layer3", "--cwd"]}
+
+
+def beside(tiny, folder, *more):
+    also = [f"--also={name}={' '.join(terms)}" for name, terms in BESIDE.items() if name != "main"]
+    return arguments(tiny, folder, "main", BESIDE["main"], *also, *more)
+
+
+@pytest.mark.parametrize(
+    "more", [[], ["--accumulate", "2", "--ema", "0.5", "--batch-size", "4"]], ids=["plain", "parts"]
+)
+def test_students_beside_each_other_are_what_they_are_alone(tiny, tmp_path, monkeypatch, more):
+    for name, terms in BESIDE.items():
+        train.main(arguments(tiny, tmp_path / "own", name, terms, *more))
+    with monkeypatch.context() as context:
+        stop_before(context, 4)
+        with pytest.raises(MemoryError):
+            train.main(beside(tiny, tmp_path / "beside", *more, "--save-every", "1"))
+    # One of them was saved a step later than the others.
+    train.main(arguments(tiny, tmp_path / "beside", "alone", [], *more, "--save-every", "1", "--resume"))
+    train.main(beside(tiny, tmp_path / "beside", *more, "--save-every", "1", "--resume"))
+    for name in BESIDE:
+        assert_same(last(tmp_path / "beside", name), last(tmp_path / "own", name))
+        options, own = (json.loads((tmp_path / side / name / "options.json").read_text()) for side in ("beside", "own"))
+        assert {k: v for k, v in options.items() if own[k] != v}.keys() <= {"snapshot_dir", "save_every", "resume"}
+        assert (tmp_path / "beside" / name / "teacher.json").exists() == bool(BESIDE[name])
+
+
+@pytest.fixture
+def few_labels(tiny, tmp_path):
+    """Arguments for two labelled images of the four, the others without labels."""
+    names = sorted(path.name for path in (tiny / "camvid/train").iterdir())
+    (tmp_path / "few.txt").write_text("".join(f"train/{name} trainannot/{name}\n" for name in names[:2]))
+    (tmp_path / "rest.txt").write_text("".join(f"train/{name}\n" for name in names[2:]))
+    return ["--data-list", str(tmp_path / "few.txt"), "--unlabelled-list", str(tmp_path / "rest.txt")]
+
+
+def test_images_without_labels_are_distilled_and_no_more(tiny, tmp_path, few_labels, monkeypatch):
+    batches = []
+    accumulate = Learner.accumulate
+
+    def watch(learner, batch, taught):
+        batches.append(batch)
+        return accumulate(learner, batch, taught)
+
+    monkeypatch.setattr(Learner, "accumulate", watch)
+    more = ["--batch-size", "4", "--unlabelled-share", "0.25"]
+    train.main(arguments(tiny, tmp_path, "run", ["--pi", "void=mask"], *few_labels, *more))
+    assert len(batches) == STEPS
+    for batch in batches:
+        void = (batch.labels == 255).flatten(1).all(1)
+        assert void.tolist() == [False, False, False, True]
+        assert (batch.keys[:, 1] >= 2).tolist() == void.tolist()
+        assert batch.num_kept == batch.num_valid + 64 * 64
+    with pytest.raises(SystemExit):
+        train.main(arguments(tiny, tmp_path, "other", [], *few_labels, *more))
+
+
+def test_a_run_with_unlabelled_images_resumes_to_the_bit(tiny, tmp_path, few_labels, monkeypatch):
+    more = [*few_labels, "--batch-size", "4"]
+    train.main(arguments(tiny, tmp_path, "whole", ["--pi"], *more))
+    with monkeypatch.context() as context:
+        stop_before(context, 4)
+        with pytest.raises(MemoryError):
+            train.main(arguments(tiny, tmp_path, "parts", ["--pi"], *more, "--save-every", "1"))
+    train.main(
+        arguments(tiny, tmp_path, "parts", ["--pi"], *more, "--save-every", "1", "--resume", "--num-workers", "1")
+    )
+    assert_same(last(tmp_path, "parts"), last(tmp_path, "whole"))

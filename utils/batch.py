@@ -50,7 +50,9 @@ def make_batches(
     kept = labelled.masked_fill(labelled == 0, labels[0].numel())
     num_valid, num_kept = mean_over_processes(torch.stack([labelled.sum(), kept.sum()])) / parts
     batches = []
-    for image, label, keys in zip(*(x.chunk(parts) for x in (sample.image, labels, sample.key)), strict=True):
+    for part in range(parts):
+        # Every parts-th sample, so that labelled and unlabelled ones spread over the parts.
+        image, label, keys = (x[part::parts] for x in (sample.image, labels, sample.key))
         images = normalization(image.to(device, non_blocking=True)).contiguous(memory_format=memory_format)
         batches.append(Batch(images, label, keys, num_valid, progress, num_kept))
     return batches

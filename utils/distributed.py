@@ -25,6 +25,12 @@ def start_device(name: str | None = None, deterministic: bool = False) -> torch.
     return device
 
 
+def leave() -> None:
+    """Leave the process group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 

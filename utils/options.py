@@ -21,7 +21,7 @@ from segdistill.utils.settings import describe_settings, parse_settings, setting
 # Options that say where and how a run is done and not what: they may change when it is continued.
 BOOKKEEPING = {
     *("save_name", "snapshot_dir", "resume", "check", "device", "num_workers", "preload", "save_every", "log_every"),
-    *("data_dir", "data_list", "T_ckpt_path", "S_ckpt_path", "student_pretrain_model_imgnet"),
+    *("data_dir", "data_list", "unlabelled_list", "T_ckpt_path", "S_ckpt_path", "student_pretrain_model_imgnet"),
 }
 OHEM = {"threshold": 0.7, "min_kept": 100_000}
 positive, weight = number(float, above=0), number(float, least=0)
@@ -44,6 +44,10 @@ def make_parser() -> argparse.ArgumentParser:
     add_switch(data, "--random-scale", "scale each sample by a factor in --scale-range (recipe)", None)
     data.add_argument("--scale-range", type=positive, nargs=2, metavar=("MIN", "MAX"), help="(recipe)")
     add_switch(data, "--random-mirror", "mirror half of the samples (recipe)", None)
+    data.add_argument("--unlabelled-list", metavar="FILE", help="images without labels, one a line, to be distilled")
+    data.add_argument(
+        "--unlabelled-share", type=number(float, above=0), metavar="S", help="their part of every batch (0.5)"
+    )
     add_switch(data, "--preload", "decode the data set once and keep it in memory")
     data.add_argument("--num-workers", type=number(int, 0), default=2, metavar="N", help="loader processes")
 
@@ -59,6 +63,15 @@ def make_parser() -> argparse.ArgumentParser:
     loss.add_argument("--aux-weight", type=weight, metavar="W", help="of the auxiliary head, where there is one (0.4)")
     loss.add_argument("--ohem", nargs="*", metavar="key=value", help=f"train on hard pixels only {OHEM}")
     loss.add_argument("--list-methods", nargs="?", const="", metavar="NAME", help="print the distillation methods")
+    loss.add_argument(
+        "--also",
+        action="append",
+        type=also,
+        default=[],
+        metavar="NAME=METHODS",
+        help="train another student beside "
+        "this one, from the same batches and teacher: --also alone= --also cwd='--cwd weight=3'",
+    )
     for flag in DISTILLATION_LOSSES:
         parser.add_argument(f"--{flag}", action=AddTerm, nargs="*", dest="terms", default=[], help=argparse.SUPPRESS)
 
@@ -91,6 +104,14 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def also(text: str) -> tuple[str, list[str]]:
+    """``NAME=METHODS`` to the name of a run and its words."""
+    name, sign, methods = text.partition("=")
+    if not sign:
+        raise argparse.ArgumentTypeError(f"expected NAME=METHODS such as cwd='--cwd weight=3', not {text!r}")
+    return folder_name(name), methods.split()
+
+
 class AddTerm(argparse.Action):
     """Every occurrence of --METHOD key=value ... adds a method and its settings."""
 
@@ -116,7 +137,7 @@ def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     del options.list_methods
 
     # argparse fills in a default only where the namespace has no value yet, so what is not None was given.
-    blank = argparse.Namespace(**{**dict.fromkeys(vars(options)), "terms": []})
+    blank = argparse.Namespace(**{**dict.fromkeys(vars(options)), "terms": [], "also": []})
     given = {name for name, value in vars(parser.parse_args(argv, blank)).items() if value is not None}
     try:
         options.network_options = parse_settings(
@@ -129,6 +150,8 @@ def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     for name, value in DATASETS[options.dataset].RECIPE._asdict().items():
         if getattr(options, name) is None:
             setattr(options, name, value)
+    if options.unlabelled_list and options.unlabelled_share is None:
+        options.unlabelled_share = 0.5
     for problem in (*contradictions(options, given), *missing_files(options)):
         parser.error(problem)
 
@@ -137,6 +160,29 @@ def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         options.momentum = 0.9
     options.data_dir = options.data_dir or DATASETS[options.dataset].DEFAULT_ROOT
     options.save_name = options.save_name or name_run(options, parser)
+    return beside(options, parser)
+
+
+def beside(options: argparse.Namespace, parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The options with ``also`` as the options that the other students would have in runs of their own."""
+    others, names = [], [options.save_name]
+    for name, words in options.also:
+        given = parser.parse_args(words)
+        try:
+            terms = name_terms(given.terms)
+        except ValueError as error:
+            parser.error(str(error))
+        if name in names:
+            parser.error(f"--also {name}: another student has this name")
+        if options.unlabelled_list and not terms:
+            parser.error(
+                f"--also {name}: images without labels teach a student alone nothing; train it in a run of its own"
+            )
+        names.append(name)
+        teacher = options.T_ckpt_path if terms else None
+        changes = {"terms": terms, "save_name": name, "T_ckpt_path": teacher, "also": []}
+        others.append(argparse.Namespace(**{**vars(options), **changes}))
+    options.also = others
     return options
 
 
@@ -181,6 +227,16 @@ def contradictions(options: argparse.Namespace, given: set[str]) -> list[str]:
         problems.append(f"--{options.terms[0].method} needs a teacher: --T_ckpt_path FILE")
     if options.T_ckpt_path and not options.terms:
         problems.append("--T_ckpt_path has no effect without a distillation method: see --list-methods")
+    if options.unlabelled_share is not None:
+        if not options.unlabelled_list:
+            problems.append("--unlabelled-share has no effect without --unlabelled-list")
+        elif not 0 < num_unlabelled(options) < options.batch_size:
+            problems.append(
+                f"--unlabelled-share {options.unlabelled_share} of a batch of {options.batch_size} leaves no labelled "
+                "or no unlabelled image in it"
+            )
+    if options.unlabelled_list and not options.terms and not options.check:
+        problems.append("--unlabelled-list teaches nothing without a distillation method")
     if "scale_range" in given and not options.random_scale:
         problems.append("--scale-range has no effect without --random-scale")
     least, greatest = options.scale_range
@@ -217,7 +273,7 @@ def missing_files(options: argparse.Namespace) -> list[str]:
         problems.append(f"--dataset {options.dataset} needs --data-dir")
     if options.data_dir and DATASETS[options.dataset].DEFAULT_ROOT is None and not Path(options.data_dir).is_dir():
         problems.append(f"--data-dir: no folder {options.data_dir}")
-    for name in ("data_list", "T_ckpt_path", "S_ckpt_path", "student_pretrain_model_imgnet"):
+    for name in ("data_list", "unlabelled_list", "T_ckpt_path", "S_ckpt_path", "student_pretrain_model_imgnet"):
         file = getattr(options, name)
         if file and not Path(file).is_file():
             flag = name if name.endswith("path") else name.replace("_", "-")
@@ -226,9 +282,11 @@ def missing_files(options: argparse.Namespace) -> list[str]:
 
 
 def name_run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> str:
-    """What is trained, in words, and a digest of every setting that is not the default: other settings, other name."""
+    """What is trained, in words, and a digest of the settings that are not the default: other settings, other name."""
     defaults = complete({"dataset": options.dataset}, parser)
-    kept = {key: value for key, value in vars(options).items() if key not in BOOKKEEPING | {"num_steps", "seed"}}
+    kept = {
+        key: value for key, value in vars(options).items() if key not in BOOKKEEPING | {"num_steps", "seed", "also"}
+    }
     changed = {key: value for key, value in kept.items() if json_of(value) != json_of(defaults.get(key))}
     words = [options.network, options.network_options.get("backbone"), options.dataset]
     words.append("+".join(term.name for term in options.terms) or "alone")
@@ -239,7 +297,9 @@ def name_run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> st
 def complete(stored: Mapping, parser: argparse.ArgumentParser | None = None) -> dict:
     """The options of a run that another version wrote: what it did not know has its default."""
     parser = parser or make_parser()
-    defaults = {name: value for name, value in vars(parser.parse_args([])).items() if name != "list_methods"}
+    defaults = {
+        name: value for name, value in vars(parser.parse_args([])).items() if name not in ("list_methods", "also")
+    }
     recipe = DATASETS[stored["dataset"]].RECIPE._asdict()
     whole = {**defaults, "network_options": {}, **recipe, **stored}
     if not whole["random_scale"]:
@@ -253,10 +313,20 @@ def complete(stored: Mapping, parser: argparse.ArgumentParser | None = None) -> 
     return whole | {"terms": terms}
 
 
+def num_unlabelled(options: argparse.Namespace) -> int:
+    """Unlabelled images in a batch."""
+    return round((options.unlabelled_share or 0) * options.batch_size)
+
+
+def memory_format(options: argparse.Namespace) -> torch.memory_format:
+    return torch.channels_last if options.channels_last else torch.contiguous_format
+
+
 def plain(options: argparse.Namespace) -> dict:
-    """The options as plain data, as ``options.json`` holds them."""
+    """The options as plain data, as ``options.json`` holds them; of this student alone, whoever learns beside it."""
     terms = [{"name": term.name, "method": term.method, **term.settings} for term in options.terms]
-    return json.loads(json_of(vars(options) | {"terms": terms}))
+    own = {key: value for key, value in vars(options).items() if key != "also"}
+    return json.loads(json_of(own | {"terms": terms}))
 
 
 def json_of(value: object) -> str:

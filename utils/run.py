@@ -75,6 +75,12 @@ class Run:
         elif "continued" in before:
             self.options["continued"] = before["continued"]
 
+    def check_teacher(self, sha256: str) -> None:
+        """Raise ValueError if this is a run to be continued that was started with another teacher."""
+        before = self.folder / "teacher.json"
+        if self.state and before.exists() and json.loads(before.read_text())["sha256"] != sha256:
+            raise ValueError(f"this is not the teacher that {self.folder} was started with ({before})")
+
     def open(self) -> None:
         """Make the folder this process's own and begin to write; a run without a checkpoint leaves no trace in it.
 
@@ -167,7 +173,6 @@ class Progress:
     def __init__(self, num_steps: int, start: int):
         self.num_steps, self.start, self.score = num_steps, start, None
         self.began = self.said = time.monotonic()
-        self.rated = start, self.began
         self.bar = tqdm(
             total=num_steps, initial=start, unit="step", disable=True if rank() else None, dynamic_ncols=True
         )
@@ -189,13 +194,6 @@ class Progress:
         left = timedelta(seconds=round((now - self.began) / (step - self.start) * (self.num_steps - step)))
         figures = ", ".join(f"{name} {value}" for name, value in words.items())
         print(f"step {step} of {self.num_steps}: {figures}, {left} left", file=sys.stderr, flush=True)
-
-    def rate(self, step: int) -> float:
-        """Steps a second since the last call."""
-        now = time.monotonic()
-        rate = (step - self.rated[0]) / (now - self.rated[1])
-        self.rated = step, now
-        return rate
 
     def close(self) -> None:
         self.bar.close()

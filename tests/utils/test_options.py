@@ -67,6 +67,12 @@ def teacher(tmp_path):
         (["--save-name", "../escape"], "the name of one folder"),
         (["--save-name", "."], "the name of one folder"),
         (["--save-name", ""], "the name of one folder"),
+        (["--also", "cwd"], "expected NAME=METHODS"),
+        (["--also", "../x="], "the name of one folder"),
+        (["--also", "a=", "--also", "a="], "another student has this name"),
+        (["--unlabelled-list", __file__], "teaches nothing without a distillation method"),
+        (["--unlabelled-share", "0.5"], "no effect without --unlabelled-list"),
+        (["--unlabelled-share", "1", "--unlabelled-list", __file__], "leaves no labelled"),
         (["--list-methods", "magic"], "no method 'magic'"),
     ],
 )

@@ -11,7 +11,7 @@ from segdistill.utils.report.read import FinishedRun, read_evaluation, read_run,
 
 # Options in which the runs of a group may differ. Teachers are files too, but compared by their checksum; what the
 # student started from and learned on are not mere places.
-FREE = BOOKKEEPING - {"data_list", "S_ckpt_path", "student_pretrain_model_imgnet"} | {"seed"}
+FREE = BOOKKEEPING - {"data_list", "unlabelled_list", "S_ckpt_path", "student_pretrain_model_imgnet"} | {"seed"}
 # Evaluations side by side agree in these.
 SUBJECT = ("dataset", "images", "classes", "protocol")
 
