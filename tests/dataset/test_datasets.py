@@ -204,3 +204,25 @@ def test_real_files_are_read():
     assert pairs[0].image.shape == (3, 1024, 2048)
     road = (pairs[0].label == 0).float().mean()
     assert 0.2 < road < 0.6
+
+
+def test_unlabelled_images_follow_the_labelled_ones_and_are_void(tmp_path):
+    for folder in ("train", "trainannot"):
+        (tmp_path / folder).mkdir()
+        for name in "abc":
+            mode = "L" if folder == "trainannot" else "RGB"
+            Image.new(mode, (8, 8)).save(tmp_path / folder / f"{name}.png")
+    (tmp_path / "few.txt").write_text("train/b.png trainannot/b.png\n")
+    (tmp_path / "rest.txt").write_text("train/a.png\ntrain/c.png trainannot/c.png\n")
+    lists = {"data_list": tmp_path / "few.txt", "unlabelled_list": tmp_path / "rest.txt"}
+    dataset = build_dataset("camvid", tmp_path, "train", **lists)
+    assert (len(dataset), dataset.num_labelled) == (3, 1)
+    assert [dataset[i].name for i in range(3)] == ["b", "a", "c"]
+    assert [bool((dataset[i].label == IGNORE_INDEX).all()) for i in range(3)] == [False, True, True]
+    assert [dataset[i].key.tolist() for i in range(3)] == [[0, 0], [0, 1], [0, 2]]
+    (tmp_path / "rest.txt").write_text("train/none.png\n")
+    with pytest.raises(FileNotFoundError, match=r"rest\.txt:1 names .*none\.png"):
+        build_dataset("camvid", tmp_path, "train", **lists)
+    (tmp_path / "rest.txt").write_text("\n")
+    with pytest.raises(ValueError, match="names no image"):
+        build_dataset("camvid", tmp_path, "train", **lists)

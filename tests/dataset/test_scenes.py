@@ -183,3 +183,9 @@ def test_command_line_writes_what_it_is_told(tmp_path):
     assert (card["seed"], card["size"], card["train"], card["val"], card["test"]) == (7, [64, 160], 1, 1, 0)
     image = np.asarray(Image.open(next(root.glob("leftImg8bit/val/*/*.png"))))
     np.testing.assert_array_equal(image, render_scene(7, 1_000_000, (64, 160))[0])
+
+
+def test_checking_a_misspelt_folder_draws_nothing(tmp_path, capsys):
+    assert command_line(["check", "scenes", str(tmp_path / "typo")]) == 1
+    assert "no folder" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -101,5 +101,30 @@ def test_processes_share_the_global_batches():
 
 
 def test_a_batch_that_does_not_divide_is_an_error():
-    with pytest.raises(ValueError, match="4 does not divide by 3"):
+    with pytest.raises(ValueError, match="does not divide by 3"):
         TrainSampler(7, 4, 9, 3, world_size=3)
+
+
+def test_unlabelled_samples_are_a_stream_of_their_own():
+    batches = list(TrainSampler(4, 3, 8, 0, unlabelled=(5, 1)))
+    assert [len(batch) for batch in batches] == [4] * 8
+    labelled = [sample for batch in batches for sample in batch[:3]]
+    assert labelled == [sample for batch in TrainSampler(4, 3, 8, 0) for sample in batch]
+    unlabelled = [batch[3] for batch in batches]
+    assert sorted(unlabelled[:5]) == [(0, index) for index in range(4, 9)]
+    assert list(TrainSampler(4, 3, 8, 0, 5, unlabelled=(5, 1))) == batches[5:]
+    with pytest.raises(ValueError, match="3 labelled and 1 unlabelled samples does not divide by 3"):
+        TrainSampler(4, 3, 8, 0, world_size=3, unlabelled=(5, 1))
+
+
+def test_streams_of_equal_counters_share_nothing():
+    """The draws of a step and the augmentation of a sample may have the same seed and counters."""
+    first, other = (torch.rand(8, generator=generator_of(stream, 1, 2, 3)) for stream in ("step", "augmentation"))
+    assert not set(first.tolist()) & set(other.tolist())
+    assert torch.equal(first, torch.rand(8, generator=generator_of("step", 1, 2, 3)))
+
+
+@pytest.mark.parametrize(("size", "scale"), [((0, 8), (1, 1)), ((8, 8), (0, 1)), ((8, 8), (2, 1))])
+def test_a_crop_that_cannot_be_is_an_error(size, scale):
+    with pytest.raises(ValueError, match="a crop needs sides of 1 or more"):
+        RandomCrop(size, scale)

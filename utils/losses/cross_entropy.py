@@ -96,14 +96,16 @@ def _check_labels(logits: Tensor, labels: Tensor) -> None:
 
 
 def _mean_cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int, num_valid: Tensor | None = None) -> Tensor:
-    total = F.cross_entropy(logits, labels.long(), ignore_index=ignore_index, reduction="sum")
+    # Not F.cross_entropy, which has no deterministic form for maps on CUDA.
+    own = _own_class(F.log_softmax(logits, dim=1), labels, ignore_index)
+    total = -own.masked_fill(labels == ignore_index, 0).sum()
     count = (labels != ignore_index).sum() if num_valid is None else num_valid
     # Without a valid pixel the total is 0 and so is the mean, gradient included.
     return total / count.clamp(min=1e-6)
 
 
 def _own_class(probabilities: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
-    """Probability (N, H, W) of each pixel's own class; of class 0 where the label is ``ignore_index``."""
+    """The value (N, H, W) of each pixel's own class; of class 0 where the label is ``ignore_index``."""
     own = labels.long().masked_fill(labels == ignore_index, 0)
     return probabilities.gather(1, own[:, None])[:, 0]
 
