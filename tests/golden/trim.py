@@ -1,7 +1,8 @@
 """Make a small selection of a folder of golden cases: python tests/golden/trim.py SOURCE TARGET.
 
 The target has the source's format: its index.json lists the cases kept and the files they need, and the archives of
-shared inputs hold the arrays that those cases read. SOURCE's cases that KEEP does not name are left out.
+shared inputs hold the arrays that those cases read. Kept are SOURCE's cases that KEEP names and, of every other function
+of a loss, the one with the smallest file.
 """
 
 import argparse
@@ -52,6 +53,11 @@ def main() -> None:
 def trim(source: Path, target: Path) -> None:
     index = json.loads((source / "index.json").read_text())
     cases = [case for case in index["cases"] if any(fnmatch(case["name"], pattern) for pattern in KEEP)]
+    functions = {function_of(case) for case in cases}
+    for case in sorted(index["cases"], key=lambda case: (source / case["file"]).stat().st_size):
+        if case["kind"] == "loss" and function_of(case) not in functions:
+            functions.add(function_of(case))
+            cases.append(case)
     shared = defaultdict(set)
     whole = set()
     for case in cases:
@@ -72,6 +78,10 @@ def trim(source: Path, target: Path) -> None:
     index["files"] = {name: describe(target / name) for name in sorted({*whole, *shared})}
     index["total_bytes"] = sum(file["bytes"] for file in index["files"].values())
     (target / "index.json").write_text(json.dumps(index, indent=1) + "\n")
+
+
+def function_of(case: dict) -> tuple[str, ...]:
+    return case["source_repo"], case["source_file"], case["computes"]
 
 
 def describe(path: Path) -> dict:
