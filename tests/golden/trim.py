@@ -1,7 +1,7 @@
 """Make a small selection of a folder of golden cases: python tests/golden/trim.py SOURCE TARGET.
 
 The target has the source's format: its index.json lists the cases kept and the files they need, and the archives of
-shared inputs hold the arrays that those cases read. Kept are SOURCE's cases that KEEP names and, of every other function
+shared inputs hold the arrays that those cases read. Kept are the cases that KEEP names and, of every other function
 of a loss, the one with the smallest file.
 """
 

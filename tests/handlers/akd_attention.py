@@ -1,6 +1,6 @@
 """AKD: attention and pair-wise similarities of maps before their activation."""
 
-from golden_cases import AKD, LOSSES, Case, Result
+from golden_cases import AICSD, AKD, LOSSES, Case, Result
 from torch import Tensor
 
 from segdistill.utils.losses import attention_loss, pair_wise_loss
@@ -11,7 +11,7 @@ def attention(case: Case, inputs: dict[str, Tensor]) -> Result:
     return Result(attention_loss(inputs["student"], inputs["teacher"], over="column"))
 
 
-@LOSSES.register(AKD, computes="pair-wise")
+@LOSSES.register(AKD, AICSD, computes="pair-wise")
 def pair_wise(case: Case, inputs: dict[str, Tensor]) -> Result:
     scale = case.parameters.get("scale", 0.5)
     loss = pair_wise_loss(inputs["student"], inputs["teacher"], scale, reduction="original")
