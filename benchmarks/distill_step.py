@@ -13,14 +13,13 @@ import time
 from collections.abc import Callable
 
 import torch
-from torch import nn
 
 from segdistill.dataset.normalization import CAFFE
 from segdistill.network import build_network
+from segdistill.utils.batch import Batch
+from segdistill.utils.learner import Learner, Objective
 from segdistill.utils.losses import PairWise, PixelWise, TaskLoss
-from segdistill.utils.options import parse_options
 from segdistill.utils.teacher import Teacher
-from train import train_step
 
 
 def main() -> None:
@@ -40,18 +39,19 @@ def main() -> None:
     side = (arguments.batch_size, 3, arguments.size, arguments.size)
     images = torch.randn(side, device=device).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(0, 19, (side[0], *side[2:]), device=device)
-    options = parse_options(["--network", "pspnet", "--backbone", "resnet18", "--pi", "--pa", "--T_ckpt_path", "none"])
-    optimizer = torch.optim.SGD(student.parameters(), 1e-6)
-    task_loss = TaskLoss()
-    losses = nn.ModuleList(loss.from_options(options, student, teacher) for loss in (PixelWise, PairWise))
+    batch = Batch(images, labels, torch.zeros(len(labels), 2), torch.tensor(float(labels.numel()), device=device), 0.0)
+    objective = Objective(student, TaskLoss(aux_weight=0.4), {"pi": PixelWise(), "pa": PairWise()}).to(device)
+    parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+    learner = Learner(objective, torch.optim.SGD(parameters, 1e-6))
 
     def parts() -> None:
-        teacher(images)
-        optimizer.zero_grad()
-        task_loss(student(images), labels).backward()
+        teacher(images, learner.wanted)
+        learner.optimizer.zero_grad()
+        objective.task_loss(student(images, objective.task_loss.wanted), batch).backward()
 
     def step() -> None:
-        train_step(options, 1, 1.0, student, teacher, task_loss, losses, optimizer, images, labels)
+        learner.accumulate(batch, teacher(images, learner.wanted))
+        learner.update()
 
     times = {"parts": [], "step": []}
     for repeat in range(arguments.repeats + 1):
