@@ -77,7 +77,7 @@ def test_a_network_of_one_s_own(tiny, tmp_path, monkeypatch, module_of):
     train_two_steps(tiny, tmp_path, *network, "--T_ckpt_path", str(tiny / "teacher.pth"), "--pi", "--fitnet")
     loaded, report = load_network(tmp_path / "run/best.pth")
     assert report.config == {"name": "fcn", "num_classes": 11, "width": 16}
-    assert loaded.features["context"] == (64, 8)
+    assert loaded.features["layer3.pre"] == loaded.features["context"] == (64, 8)
 
 
 def test_a_data_set_of_one_s_own(tiny, tmp_path, monkeypatch, module_of):
