@@ -44,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     teacher = build_teacher(options, students, val_set, device) if options.T_ckpt_path else None
     for student in students:
         student.learn_from(teacher)
+    if teacher:
+        verify(teacher, val_set)
     if options.check:
         return 0
 
@@ -149,16 +151,20 @@ def leave_signals_to_the_trainer(worker: int) -> None:
 def build_teacher(
     options: argparse.Namespace, students: Sequence[Student], val_set: SegmentationDataset, device: torch.device
 ) -> Teacher:
-    """The teacher, verified on labelled images before it is believed."""
+    """The teacher; an error if it is not the one that the runs were started with."""
     teacher = Teacher.from_checkpoint(
         options.T_ckpt_path, students[0].normalization, device=device, memory_format=memory_format(options)
     )
     for student in students:
         student.run.check_teacher(teacher.report.sha256)
     logger.info("teacher %s: %s", options.T_ckpt_path, teacher.report)
+    return teacher
+
+
+def verify(teacher: Teacher, val_set: SegmentationDataset) -> None:
+    """Measure the teacher on labelled images before it is believed."""
     card = teacher.verify(val_set)
     logger.info("teacher mIoU %.2f on %d images of %s", 100 * card["mean_iou"], card["num_images"], val_set.split)
-    return teacher
 
 
 if __name__ == "__main__":

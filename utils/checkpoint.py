@@ -287,12 +287,13 @@ def export_weights(network: nn.Module, normalization: Normalization, **card) -> 
     }
 
 
-def atomic_save(content: Mapping, path: Path) -> None:
+def atomic_save(content: Mapping, path: str | os.PathLike) -> None:
     """Write a checkpoint so that a kill or a full disk at any instant leaves the old file or the new one, whole.
 
     Raises:
         OSError: it could not be written; names the file, and leaves nothing half-written behind.
     """
+    path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb") as file:

@@ -21,6 +21,8 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, allow_abbrev=False, **kwargs)
 
     def error(self, message: str) -> NoReturn:
+        if message.startswith("unrecognized arguments: --"):
+            message += " (--help lists the options)"
         self.exit(2, f"{self.prog}: error: {message}\n")
 
 

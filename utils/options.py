@@ -61,7 +61,9 @@ def make_parser() -> argparse.ArgumentParser:
     loss = parser.add_argument_group("losses")
     loss.add_argument("--T_ckpt_path", metavar="FILE", help="the teacher; its network is read from the file")
     loss.add_argument("--aux-weight", type=weight, metavar="W", help="of the auxiliary head, where there is one (0.4)")
-    loss.add_argument("--ohem", nargs="*", metavar="key=value", help=f"train on hard pixels only {OHEM}")
+    loss.add_argument(
+        "--ohem", nargs="*", metavar="key=value", help="train on hard pixels only: threshold=0.7 min_kept=100000"
+    )
     loss.add_argument("--list-methods", nargs="?", const="", metavar="NAME", help="print the distillation methods")
     loss.add_argument(
         "--also",
@@ -207,6 +209,8 @@ def name_terms(given: Sequence[tuple[str, dict]]) -> list[Term]:
     for method, settings in given:
         defaults = {name: setting.default for name, setting in settings_of(DISTILLATION_LOSSES[method]).items()}
         settings = defaults | settings
+        if not all(settings["on"].split(",")):
+            raise ValueError(f"--{method} on={settings['on']}: a feature has no name")
         terms += [(method, settings | {"on": on}) for on in settings["on"].split(",")]
     often = Counter(method for method, _ in terms)
     # A name must be one of a module, so without dots: pi, cwd_logits, cwd_layer3_pre.
@@ -346,4 +350,5 @@ def describe_methods(name: str) -> str:
 
 
 def summary_of(cls: type) -> str:
-    return f"{cls.__doc__.strip().splitlines()[0]} {cls.paper}."
+    paper = f" {cls.paper}." if cls.paper else ""
+    return cls.__doc__.strip().splitlines()[0] + paper

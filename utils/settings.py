@@ -25,7 +25,10 @@ def settings_of(cls: type) -> dict[str, Setting]:
     meanings = meanings_of(cls)
     parameters = inspect.signature(cls.__init__).parameters.values()
     settings = {
-        parameter.name: Setting(own.get(parameter.name, str), parameter.default, meanings.get(parameter.name, ""))
+        # Without an annotation the default tells the kind.
+        parameter.name: Setting(
+            own.get(parameter.name, type(parameter.default)), parameter.default, meanings.get(parameter.name, "")
+        )
         for parameter in parameters
         if parameter.kind is parameter.KEYWORD_ONLY
     }
