@@ -342,6 +342,9 @@ def test_a_start_that_fails_leaves_no_folder(tiny, tmp_path):
         train.main(arguments(tiny, tmp_path, "run", ["--pa", "on=layer9"]))
     with pytest.raises(ValueError, match="--aux-weight has no effect with espnet_c"):
         train.main(arguments(tiny, tmp_path, "run", [], "--aux-weight", "0.4"))
+    for words in (["--pi", "temperature=0"], ["--pa", "pool_scale=2"], ["--pi", "weight=-1"], ["--cwd", "decay=2"]):
+        with pytest.raises(ValueError, match=words[1].split("=")[0]):
+            train.main(arguments(tiny, tmp_path, "run", words))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -61,9 +61,7 @@ def make_parser() -> argparse.ArgumentParser:
     loss = parser.add_argument_group("losses")
     loss.add_argument("--T_ckpt_path", metavar="FILE", help="the teacher; its network is read from the file")
     loss.add_argument("--aux-weight", type=weight, metavar="W", help="of the auxiliary head, where there is one (0.4)")
-    loss.add_argument(
-        "--ohem", nargs="*", metavar="key=value", help="train on hard pixels only: threshold=0.7 min_kept=100000"
-    )
+    loss.add_argument("--ohem", nargs="*", metavar="key=value", help="hard pixels only: threshold=0.7 min_kept=100000")
     loss.add_argument("--list-methods", nargs="?", const="", metavar="NAME", help="print the distillation methods")
     loss.add_argument(
         "--also",
@@ -341,14 +339,13 @@ def describe_methods(name: str) -> str:
     """The methods, a line each; one of them with its settings if ``name`` is its flag."""
     if not name:
         width = max(map(len, DISTILLATION_LOSSES))
-        lines = [f"--{flag:{width}}  {summary_of(cls)}" for flag, cls in DISTILLATION_LOSSES.items()]
+        lines = [f"--{flag:{width}}  {summary_of(cls)}" for flag, cls in sorted(DISTILLATION_LOSSES.items())]
         return "\n".join([*lines, "--list-methods NAME prints its settings."])
     if name.removeprefix("--") not in DISTILLATION_LOSSES:
         raise ValueError(f"no method {name!r}; known: {', '.join(DISTILLATION_LOSSES)}")
     cls = DISTILLATION_LOSSES[name.removeprefix("--")]
-    return f"--{cls.flag}: {summary_of(cls)}\n{describe_settings(settings_of(cls))}"
+    return f"--{cls.flag}: {summary_of(cls)} {cls.paper}\n{describe_settings(settings_of(cls))}"
 
 
 def summary_of(cls: type) -> str:
-    paper = f" {cls.paper}." if cls.paper else ""
-    return cls.__doc__.strip().splitlines()[0] + paper
+    return cls.__doc__.strip().splitlines()[0]

@@ -62,6 +62,8 @@ def build_losses(
     """The terms as modules by name. Raises ValueError for a setting or a feature that does not exist."""
     losses = {}
     for name, method, settings in terms:
+        if settings.get("temperature", 1) <= 0:
+            raise ValueError(f"--{method} temperature={settings['temperature']}: a temperature is above 0")
         loss = DISTILLATION_LOSSES[method].between(student, teacher, **settings)
         student.check_features(loss.wanted.student)
         teacher.check_features(loss.wanted.teacher)

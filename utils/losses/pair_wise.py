@@ -103,6 +103,8 @@ class PairWise(DistillationLoss):
         **settings,
     ):
         super().__init__(weight=weight, on=on, **settings)
+        if not 0 < pool_scale <= 1 or (window is not None and window < 1):
+            raise ValueError(f"--pa pool_scale={pool_scale} window={window}: above 0 and at most 1; 1 or more")
         self.pool_scale, self.window = pool_scale, window
 
     def forward(self, student: SegmentationOutput, teacher: SegmentationOutput, batch: Batch) -> Tensor:
