@@ -8,9 +8,7 @@ with --deterministic). Several processes: torchrun --nproc_per_node N train.py .
 """
 
 import argparse
-import json
 import logging
-import signal
 
 import numpy as np
 import torch
@@ -24,14 +22,22 @@ from segdistill.dataset.transforms import RandomCrop
 from segdistill.network import SegmentationNetwork, build_network
 from segdistill.utils.batch import make_batches
 from segdistill.utils.checkpoint import export_weights, load_weights
-from segdistill.utils.distributed import mean_over_processes, rank, share_buffers, start_device, world_size
+from segdistill.utils.distributed import (
+    mean_over_processes,
+    rank,
+    share_buffers,
+    start_device,
+    wait_for_all,
+    world_size,
+)
 from segdistill.utils.evaluate import evaluate
 from segdistill.utils.flags import run_command
 from segdistill.utils.learner import Learner, Objective, poly
+from segdistill.utils.loader import Loader
 from segdistill.utils.losses import TaskLoss, build_losses
 from segdistill.utils.options import parse_options
 from segdistill.utils.predict import class_ids, whole
-from segdistill.utils.run import Progress, Run, StopSignal, write_json
+from segdistill.utils.run import Progress, Run, StopSignal, read_json, write_json
 from segdistill.utils.teacher import Teacher
 from segdistill.utils.visualize import colorize
 
@@ -115,24 +121,28 @@ def fit(
             raise FloatingPointError(f"step {step}: {error}") from error
 
         last, stopping = step == options.num_steps, stop.agreed()
-        score = None
-        if validating := last or step % options.val_every == 0:
-            score = validate(options, learner, val_set, normalization, step, run)
-            if score > best:
-                best = score
-                card = {"dataset": options.dataset, "classes": val_set.CLASSES, "step": step, "mean_iou": score}
-                run.save(run.best, export_weights(learner.network, normalization, **card))
-        if saving := last or stopping or validating or step % options.save_every == 0:
-            run.save(run.last, {"step": step, "best": best, **learner.state_dict()})
-        loss = None
+        validating = last or step % options.val_every == 0
+        saving = last or stopping or validating or step % options.save_every == 0
+        # A step's rows come before its checkpoint: --resume drops rows that are ahead, and could not add a missing one.
+        loss = score = None
         if saving or step % options.log_every == 0:
             numbers = numbers_of(values)
             loss = numbers["loss"]
             images_per_second = progress.rate(step) * options.batch_size
             run.log(step, {**numbers, "lr": learner.rate, "images_per_second": images_per_second})
+        if validating:
+            score = validate(options, learner, val_set, normalization, step, run)
+            if score > best:
+                best = score
+                card = {"dataset": options.dataset, "classes": val_set.CLASSES, "step": step, "mean_iou": score}
+                run.save(run.best, export_weights(learner.network, normalization, **card))
+        if saving:
+            run.save(run.last, {"step": step, "best": best, **learner.state_dict()})
         progress.update(step, loss, score)
         if stopping:
             break
+    # When one process exits, torchrun ends the others: none may while the first is still writing.
+    wait_for_all()
     progress.close()
 
 
@@ -152,24 +162,12 @@ def build_datasets(options: argparse.Namespace) -> tuple[SegmentationDataset, Se
 
 def build_loader(
     options: argparse.Namespace, train_set: SegmentationDataset, start: int, device: torch.device
-) -> torch.utils.data.DataLoader:
+) -> Loader:
     """The batches of the steps after ``start``."""
     sampler = TrainSampler(
         len(train_set), options.batch_size, options.num_steps, options.seed, start, rank(), world_size()
     )
-    return torch.utils.data.DataLoader(
-        train_set,
-        batch_sampler=sampler,
-        num_workers=options.num_workers,
-        pin_memory=device.type == "cuda",
-        worker_init_fn=ignore_interrupt,
-    )
-
-
-def ignore_interrupt(worker: int) -> None:
-    """Ctrl-C and SIGTERM reach loader processes too; only the trainer shall answer them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    return Loader(train_set, batch_sampler=sampler, num_workers=options.num_workers, pin_memory=device.type == "cuda")
 
 
 def build_student(
@@ -197,7 +195,7 @@ def build_teacher(
         options.T_ckpt_path, normalization, device=device, memory_format=memory_format(options)
     )
     before = run.folder / "teacher.json"
-    if run.state and before.exists() and json.loads(before.read_text())["sha256"] != teacher.report.sha256:
+    if run.state and before.exists() and read_json(before)["sha256"] != teacher.report.sha256:
         raise ValueError(f"{options.T_ckpt_path} is not the teacher that {run.folder} was started with ({before})")
     logger.info("teacher %s: %s", options.T_ckpt_path, teacher.report)
     card = teacher.verify(val_set)
