@@ -165,13 +165,13 @@ def read_file(path: Path, remedy: str = "fetch it again") -> Mapping:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes break the reader in any way
-        if unsafe := re.search(r"unsupported (global|class) .*", str(error), re.IGNORECASE):
+        if unsafe := re.search(r"unsupported (global|class):? \S+ ?\S*", str(error), re.IGNORECASE):
             raise ValueError(
                 f"{path} is refused: it holds more than tensors and could run code ({unsafe[0]})"
             ) from error
-        # PyTorch surrounds the reason with advice to switch the protection off.
-        reason = re.search(r"WeightsUnpickler error: (.+)", str(error)) or re.search(r"(.+)", str(error))
-        why = reason[1] if reason else type(error).__name__
+        # PyTorch surrounds the reason with advice to switch weights_only off.
+        lines = [line.strip() for line in str(error).splitlines() if line.strip() and "weights_only" not in line]
+        why = lines[0] if lines else type(error).__name__
         raise ValueError(f"{path} cannot be read ({why}); it is truncated or no PyTorch file: {remedy}") from error
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} holds a {type(content).__name__}, not a state dict")
