@@ -1,6 +1,8 @@
 """Loader processes that behave."""
 
+import os
 import signal
+import threading
 from collections.abc import Iterator
 
 import torch
@@ -12,7 +14,7 @@ class Loader(torch.utils.data.DataLoader):
     """A DataLoader whose processes leave signals to the one they serve, and whose errors arrive as they were raised."""
 
     def __init__(self, dataset: torch.utils.data.Dataset, **options):
-        super().__init__(dataset, worker_init_fn=ignore_signals, **options)
+        super().__init__(dataset, worker_init_fn=obey_the_parent_only, **options)
 
     def __iter__(self) -> Iterator:
         try:
@@ -25,7 +27,16 @@ class Loader(torch.utils.data.DataLoader):
             raise type(error)(message.rstrip()) from None
 
 
-def ignore_signals(worker: int) -> None:
-    """Ctrl-C reaches the whole group, and so does torchrun's SIGTERM; only the process that is served answers them."""
+def obey_the_parent_only(worker: int) -> None:
+    """Ctrl-C and SIGTERM often go to every process of a job. A loader process leaves them to the one it serves."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # macOS has none
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=exit_when_the_parent_says, daemon=True).start()
+
+
+def exit_when_the_parent_says() -> None:
+    # Ignoring SIGTERM altogether would leave the parent waiting for ever when it exits in the middle of an epoch.
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

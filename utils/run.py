@@ -46,7 +46,7 @@ class Run:
         self.found = stamp(self.last)
         if self.found:
             state = dict(read_file(self.last, REMEDY))
-            if "step" not in state:
+            if "optimizer" not in state:
                 raise ValueError(f"{self.last} is no checkpoint of a run: {REMEDY}")
             if options.resume:
                 self._continue_from(state["step"])
