@@ -9,6 +9,9 @@ import torch
 
 from segdistill.utils.flags import USER_ERRORS
 
+# Ctrl-C and torchrun's or a scheduler's SIGTERM go to every process of a job.
+SENT_TO_ALL = {signal.SIGINT, signal.SIGTERM}
+
 
 class Loader(torch.utils.data.DataLoader):
     """A DataLoader whose processes leave signals to the one they serve, and whose errors arrive as they were raised."""
@@ -18,7 +21,13 @@ class Loader(torch.utils.data.DataLoader):
 
     def __iter__(self) -> Iterator:
         try:
-            yield from super().__iter__()
+            # The processes inherit the mask, so that there is no instant at which a signal could end them.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, SENT_TO_ALL)
+            try:
+                batches = super().__iter__()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            yield from batches
         except USER_ERRORS as error:
             # From a process it arrives as the text of its traceback.
             head, _, message = str(error).rpartition(f"\n{type(error).__name__}: ")
@@ -28,15 +37,12 @@ class Loader(torch.utils.data.DataLoader):
 
 
 def obey_the_parent_only(worker: int) -> None:
-    """Ctrl-C and SIGTERM often go to every process of a job. A loader process leaves them to the one it serves."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # macOS has none
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=exit_when_the_parent_says, daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_BLOCK, SENT_TO_ALL)
+    threading.Thread(target=exit_when_the_parent_says, daemon=True).start()
 
 
 def exit_when_the_parent_says() -> None:
-    # Ignoring SIGTERM altogether would leave the parent waiting for ever when it exits in the middle of an epoch.
+    # Without it, a parent that ends in the middle of an epoch would wait for ever.
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         pass
     os._exit(0)
