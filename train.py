@@ -9,7 +9,6 @@ with --deterministic). Several processes: torchrun --nproc_per_node N train.py .
 
 import argparse
 import logging
-import signal
 from collections.abc import Sequence
 from contextlib import ExitStack
 
@@ -20,8 +19,9 @@ from segdistill.dataset.base import require_labels
 from segdistill.dataset.sampler import TrainSampler
 from segdistill.dataset.transforms import RandomCrop
 from segdistill.utils.batch import make_batches
-from segdistill.utils.distributed import leave, rank, start_device, world_size
+from segdistill.utils.distributed import leave, rank, start_device, wait_for_all, world_size
 from segdistill.utils.flags import run_command
+from segdistill.utils.loader import Loader
 from segdistill.utils.options import memory_format, num_unlabelled, parse_options
 from segdistill.utils.run import Progress, Run, StopSignal, write_json
 from segdistill.utils.student import Student
@@ -52,8 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with ExitStack() as stack:
         stack.callback(leave)
         for student in students:
-            stack.callback(student.run.close)
             student.start()
+            stack.callback(student.run.close)
             if teacher and student.options.terms and student.run.writes:
                 write_json(student.run.folder / "teacher.json", teacher.card)
         fit(students, teacher, train_set, device, stop)
@@ -97,6 +97,8 @@ def fit(
         progress.update(step, numbers[0].get("loss"), numbers[0].get("val/mean_iou"))
         if stopping:
             break
+    # When one process exits, torchrun ends the others: none may while the first is still writing.
+    wait_for_all()
     progress.close()
 
 
@@ -121,7 +123,7 @@ def build_datasets(options: argparse.Namespace) -> tuple[SegmentationDataset, Se
 
 def build_loader(
     options: argparse.Namespace, train_set: SegmentationDataset, start: int, device: torch.device
-) -> torch.utils.data.DataLoader:
+) -> Loader:
     """The batches of the steps after ``start``."""
     sampler = TrainSampler(
         train_set.num_labelled,
@@ -133,19 +135,7 @@ def build_loader(
         world_size(),
         unlabelled=(len(train_set) - train_set.num_labelled, num_unlabelled(options)),
     )
-    return torch.utils.data.DataLoader(
-        train_set,
-        batch_sampler=sampler,
-        num_workers=options.num_workers,
-        pin_memory=device.type == "cuda",
-        worker_init_fn=leave_signals_to_the_trainer,
-    )
-
-
-def leave_signals_to_the_trainer(worker: int) -> None:
-    """Ctrl-C reaches loader processes too, and they inherit its handler: only the trainer shall answer it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    return Loader(train_set, batch_sampler=sampler, num_workers=options.num_workers, pin_memory=device.type == "cuda")
 
 
 def build_teacher(

@@ -3,9 +3,7 @@
 import hashlib
 import math
 import os
-import pickle
 import re
-import zipfile
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
@@ -155,18 +153,26 @@ def read_weights(source: str | os.PathLike | Mapping) -> Weights:
     return weights
 
 
-def read_file(path: Path) -> Mapping:
-    """The content of a .pth file; tensors and plain containers only, never code."""
+def read_file(path: Path, remedy: str = "fetch it again") -> Mapping:
+    """The content of a .pth file; tensors and plain containers only, never code.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is damaged (the message ends with ``remedy``), unsafe or no mapping.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint {path}; docs/checkpoints.md says where released files are found")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(f"{path} is refused: it holds more than tensors and could run code ({error})") from error
-    except (RuntimeError, EOFError, zipfile.BadZipFile, OSError, ValueError, KeyError) as error:
-        raise ValueError(
-            f"{path} cannot be read ({error}); it is truncated or no PyTorch file: fetch it again"
-        ) from error
+    except Exception as error:  # damaged bytes break the reader in any way
+        if unsafe := re.search(r"unsupported (global|class):? \S+ ?\S*", str(error), re.IGNORECASE):
+            raise ValueError(
+                f"{path} is refused: it holds more than tensors and could run code ({unsafe[0]})"
+            ) from error
+        # PyTorch surrounds the reason with advice to switch weights_only off.
+        lines = [line.strip() for line in str(error).splitlines() if line.strip() and "weights_only" not in line]
+        why = lines[0] if lines else type(error).__name__
+        raise ValueError(f"{path} cannot be read ({why}); it is truncated or no PyTorch file: {remedy}") from error
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} holds a {type(content).__name__}, not a state dict")
     return content

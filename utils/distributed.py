@@ -1,6 +1,7 @@
 """One process or many (torchrun): everything here is the identity without a process group."""
 
 import os
+import re
 from collections.abc import Iterable
 
 import torch
@@ -12,13 +13,21 @@ def start_device(name: str | None = None, deterministic: bool = False) -> torch.
     """Join torchrun's process group if there is one, and pick this process's device (cuda if there is one).
 
     With ``deterministic``, operations whose bits would differ from run to run take another way or raise RuntimeError.
+
+    Raises:
+        ValueError: not a device, or one that this machine does not have.
     """
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
-    device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise ValueError(f"--device {name}: expected cpu, cuda or cuda:N")
+    device = torch.device(name)
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", device.index or 0)))
+        if device.index >= torch.cuda.device_count():
+            raise ValueError(f"--device {name}: no {device} here, PyTorch sees {torch.cuda.device_count()} GPUs")
         torch.cuda.set_device(device)
     if "RANK" in os.environ and not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
@@ -50,6 +59,12 @@ def any_process(flag: bool) -> bool:
     if world_size() == 1:
         return flag
     return bool(sum_over_processes(torch.tensor(float(flag), device=collective_device())))
+
+
+def wait_for_all() -> None:
+    """Return when every process has come here."""
+    if world_size() > 1:
+        dist.barrier()
 
 
 def sum_over_processes(x: Tensor) -> Tensor:

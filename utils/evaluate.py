@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable
 
-import torch
 from tqdm import tqdm
 
 from segdistill.dataset import Normalization, SegmentationDataset
 from segdistill.utils.distributed import collective_device, rank, world_size
+from segdistill.utils.loader import Loader
 from segdistill.utils.metrics import ConfusionMatrix
 from segdistill.utils.predict import Predictor, class_ids
 
@@ -27,9 +27,7 @@ def evaluate(
         ValueError: no pixel of the images is labelled, so there is nothing to score.
     """
     everyone = list(indices if indices is not None else range(len(dataset)))
-    loader = torch.utils.data.DataLoader(
-        dataset, batch_size=1, sampler=everyone[rank() :: world_size()], num_workers=num_workers
-    )
+    loader = Loader(dataset, batch_size=1, sampler=everyone[rank() :: world_size()], num_workers=num_workers)
     confusion = ConfusionMatrix(len(dataset.CLASSES))
     hidden = True if description is None or rank() > 0 else None
     for sample in tqdm(loader, desc=description, unit="image", disable=hidden, leave=False):

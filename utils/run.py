@@ -4,6 +4,7 @@ import argparse
 import fcntl
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import shutil
@@ -23,6 +24,7 @@ from segdistill.utils.checkpoint import atomic_save, not_finite, read_file
 from segdistill.utils.distributed import any_process, rank
 from segdistill.utils.options import BOOKKEEPING, complete, plain
 
+REMEDY = "restore it from a copy, or train anew under another --save-name"
 OWN_FILES = ("options.json", "environment.json", "teacher.json", "metrics.jsonl", "events.out.tfevents.*", "last.pth")
 
 
@@ -41,8 +43,11 @@ class Run:
         self.options = plain(options)
         self.writes = rank() == 0
         self.state = None
-        if self.last.exists():
-            state = dict(read_file(self.last))
+        self.found = stamp(self.last)
+        if self.found:
+            state = dict(read_file(self.last, REMEDY))
+            if "optimizer" not in state:
+                raise ValueError(f"{self.last} is no checkpoint of a run: {REMEDY}")
             if options.resume:
                 self._continue_from(state["step"])
                 self.state = state
@@ -58,7 +63,11 @@ class Run:
 
     def _continue_from(self, step: int) -> None:
         """Refuse to continue with other options; note it if there are more steps to do now."""
-        before = complete(json.loads((self.folder / "options.json").read_text()))
+        path = self.folder / "options.json"
+        try:
+            before = complete(read_json(path))
+        except (LookupError, TypeError) as error:
+            raise ValueError(f"{path} does not hold the options of a run: {REMEDY}") from error
         ignored = BOOKKEEPING | {"num_steps", "continued"}
         keys = sorted((before.keys() | self.options.keys()) - ignored)
         changed = [key for key in keys if before.get(key) != self.options.get(key)]
@@ -78,18 +87,18 @@ class Run:
     def check_teacher(self, sha256: str) -> None:
         """Raise ValueError if this is a run to be continued that was started with another teacher."""
         before = self.folder / "teacher.json"
-        if self.state and before.exists() and json.loads(before.read_text())["sha256"] != sha256:
+        if self.state and before.exists() and read_json(before)["sha256"] != sha256:
             raise ValueError(f"this is not the teacher that {self.folder} was started with ({before})")
 
     def open(self) -> None:
         """Make the folder this process's own and begin to write; a run without a checkpoint leaves no trace in it.
 
         Raises:
-            BlockingIOError: another process is writing there.
+            BlockingIOError: another process is writing there, or was since this run was made.
         """
         if not self.writes:
             return
-        from torch.utils.tensorboard import SummaryWriter  # slow to import
+        from segdistill.utils.events import EventFile  # slow to import
 
         self.folder.mkdir(parents=True, exist_ok=True)
         self.lock = (self.folder / ".lock").open("w")
@@ -97,6 +106,10 @@ class Run:
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise BlockingIOError(f"another process is training in {self.folder}: --save-name starts another") from None
+        # Loader processes outlive a killed trainer by seconds and would hold its lock.
+        os.register_at_fork(after_in_child=self.lock.close)
+        if stamp(self.last) != self.found:
+            raise BlockingIOError(f"another process has just trained in {self.folder}: start again")
         start = self.state["step"] if self.state else 0
         if self.state:
             keep_rows(self.folder / "metrics.jsonl", start)
@@ -106,22 +119,25 @@ class Run:
                     path.unlink()
         write_json(self.folder / "options.json", self.options)
         write_json(self.folder / "environment.json", environment())
-        self.metrics = (self.folder / "metrics.jsonl").open("a")
-        self.board = SummaryWriter(str(self.folder), purge_step=start + 1)
+        self.events = EventFile(self.folder, purge_step=start + 1)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Add a row to metrics.jsonl and to TensorBoard."""
+        """Add a row to metrics.jsonl and to TensorBoard, without what is not finite: a float16 overflow, say.
+
+        Raises:
+            OSError: it could not be written; names the file.
+        """
         if not self.writes:
             return
-        self.metrics.write(json.dumps({"step": step, **values}, allow_nan=False) + "\n")
-        self.metrics.flush()
-        for name, value in values.items():
-            self.board.add_scalar(name, value, step)
+        values = {name: value for name, value in values.items() if math.isfinite(value)}
+        row = json.dumps({"step": step, **values}, allow_nan=False) + "\n"
+        append(self.folder / "metrics.jsonl", row.encode())
+        self.events.add_scalars(step, values)
 
     def show(self, step: int, name: str, panel: np.ndarray) -> None:
         """A picture (H, W, 3) uint8 to TensorBoard."""
         if self.writes:
-            self.board.add_image(name, panel, step, dataformats="HWC")
+            self.events.add_image(step, name, panel)
 
     def save(self, path: Path, content: Mapping) -> None:
         """Write a checkpoint.
@@ -139,8 +155,6 @@ class Run:
 
     def close(self) -> None:
         if self.writes:
-            self.metrics.close()
-            self.board.close()
             self.lock.close()
 
 
@@ -153,7 +167,7 @@ class StopSignal:
             signal.signal(number, self._receive)
 
     def _receive(self, number: int, frame) -> None:
-        if self.received and number == signal.SIGINT:
+        if self.received == number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = number
 
@@ -220,6 +234,15 @@ def environment() -> dict:
     }
 
 
+def stamp(path: Path) -> tuple[int, int] | None:
+    """What tells one version of a file from the next; None without a file."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns
+
+
 def keep_rows(path: Path, step: int) -> None:
     """Drop from metrics.jsonl what was written after ``step``, and the half row that a kill leaves."""
     rows = []
@@ -231,6 +254,24 @@ def keep_rows(path: Path, step: int) -> None:
         if row["step"] <= step:
             rows.append(line + "\n")
     write_text(path, "".join(rows))
+
+
+def read_json(path: Path) -> object:
+    """A file that a run wrote. ValueError, naming it, if it is missing or damaged."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ValueError(f"{path} cannot be read ({reason}): {REMEDY}") from error
+
+
+def append(path: Path, content: bytes) -> None:
+    """Add to a file. OSError, naming it, if there is no room."""
+    try:
+        with path.open("ab") as file:
+            file.write(content)
+    except OSError as error:
+        raise OSError(f"could not write {path} ({error.strerror})") from error
 
 
 def write_json(path: Path, content: object) -> None:
@@ -245,4 +286,4 @@ def write_text(path: Path, text: str) -> None:
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise OSError(f"could not write {path}: {error}") from error
+        raise OSError(f"could not write {path} ({error.strerror})") from error

@@ -81,6 +81,10 @@ class Student:
             last = step == self.options.num_steps
             numbers = self.validate() if last or step % self.options.val_every == 0 else {}
             saving = last or stopping or numbers or step % self.options.save_every == 0
+            # A step's row comes before its checkpoint: --resume drops rows that are ahead, and could not add one.
+            if saving or step % self.options.log_every == 0:
+                numbers |= {**numbers_of(values), "lr": self.learner.rate, "images_per_second": self.speed(step)}
+                self.run.log(step, numbers)
             if saving:
                 self.save()
         except FloatingPointError as error:
@@ -89,9 +93,6 @@ class Student:
                 "here again: start anew under another --save-name with --clip-norm 1, a lower --lr-g, or less weight "
                 "on the term that grew first in metrics.jsonl"
             ) from error
-        if saving or step % self.options.log_every == 0:
-            numbers |= {**numbers_of(values), "lr": self.learner.rate, "images_per_second": self.speed(step)}
-            self.run.log(step, numbers)
         return numbers
 
     def speed(self, step: int) -> float:
