@@ -300,8 +300,9 @@ def test_masked_content_does_not_matter(case):
     for outputs in (maps, filled):
         loss = build(case, SAME_GRID, void="mask")
         loss.after_step(*outputs, BATCH)
-        results.append(run(loss, *outputs))
-    (value, gradients), (other_value, other_gradients) = results
+        results.append((copy.deepcopy(loss.state_dict()), *run(loss, *outputs)))
+    (state, value, gradients), (other_state, other_value, other_gradients) = results
+    torch.testing.assert_close(other_state, state)
     if case == "kd grid=image":  # a labelled pixel beside void ones lies between the positions of both
         assert other_value != value
         return
