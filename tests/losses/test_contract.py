@@ -160,12 +160,12 @@ def batch_of(sample: Sample) -> Batch:
 BATCH = batch_of(sample_of())
 
 
-def run(loss, student, teacher, batch=BATCH, seed: int | None = 0, autocast: bool = False):
+def run(loss, student, teacher, batch=BATCH, seed: int | None = 0, autocast: torch.dtype | None = None):
     """The value and the gradient of the student's maps by name; the teacher's get none."""
     if seed is not None:
         torch.manual_seed(seed)
     student, teacher = (changed(output, lambda x: x.detach().clone().requires_grad_()) for output in (student, teacher))
-    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+    with torch.autocast("cpu", autocast, enabled=autocast is not None):
         value = loss(student, teacher, batch)
     learning = {name: student.features[name] for name in sorted(loss.wanted.student)}
     inputs = [*learning.values(), *teacher.features.values()]
@@ -195,11 +195,14 @@ def test_teaches_the_student_by_a_float32_scalar(case):
     assert all(gradient.isfinite().all() and gradient.abs().sum() > 0 for gradient in gradients.values())
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_autocast_lowers_the_precision_of_adapters_alone(case, dtype):
+@pytest.mark.parametrize(
+    ("dtype", "autocast"),
+    [(torch.float32, torch.bfloat16), (torch.bfloat16, torch.bfloat16), (torch.float16, torch.float16)],
+)
+def test_autocast_lowers_the_precision_of_adapters_alone(case, dtype, autocast):
     loss = build(case)
     student, teacher = (changed(output_of(*x), lambda x: x.to(dtype)) for x in ((STUDENT, 1), (TEACHER, 2)))
-    value, gradients = run(loss, student, teacher, autocast=True)
+    value, gradients = run(loss, student, teacher, autocast=autocast)
     assert value.dtype == torch.float32
     assert all(gradient.isfinite().all() for gradient in gradients.values())
     expected, _ = run(build(case), *(changed(output, Tensor.float) for output in (student, teacher)))
