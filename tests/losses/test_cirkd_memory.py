@@ -1,5 +1,3 @@
-import copy
-
 import pytest
 import torch
 import torch.distributed as dist
@@ -40,9 +38,6 @@ def make_channel():
     return CrossImageChannel(6, 8, queue=30, contrast=12, channels=7, mse=1.0, void="mask")
 
 
-MODULES = pytest.mark.parametrize("make", [make_memory, make_channel])
-
-
 def test_loss_is_zero_for_the_teacher_and_its_multiples():
     assert memory_loss(3 * TEACHER_FEATURE, TEACHER_FEATURE, BANK).item() == pytest.approx(0, abs=1e-14)
 
@@ -61,21 +56,10 @@ def test_loss_of_a_batch_is_the_mean_of_its_samples():
     torch.testing.assert_close(memory_loss(student, TEACHER_FEATURE, BANK), sum(parts) / 2)
 
 
-def test_gradient_is_right_and_the_teachers_none():
+def test_gradient_is_right():
     student = TEACHER_FEATURE[:, :, 4:6, :3].clone().requires_grad_()
-    teacher = TEACHER_FEATURE[:, :, :3, :4].clone().requires_grad_()
+    teacher = TEACHER_FEATURE[:, :, :3, :4]
     assert torch.autograd.gradcheck(lambda x: memory_loss(x, teacher, BANK), student)
-    memory_loss(student, teacher, BANK).backward()
-    assert teacher.grad is None
-
-
-def test_zeros_in_half_precision_have_a_finite_gradient():
-    student = torch.zeros(2, 8, 9, 13, dtype=torch.bfloat16, requires_grad=True)
-    loss = memory_loss(student, TEACHER_FEATURE.bfloat16(), BANK)
-    loss.backward()
-    assert loss.dtype == torch.float32
-    assert loss.isfinite()
-    assert student.grad.isfinite().all()
 
 
 def test_pixels_are_of_their_class_and_as_many_as_there_are_up_to_the_count():
@@ -137,62 +121,10 @@ def test_entries_come_from_pixels_of_the_class():
             assert labels[nearest] == class_id
 
 
-@MODULES
-def test_unlabelled_images_enter_no_pixel(make):
-    loss, (student, teacher, batch) = make(), random_batch(1)
-    batch = batch._replace(labels=torch.full_like(batch.labels, 255))
-    assert loss(student, teacher, batch) > 0
-    loss.after_step(student, teacher, batch)
-    if isinstance(loss, CrossImageMemory):
-        assert not any(queue.heads.any() for queue in loss.queues.values())
-
-
-@MODULES
-def test_forward_changes_nothing_that_is_kept(make):
-    loss, (student, teacher, batch) = make(), random_batch(1)
-    loss.after_step(student, teacher, batch)
-    before = copy.deepcopy(loss.get_extra_state())
-    loss(student, teacher, batch).backward()
-    torch.testing.assert_close(loss.get_extra_state(), before, rtol=0, atol=0)
-
-
-@MODULES
-def test_resumes_to_the_bit(make, tmp_path):
-    first = make()
-    for seed in range(12):  # more than the rings hold
-        if seed == 6:
-            torch.save(first.state_dict(), tmp_path / "state.pth")
-            second = make()
-            second.load_state_dict(torch.load(tmp_path / "state.pth", weights_only=True))
-        for loss in [first] if seed < 6 else [first, second]:
-            torch.manual_seed(seed)
-            student, teacher, batch = random_batch(seed)
-            value = loss(student, teacher, batch)
-            loss.after_step(student, teacher, batch)
-            if loss is first:
-                expected = value
-    assert torch.equal(value, expected)
-    torch.testing.assert_close(second.state_dict(), first.state_dict(), rtol=0, atol=0)
-
-
-@MODULES
-def test_void_content_does_not_count(make):
-    results = []
-    for content in (0.0, 1e4):
-        loss, (student, teacher, batch) = make(), random_batch(1)
-        void = (resize_labels(batch.labels, (9, 13)) == 255)[:, None]
-        student, teacher = (
-            SegmentationOutput(None, {"context": output.features["context"].masked_fill(void, content)})
-            for output in (student, teacher)
-        )
-        feature = student.features["context"].requires_grad_()
-        torch.manual_seed(0)
-        loss.after_step(student, teacher, batch)
-        value = loss(student, teacher, batch)
-        value.backward()
-        assert (feature.grad.masked_select(void) == 0).all()
-        results.append((value, feature.grad))
-    torch.testing.assert_close(*results, rtol=0, atol=0)
+def test_unlabelled_images_enter_no_pixel():
+    loss, (student, teacher, batch) = make_memory(), random_batch(1)
+    loss.after_step(student, teacher, batch._replace(labels=torch.full_like(batch.labels, 255)))
+    assert not any(queue.heads.any() for queue in loss.queues.values())
 
 
 def test_a_factor_of_zero_leaves_the_queue_out():

@@ -1,7 +1,6 @@
 import pytest
 import torch
-from checks import check_function, check_samples_are_apart, gradient_of
-from waves import STUDENT_LOGITS, TEACHER_LOGITS, striped_labels
+from waves import STUDENT_LOGITS, TEACHER_LOGITS, gradient_of, striped_labels
 
 from segdistill.network import SegmentationOutput
 from segdistill.utils.batch import Batch
@@ -15,16 +14,6 @@ LABELS[LABELS == 5] = 255
 
 def loss(student, teacher, valid=None):
     return decoupled_loss(student, teacher, LABELS[: len(student)], 2.0, 1.0, 3.0, valid)
-
-
-def test_contract_of_the_function():
-    check_function(loss, STUDENT_LOGITS, TEACHER_LOGITS)
-    both = torch.cat([LABELS[:1], LABELS[:1]])
-    check_samples_are_apart(lambda s, t: decoupled_loss(s, t, both[: len(s)]), STUDENT_LOGITS, TEACHER_LOGITS)
-
-
-def test_is_zero_for_the_teacher_itself():
-    assert loss(TEACHER_LOGITS, TEACHER_LOGITS) == 0
 
 
 def test_with_the_others_weighted_by_their_share_it_is_kd():

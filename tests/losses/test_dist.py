@@ -1,18 +1,13 @@
 import numpy as np
 import pytest
 import torch
-from checks import VALID, check_function, gradient_of
-from waves import STUDENT_LOGITS, TEACHER_LOGITS
+from waves import STUDENT_LOGITS, TEACHER_LOGITS, VALID, gradient_of
 
 from segdistill.utils.losses import dist_loss
 
 
 def loss(student, teacher, valid=None):
     return dist_loss(student, teacher, 2.0, 1.5, 0.5, valid)
-
-
-def test_contract_of_the_function():
-    check_function(loss, STUDENT_LOGITS, TEACHER_LOGITS)
 
 
 def test_value_on_waves():
@@ -26,10 +21,6 @@ def test_masked_it_is_the_correlation_of_the_valid_positions():
     intra = 1 - np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(p.T, q.T, strict=True)])
     value = dist_loss(STUDENT_LOGITS, TEACHER_LOGITS, beta=2, gamma=3, valid=VALID).item()
     assert value == pytest.approx(2 * inter + 3 * intra, rel=1e-5)  # the original's epsilon
-
-
-def test_is_zero_for_the_teacher_itself():
-    assert abs(dist_loss(TEACHER_LOGITS, TEACHER_LOGITS)) < 1e-6
 
 
 def test_probabilities_that_say_nothing_give_a_finite_gradient():

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from waves import STUDENT_FEATURE, TEACHER_FEATURE, batch_of, output_of
 
 from segdistill.utils.losses import PairWise, pair_wise_loss
@@ -38,10 +37,6 @@ def test_is_the_definition_written_out(scale):
     assert pair_wise_loss(STUDENT_FEATURE, TEACHER_FEATURE, scale).item() == pytest.approx(expected, rel=1e-10)
 
 
-def test_is_zero_for_the_teacher_itself():
-    assert pair_wise_loss(TEACHER_FEATURE, TEACHER_FEATURE).item() == 0
-
-
 def test_is_invariant_to_feature_scale():
     loss = pair_wise_loss(STUDENT_FEATURE, TEACHER_FEATURE)
     torch.testing.assert_close(pair_wise_loss(1e-3 * STUDENT_FEATURE, 1e3 * TEACHER_FEATURE), loss)
@@ -68,36 +63,10 @@ def test_order_of_samples_channels_and_nodes_does_not_matter():
     torch.testing.assert_close(pair_wise_loss(student, teacher, pool_scale=0.1), loss)
 
 
-def test_batch_is_the_mean_of_its_samples():
-    parts = [pair_wise_loss(STUDENT_FEATURE[n : n + 1], TEACHER_FEATURE[n : n + 1]) for n in range(2)]
-    torch.testing.assert_close(pair_wise_loss(STUDENT_FEATURE, TEACHER_FEATURE), sum(parts) / 2)
-
-
 @pytest.mark.parametrize("scale", [0.01, 0.5])
 def test_gradient_is_right(scale):
     student = STUDENT_FEATURE[:, :, :4, :5].clone().requires_grad_()
     assert torch.autograd.gradcheck(lambda x: pair_wise_loss(x, TEACHER_FEATURE[:, :, :4, :5], scale), student)
-
-
-def test_gives_the_teacher_no_gradient():
-    student, teacher = (x.clone().requires_grad_() for x in (STUDENT_FEATURE, TEACHER_FEATURE))
-    pair_wise_loss(student, teacher).backward()
-    assert teacher.grad is None
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_is_computed_in_float32(dtype):
-    student, teacher = STUDENT_FEATURE.to(dtype), TEACHER_FEATURE.to(dtype)
-    loss = pair_wise_loss(student, teacher)
-    assert loss.dtype == torch.float32
-    assert loss == pair_wise_loss(student.float(), teacher.float())
-
-
-def test_autocast_does_not_lower_the_precision():
-    student, teacher = STUDENT_FEATURE.float(), TEACHER_FEATURE.float()
-    with torch.autocast("cpu", torch.bfloat16):
-        inside = pair_wise_loss(student, teacher)
-    assert inside == pair_wise_loss(student, teacher)
 
 
 @pytest.mark.parametrize("num_zero", [1, 117], ids=["one", "all"])
@@ -111,12 +80,6 @@ def test_zero_nodes_have_a_finite_bounded_gradient(num_zero):
     assert student.grad.abs().max() < 1
 
 
-def test_student_of_another_size_is_brought_to_the_teachers():
-    student = STUDENT_FEATURE[:, :, ::2, ::3]
-    resized = F.interpolate(student, size=(9, 13), mode="bilinear", align_corners=True)
-    assert pair_wise_loss(student, TEACHER_FEATURE) == pair_wise_loss(resized, TEACHER_FEATURE)
-
-
 def test_module_compares_the_features_it_asks_for():
     loss = PairWise(on="layer3:layer4", pool_scale=0.25)
     assert loss.wanted == ({"layer3"}, {"layer4"})
@@ -125,25 +88,10 @@ def test_module_compares_the_features_it_asks_for():
     assert loss(student, teacher, batch_of(labels)) == pair_wise_loss(STUDENT_FEATURE, TEACHER_FEATURE, 0.25)
 
 
-def test_void_is_no_maximum_of_a_region():
-    valid = torch.ones(2, 9, 13, dtype=torch.bool)
-    valid[:, 2:5, 3:9] = False
-    expected = pair_wise_loss(STUDENT_FEATURE, TEACHER_FEATURE, valid=valid)
-    student, teacher = (x.masked_fill(~valid[:, None], 100) for x in (STUDENT_FEATURE, TEACHER_FEATURE))
-    assert pair_wise_loss(student, teacher, valid=valid) == expected
-    assert pair_wise_loss(student, teacher) != expected
-    assert pair_wise_loss(student, teacher, valid=torch.zeros_like(valid)) == 0
-
-
 @pytest.mark.parametrize("scale", [0, -0.5, 1.01, float("nan")])
 def test_pool_scale_outside_its_range_is_an_error(scale):
     with pytest.raises(ValueError, match=r"pool_scale must be in \(0, 1\]"):
         pair_wise_loss(STUDENT_FEATURE, TEACHER_FEATURE, scale)
-
-
-def test_other_batch_size_is_an_error_naming_both_shapes():
-    with pytest.raises(ValueError, match=r"\(1, 6, 9, 13\) and teacher \(2, 8, 9, 13\)"):
-        pair_wise_loss(STUDENT_FEATURE[:1], TEACHER_FEATURE)
 
 
 def test_unknown_reduction_is_an_error():

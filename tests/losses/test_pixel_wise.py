@@ -1,9 +1,8 @@
 import pytest
 import torch
-import torch.nn.functional as F
-from waves import STUDENT_LOGITS, TEACHER_LOGITS, batch_of, output_of
+from waves import STUDENT_LOGITS, TEACHER_LOGITS
 
-from segdistill.utils.losses import PixelWise, pixel_wise_loss
+from segdistill.utils.losses import pixel_wise_loss
 
 
 @pytest.mark.parametrize(
@@ -38,8 +37,7 @@ def test_original_has_batch_size_times_the_gradient_of_the_mean():
     torch.testing.assert_close(gradients[1], 2 * gradients[0])
 
 
-def test_is_zero_for_the_teacher_itself_and_never_negative():
-    assert pixel_wise_loss(TEACHER_LOGITS, TEACHER_LOGITS).item() == 0
+def test_is_never_negative():
     for seed in range(10):
         generator = torch.Generator().manual_seed(seed)
         student, teacher = (torch.randn(1, 4, 3, 3, generator=generator) for _ in range(2))
@@ -61,11 +59,6 @@ def test_huge_logits_stay_finite():
     assert student.grad.isfinite().all()
 
 
-def test_batch_is_the_mean_of_its_samples():
-    parts = [pixel_wise_loss(STUDENT_LOGITS[n : n + 1], TEACHER_LOGITS[n : n + 1]) for n in range(2)]
-    torch.testing.assert_close(pixel_wise_loss(STUDENT_LOGITS, TEACHER_LOGITS), sum(parts) / 2)
-
-
 def test_order_of_samples_classes_and_positions_does_not_matter():
     student, teacher = (x.flip(0, 1, 2, 3) for x in (STUDENT_LOGITS, TEACHER_LOGITS))
     torch.testing.assert_close(pixel_wise_loss(student, teacher), pixel_wise_loss(STUDENT_LOGITS, TEACHER_LOGITS))
@@ -80,60 +73,11 @@ def test_gradient_is_right(temperature):
     assert torch.autograd.gradcheck(lambda x: pixel_wise_loss(x, teacher, temperature, valid), student)
 
 
-def test_gives_the_teacher_no_gradient():
-    student, teacher = (x.clone().requires_grad_() for x in (STUDENT_LOGITS, TEACHER_LOGITS))
-    pixel_wise_loss(student, teacher).backward()
-    assert teacher.grad is None
-    assert student.grad.abs().sum() > 0
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_is_computed_in_float32(dtype):
-    student, teacher = STUDENT_LOGITS.to(dtype), TEACHER_LOGITS.to(dtype)
-    loss = pixel_wise_loss(student, teacher)
-    assert loss.dtype == torch.float32
-    assert loss == pixel_wise_loss(student.float(), teacher.float())
-
-
-def test_student_of_another_size_is_brought_to_the_teachers():
-    student = STUDENT_LOGITS[:, :, ::2, ::3]
-    resized = F.interpolate(student, size=(9, 13), mode="bilinear", align_corners=True)
-    assert pixel_wise_loss(student, TEACHER_LOGITS) == pixel_wise_loss(resized, TEACHER_LOGITS)
-
-
 def test_only_valid_positions_count():
     valid = torch.zeros(2, 9, 13, dtype=torch.bool)
     valid[:, :4] = True
-    student = STUDENT_LOGITS.clone().requires_grad_()
-    loss = pixel_wise_loss(student, TEACHER_LOGITS, valid=valid)
+    loss = pixel_wise_loss(STUDENT_LOGITS, TEACHER_LOGITS, valid=valid)
     torch.testing.assert_close(loss, pixel_wise_loss(STUDENT_LOGITS[:, :, :4], TEACHER_LOGITS[:, :, :4]))
-    loss.backward()
-    assert student.grad[:, :, 4:].abs().sum() == 0
-
-
-def test_no_valid_position_gives_zero_with_zero_gradient():
-    student = STUDENT_LOGITS.clone().requires_grad_()
-    loss = pixel_wise_loss(student, TEACHER_LOGITS, valid=torch.zeros(2, 9, 13, dtype=torch.bool))
-    (100 * loss).backward()
-    assert loss == 0
-    assert student.grad.abs().sum() == 0
-
-
-def test_module_leaves_void_out_on_request():
-    student, teacher = (output_of(logits=x) for x in (STUDENT_LOGITS, TEACHER_LOGITS))
-    labels = torch.zeros(2, 33, 49, dtype=torch.uint8)
-    labels[:, 16:] = 255
-    everywhere = PixelWise()(student, teacher, batch_of(labels))
-    labelled = PixelWise(void="mask")(student, teacher, batch_of(labels))
-    assert everywhere == pixel_wise_loss(STUDENT_LOGITS, TEACHER_LOGITS)
-    torch.testing.assert_close(labelled, pixel_wise_loss(STUDENT_LOGITS[:, :, :4], TEACHER_LOGITS[:, :, :4]))
-
-
-def test_an_image_without_labels_is_distilled_all_the_same():
-    student, teacher = (output_of(logits=x) for x in (STUDENT_LOGITS, TEACHER_LOGITS))
-    labels = torch.full((2, 33, 49), 255, dtype=torch.uint8)
-    value = PixelWise(void="mask")(student, teacher, batch_of(labels))
-    torch.testing.assert_close(value, pixel_wise_loss(STUDENT_LOGITS, TEACHER_LOGITS))
 
 
 @pytest.mark.parametrize("shape", [(1, 5, 9, 13), (2, 4, 9, 13), (5, 9, 13)])

@@ -1,6 +1,7 @@
-"""Inputs that a formula defines, for reference values: amplitude * sin(i * (0.7 + 0.1 k))."""
+"""Inputs that a formula defines, for reference values: amplitude * sin(i * (0.7 + 0.1 k)); gradients."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -19,6 +20,16 @@ STUDENT_LOGITS = wave(1, (2, 5, 9, 13), 3)
 TEACHER_LOGITS = wave(2, (2, 5, 9, 13), 3)
 STUDENT_FEATURE = wave(3, (2, 6, 9, 13), 2)
 TEACHER_FEATURE = wave(4, (2, 8, 9, 13), 2)
+
+
+VALID = torch.zeros(2, 9, 13, dtype=torch.bool)
+VALID[0, 2:7] = VALID[1, :, 5:] = True
+
+
+def gradient_of(loss: Callable[[Tensor, Tensor], Tensor], student: Tensor, teacher: Tensor) -> Tensor:
+    student = student.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(student, teacher), student)
+    return gradient
 
 
 def striped_labels() -> Tensor:

@@ -54,8 +54,9 @@ def activation_boundary_loss(
 class ActivationBoundary(DistillationLoss):
     """Activation boundaries: the units of a map before its activation are active where the teacher's are.
 
-    The student passes a 1x1 convolution and BatchNorm first. mmrazor's weight is that of 3/1000 of the sum over
-    channels and positions, a thing of small maps: its 1 is 0.003 * C * H * W here (of the teacher's map).
+    The student passes a 1x1 convolution and BatchNorm first, whose statistics are those of each process's batch.
+    mmrazor's weight is that of 3/1000 of the sum over channels and positions, a thing of small maps: its 1 is
+    0.003 * C * H * W here (of the teacher's map).
 
     Args:
         margin: distance from 0 that the student's responses are asked to keep, 0 or more

@@ -29,6 +29,7 @@ __all__ = [
     "resize",
     "resize_labels",
     "unit_vectors",
+    "upcast",
     "valid_positions",
 ]
 

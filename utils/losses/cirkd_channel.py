@@ -68,7 +68,8 @@ class CrossImageChannel(DistillationLoss):
     The sum of three terms, on maps pooled by averages, for a student that a learned projection brings to the teacher's
     channels. Factors are CIRKDv2's, its channel distillation of 100 is mse=100. The queue of the teacher's channels is
     written after the student's step, by all processes alike; CIRKDv2 writes it before. Its entries have the size of a
-    pooled map, so crops must keep their size. Void positions that are masked are zeros.
+    pooled map, so crops must keep their size. Void positions that are masked are zeros. Pairs are made, and the
+    projection's BatchNorm takes its statistics, within each process's batch.
 
     Args:
         batch: factor of the similarities to the channels of the batch, 0 or more

@@ -73,8 +73,8 @@ def _cosine(a: Tensor, b: Tensor, dim: int) -> Tensor:
 class Dist(DistillationLoss):
     """DIST: class probabilities correlate with the teacher's, within a position and within a class.
 
-    The scale is the original's, whatever the batch. Its authors add 0.4 of the term on the auxiliary logits:
-    --dist --dist on=aux_logits weight=0.4.
+    The scale is the original's, whatever the batch; a class is correlated over each process's batch. Its authors add
+    0.4 of the term on the auxiliary logits: --dist --dist on=aux_logits weight=0.4.
 
     Args:
         temperature: of the softmax, above 0

@@ -21,6 +21,7 @@ from segdistill.utils.losses.base import (
     mean_over,
     resize,
     unit_vectors,
+    upcast,
 )
 
 
@@ -53,7 +54,7 @@ def pixel_similarity_loss(
         check_shapes(student, teacher, same_channels=False)
     size = teacher_maps[0].shape[2:]
     student, teacher = (
-        [attention_map(resize(x, size), valid=valid) for x in maps]
+        [attention_map(resize(upcast(x), size), valid=valid) for x in maps]
         for maps in (student_maps, [x.detach() for x in teacher_maps])
     )
     distances = [

@@ -66,6 +66,8 @@ class GraphBlock(nn.Module):
 class FitNet(DistillationLoss):
     """FitNet: a feature, through a learned 1x1 convolution, equals the teacher's.
 
+    The BatchNorm that comes with graph takes its statistics from each process's batch.
+
     Args:
         graph: let each position attend to all others before the convolution, as CIRKDv2 does, true or false
     """

@@ -79,7 +79,8 @@ class Holistic(DistillationLoss):
     The student's side is in ``forward``, the critic's in ``after_step``, once after each student step. The critic's
     parameters require gradient inside ``after_step`` alone, so the student's backward deposits none in them and the
     student's optimizer leaves them out. ``weight`` multiplies both sides. The critic sees both maps on the coarser of
-    their grids, where it judges layout and not edges, enlarged until the short side has 65 positions.
+    their grids, where it judges layout and not edges, enlarged until the short side has 65 positions; BatchNorm before
+    it (preprocess=1) takes its statistics from each process's batch.
 
     Args:
         kind: of adversarial loss

@@ -85,7 +85,8 @@ def _unit(x: Tensor) -> Tensor:
 class IntraClass(DistillationLoss):
     """Intra-class feature variation (IFVD): distances from the class's mean follow the teacher's.
 
-    The scale is the original's, whatever the batch: 200 is IFVD's weight, 20 that of CIRKD.
+    The scale is the original's, whatever the batch: 200 is IFVD's weight, 20 that of CIRKD. An image without any label
+    adds 0.
     """
 
     flag = "ifvd"

@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from segdistill.utils.losses.base import Batch, DistillationLoss, SegmentationOutput, resize
+from segdistill.utils.losses.base import Batch, DistillationLoss, SegmentationOutput, resize, upcast
 from segdistill.utils.losses.pixel_wise import pixel_wise_loss
 
 
@@ -43,5 +43,5 @@ class KnowledgeDistillation(DistillationLoss):
     def forward(self, student: SegmentationOutput, teacher: SegmentationOutput, batch: Batch) -> Tensor:
         student_logits, teacher_logits = self.maps(student, teacher)
         if self.grid == "image":
-            teacher_logits = resize(teacher_logits, batch.labels.shape[1:])
+            teacher_logits = resize(upcast(teacher_logits), batch.labels.shape[1:])
         return pixel_wise_loss(student_logits, teacher_logits, self.temperature, **self.mask(batch, teacher_logits))

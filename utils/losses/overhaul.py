@@ -90,10 +90,11 @@ def connector(student_channels: int, teacher_channels: int) -> nn.Sequential:
 class Overhaul(DistillationLoss):
     """Overhaul of feature distillation: maps before the activation follow the teacher's, negative ones only downwards.
 
-    The student passes a 1x1 convolution and BatchNorm first. The feature is one before its activation (``layer3.pre``),
-    with a BatchNorm in the teacher that tells the margins. The original sums over channels and positions: its weight
-    1e-5 is 1e-5 * C * H * W here (of the teacher's map), 22 for 2048 channels of 33x33, for the last layer; each layer
-    before it counts half as much as the next. mmrazor's 1 is 0.001 * C * H * W.
+    The student passes a 1x1 convolution and BatchNorm first, whose statistics are those of each process's batch. The
+    feature is one before its activation (``layer3.pre``), with a BatchNorm in the teacher that tells the margins. The
+    original sums over channels and positions: its weight 1e-5 is 1e-5 * C * H * W here (of the teacher's map), 22 for
+    2048 channels of 33x33, for the last layer; each layer before it counts half as much as the next. mmrazor's 1 is
+    0.001 * C * H * W.
     """
 
     flag = "overhaul"

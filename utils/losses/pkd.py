@@ -66,7 +66,8 @@ def _standardise(x: Tensor, valid: Tensor | None) -> Tensor:
 class Pearson(DistillationLoss):
     """PKD: each channel of a feature correlates with the teacher's over batch and positions, whatever their scales.
 
-    A student of another width passes a 1x1 convolution first. The scale is the original's, whatever the batch.
+    A student of another width passes a 1x1 convolution first. The correlation is that over each process's batch; the
+    scale is the original's, whatever the batch.
     """
 
     flag = "pkd"
