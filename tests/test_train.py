@@ -23,12 +23,16 @@ from segdistill.utils.losses import DISTILLATION_LOSSES
 
 ROOT = Path(__file__).parents[1]
 STEPS = 6
-# What the methods compare here, where their default is no feature of ESPNet-C.
-FEATURES = {"ab": "layer3.pre", "overhaul": "layer3.pre", "psd": "layer2+context+logits"}
-# Every method with what it keeps, some of them twice.
-TERMS = {flag: [f"--{flag}", *([f"on={FEATURES[flag]}"] if flag in FEATURES else [])] for flag in DISTILLATION_LOSSES}
-TERMS |= {
+# Settings where a method's defaults are no features of ESPNet-C, or larger than a test needs.
+SETTINGS = {
+    "ab": ["on=layer3.pre"],
+    "overhaul": ["on=layer3.pre"],
+    "psd": ["on=layer2+context+logits"],
+    "cirkd-memory": ["pixel_queue=50", "region_queue=20"],
+}
+TERMS = {
     "alone": [],
+    "every": [word for flag in DISTILLATION_LOSSES for word in (f"--{flag}", "weight=0.01", *SETTINGS.get(flag, []))],
     "ho-hinge": ["--ho", "kind=hinge", "optimizer=adam"],
     "two": ["--cwd", "on=logits", "--cwd", "on=layer2,layer3", "--fitnet", "on=layer2:layer3"],
 }
