@@ -4,7 +4,7 @@
 #   is_ho_use=false methods="--cwd weight=3" seeds="0 1 2" teacher=ckpt/teacher.pth dataset=cityscapes data_dir=DIR bash run_train_eval.sh
 # The defaults run on generated street scenes, without any download, in about ten minutes on two CPU cores.
 set -euo pipefail
-cd "$(dirname "$0")"
+cd "$(dirname "${BASH_SOURCE[0]}")"  # experiments/ source this file
 # Waiting OpenMP threads sleep: on a few busy cores, spinning ones slow a step down several times.
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 
@@ -38,18 +38,19 @@ split=${split:-val}
 name=${name:-ablation_$dataset}
 output=${output:-snapshots/$name}
 python=${python:-python}
+launch=${launch:-$python}    # what starts train.py: launch="torchrun --nproc_per_node 4"
 
 is_true() {
     case $1 in
     [Tt][Rr][Uu][Ee]) return 0 ;;
     [Ff][Aa][Ll][Ss][Ee]) return 1 ;;
-    *) echo "expected true or false, not '$1'" >&2; exit 2 ;;
+    *) echo "$2: expected true or false, not '$1'" >&2; exit 2 ;;
     esac
 }
 terms=()
-if is_true "$is_pi_use"; then terms+=(--pi $pi); fi
-if is_true "$is_pa_use"; then terms+=(--pa $pa); fi
-if is_true "$is_ho_use"; then terms+=(--ho $ho); fi
+if is_true "$is_pi_use" is_pi_use; then terms+=(--pi $pi); fi
+if is_true "$is_pa_use" is_pa_use; then terms+=(--pa $pa); fi
+if is_true "$is_ho_use" is_ho_use; then terms+=(--ho $ho); fi
 terms+=($methods)
 if [ ${#terms[@]} = 0 ]; then echo "nothing to compare: set one of is_pi_use, is_pa_use, is_ho_use or methods" >&2; exit 2; fi
 if [ -n "$teacher" ] && [ ! -f "$teacher" ]; then echo "no teacher $teacher" >&2; exit 2; fi
@@ -58,18 +59,45 @@ distilled_name=$(printf '%s' "${terms[*]}" | sed 's/^--//; s/ --/+/g; s/[^A-Za-z
 
 data=(--dataset "$dataset" --data-dir "$data_dir")
 common=("${data[@]}" --snapshot-dir "$output" --resume $train_flags)
-train_student() { $python train.py $student_network "${common[@]}" $student_flags "$@"; }
+train_student() { $launch train.py $student_network "${common[@]}" $student_flags "$@"; }
+train_teacher() { $launch train.py $teacher_network "${common[@]}" $teacher_flags "$@"; }
 evaluate() {  # run folder
     $python eval.py "${data[@]}" --split "$split" --checkpoint "$output/$1/best.pth" --output "$output/$1/evaluation.json"
 }
 
 # Everything is checked before the first step of the first run.
+for seed in $seeds; do
+    case $seed in *[!0-9]*) echo "seeds: expected whole numbers, not '$seed'" >&2; exit 2 ;; esac
+done
 train_student "${terms[@]}" ${teacher:+--T_ckpt_path "$teacher"} --check
-if [ -z "$teacher" ]; then $python train.py $teacher_network "${common[@]}" $teacher_flags --check; fi
+if [ -z "$teacher" ]; then train_teacher --check; fi
+# What these cannot know: the split of the evaluation, and what the terms ask of a teacher that is yet to be trained.
+$python -c '
+import sys
+from segdistill.dataset import DATASETS
+from segdistill.network import build_network
+from segdistill.utils.flags import run_command
+from segdistill.utils.losses import build_losses
+from segdistill.utils.options import parse_options
+
+def main():
+    split, given, untrained, *words = sys.argv[1:]
+    student, teacher = parse_options(words), parse_options(untrained.split())
+    dataset = DATASETS[student.dataset]
+    if split not in dataset.SPLITS:
+        known = ", ".join(dataset.SPLITS)
+        raise ValueError(f"{student.dataset} has no split {split!r}; known: {known}")
+    networks = (build_network(x.network, len(dataset.CLASSES), **x.network_options) for x in (student, teacher))
+    if not given:
+        build_losses(student.terms, *networks)
+
+sys.argv[0] = "run_train_eval.sh"
+run_command(main)
+' "$split" "$teacher" "$teacher_network" $student_network "${common[@]}" $student_flags "${terms[@]}" --check
 
 if [ -z "$teacher" ]; then
     echo "== teacher"
-    $python train.py $teacher_network "${common[@]}" $teacher_flags --save-name teacher
+    train_teacher --save-name teacher
     evaluate teacher
     teacher=$output/teacher/best.pth
 fi
@@ -88,5 +116,5 @@ done
 echo "== comparison"
 $python -m segdistill.utils.report --baseline "${alone[@]}" --group auto "${distilled[@]}" --teacher "$teacher" --output "$output"
 if [ "$dataset" = scenes ] || [ "$dataset" = cityscapes ]; then
-    checkpoint=${distilled[0]}/best.pth dataset=$dataset data_dir=$data_dir output=$output/submission python=$python bash test.sh
+    checkpoint=${distilled[0]}/best.pth split=test dataset=$dataset data_dir=$data_dir output=$output/submission python=$python bash test.sh
 fi

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# CIRKD (Yang et al., CVPR 2022): DeepLabV3-ResNet101 teaches DeepLabV3-ResNet18 on Cityscapes.
+#   data_dir=DIR teacher=FILE backbone=FILE bash experiments/cirkd_deeplabv3_r18.sh
+# It compares pairs of the 2 images that each of its 8 devices holds. Here as well, with
+#   launch="torchrun --nproc_per_node 8" accumulate=1 flags="--norm sync_batch_norm"
+# and on one device by --accumulate 8, where BatchNorm sees 2 images at a time and not 16.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+dataset=cityscapes
+teacher_network="--network deeplabv3 --network-options backbone=resnet101"
+student_network="--network deeplabv3 --network-options backbone=resnet18"
+train_flags="--input-size 512,1024 --random-scale --scale-range 0.5 2.0 --random-mirror --batch-size 16 --num-steps 40000
+    --optimizer sgd --lr-g 0.02 --weight-decay 1e-4 --num-workers 8 --accumulate ${accumulate:-8}"
+is_pi_use=false is_pa_use=false is_ho_use=false
+methods="--kd weight=1 --cirkd weight=1 temperature=0.1 --cirkd-memory weight=0.1 temperature=0.1"
+. experiments/common.sh

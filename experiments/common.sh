@@ -1,0 +1,53 @@
+# The last line of every recipe: run_train_eval.sh with the recipe's variables. Exit code 3, and a line that names it, if
+# the data set or a network is not implemented yet. From the environment, for every recipe:
+#   data_dir          folder of the data set
+#   backbone          ImageNet weights of the student's backbone
+#   teacher           a checkpoint; without it teacher_backbone, the ImageNet weights to train one from by the same recipe
+#   flags             what shall differ in all runs: flags="--num-workers 16 --bf16"
+#   seeds, output ... as run_train_eval.sh takes them
+# SMOKE=1 runs the recipe's losses, weights, optimizer and rates for a few steps on small crops of generated scenes, with
+# a small teacher trained on the spot; smoke=FOLDER keeps scenes and teachers for the next recipe.
+python=${python:-python}
+name=${name:-$(basename "$0" .sh)}
+seeds=${seeds:-0} teacher_flags=${teacher_flags:-} student_flags=${student_flags:-}
+
+missing=$($python -c '
+import sys
+from segdistill.dataset import DATASETS
+from segdistill.network import NETWORKS
+dataset, *words = sys.argv[1:]
+wanted = {f"data set {dataset}": dataset in DATASETS}
+wanted |= {f"network {name}": name in NETWORKS for flag, name in zip(words, words[1:]) if flag == "--network"}
+print(", ".join(what for what, there in wanted.items() if not there))
+' "$dataset" $teacher_network $student_network)
+if [ -n "$missing" ]; then
+    echo "$name: not implemented yet: $missing" >&2
+    exit 3
+fi
+
+if [ -n "${SMOKE:-}" ]; then
+    smoke=${smoke:-$(mktemp -d)} seeds=0
+    dataset=scenes data_dir=$smoke/scenes split=val output=$smoke/$name
+    $python -m segdistill.dataset scenes "$data_dir" --num-train 8 --num-val 4 --num-test 2 --size 64 128
+    flags="--num-workers 0 --preload"
+    teacher_network=${teacher_network//resnet101/resnet18}
+    teacher=$smoke/teacher$(printf %s "$teacher_network" | tr -c 'a-z0-9' _).pth
+    if [ ! -f "$teacher" ]; then
+        $python train.py $teacher_network --data-dir "$data_dir" --input-size 64,128 --batch-size 4 --num-steps 30 \
+            --random-scale false $flags --snapshot-dir "$output" --save-name teacher --resume
+        cp "$output/teacher/best.pth" "$teacher.$$"
+        mv "$teacher.$$" "$teacher"
+    fi
+    student_flags="--input-size 64,64 --batch-size 2 --accumulate 1 --num-steps 3"
+else
+    if [[ $student_network = *backbone=* ]]; then
+        : "${backbone:?ImageNet weights of the student: see docs/checkpoints.md}"
+        student_flags="--student-pretrain-model-imgnet $backbone $student_flags"
+    fi
+    if [ -z "${teacher:-}" ] && [[ $teacher_network = *backbone=* ]]; then
+        : "${teacher_backbone:?set teacher to a checkpoint, or teacher_backbone to ImageNet weights to train one from}"
+        teacher_flags="--student-pretrain-model-imgnet $teacher_backbone $teacher_flags"
+    fi
+fi
+train_flags="$train_flags ${flags:-}"
+. ./run_train_eval.sh

@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# SKD (Liu et al., CVPR 2019) on NYUv2, 13 classes. No script for it was published: this is the Cityscapes recipe on
+# crops of the size of the images.
+#   data_dir=DIR teacher=FILE backbone=FILE bash experiments/skd_nyuv2.sh
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+dataset=nyuv2 split=test
+teacher_network="--network pspnet --network-options backbone=resnet101"
+student_network="--network pspnet --network-options backbone=resnet18"
+train_flags="--input-size 480,640 --random-scale --scale-range 0.7 2.1 --random-mirror --batch-size 8 --num-steps 40000
+    --optimizer sgd --lr-g 1e-2 --weight-decay 5e-4 --num-workers 8"
+pi="weight=80"  # 10 there, summed over the batch of 8
+pa="weight=0.5 pool_scale=0.5"
+ho="weight=0.1 kind=wgan-gp lambda_gp=10 lr=4e-4 optimizer=sgd weight_decay=5e-4"  # enlarges maps of 61x81 to 65x86
+. experiments/common.sh
