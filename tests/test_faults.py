@@ -24,7 +24,7 @@ from segdistill.utils.run import Run, stamp
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
-KILLS = int(os.environ.get("SEGDISTILL_KILLS", "20"))
+KILLS = int(os.environ.get("SEGDISTILL_KILLS", "8"))
 TERMS = ["--pi", "--pa", "--ho", "--cwd", "--fitnet"]
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 SECONDS = 60  # in which a job has to end; it takes a few
@@ -87,7 +87,7 @@ class Moment:
         if self.name == "validating":  # the row of its step is written just before
             return count_rows(self.run) > self.rows and count_rows(self.run) % 4 == 0
         if self.name == "reporting":
-            return (self.run / "curves.png").exists() or "100 of 100" in self.log.read_text()
+            return (self.run / "curves.png").exists()
         return count_rows(self.run) >= self.rows + self.more
 
     def wait(self, process):
@@ -110,7 +110,7 @@ def assert_equal_runs(actual, expected):
 
 def test_no_kill_loses_or_changes_anything(tiny, tmp_path):
     def command(name, *more):
-        counts = ["--num-steps", "100", "--val-every", "5", "--save-every", "1", "--num-workers", "1"]
+        counts = ["--num-steps", str(20 + 4 * KILLS), "--val-every", "5", "--save-every", "1", "--num-workers", "1"]
         return ["train.py", *arguments(tiny, tmp_path, name, TERMS, *counts, *more)]
 
     run, log = tmp_path / "killed", tmp_path / "log"
@@ -150,17 +150,14 @@ FAULTS = [
     ("training", 1, signal.SIGTERM),
     ("validating", "torchrun", signal.SIGTERM),
     ("training", 0, signal.SIGKILL),
-    ("saving", 0, signal.SIGTERM),
     ("training", "torchrun", signal.SIGINT),
-    ("validating", 1, signal.SIGTERM),
-    ("training", 1, signal.SIGKILL),
     ("reporting", "torchrun", signal.SIGTERM),
 ]
 
 
 def test_two_processes_survive_whatever_is_sent_to_them(tiny, tmp_path):
     def command(name, *more):
-        counts = ["--num-steps", "100", "--val-every", "4", "--save-every", "1", "--num-workers", "1"]
+        counts = ["--num-steps", "40", "--val-every", "4", "--save-every", "1", "--num-workers", "1"]
         return [*TORCHRUN, "train.py", *arguments(tiny, tmp_path, name, TERMS, *counts, "--device", "cpu", *more)]
 
     run, log = tmp_path / "faulty", tmp_path / "log"
