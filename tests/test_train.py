@@ -91,7 +91,11 @@ def at_step(monkeypatch, step, then):
     monkeypatch.setattr(Learner, "update", interfere)
 
 
-@pytest.mark.parametrize("terms", TERMS.values(), ids=TERMS)
+SLOW = {"every": pytest.mark.slow}
+EACH = [pytest.param(terms, id=name, marks=SLOW.get(name, ())) for name, terms in TERMS.items()]
+
+
+@pytest.mark.parametrize("terms", EACH)
 def test_a_run_that_died_twice_ends_with_the_same_state(tiny, tmp_path, monkeypatch, terms):
     train.main(arguments(tiny, tmp_path, "whole", terms))
     for step in (3, 5):
