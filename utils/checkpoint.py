@@ -309,7 +309,8 @@ def atomic_save(content: Mapping, path: str | os.PathLike) -> None:
         temporary.replace(path)
     except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
         temporary.unlink(missing_ok=True)
-        reason = str(error).splitlines()[0]
+        cause = error.__context__ if isinstance(error.__context__, OSError) else error
+        reason = getattr(cause, "strerror", None) or str(cause).splitlines()[0]
         raise OSError(f"could not write {path} ({reason}); the previous checkpoint, if any, is intact") from error
 
 
