@@ -16,11 +16,11 @@ from segdistill.network import NETWORKS
 from segdistill.utils.checkpoint import LoadReport, load_network
 from segdistill.utils.distributed import rank, start_device
 from segdistill.utils.evaluate import evaluate
+from segdistill.utils.files import write_json
 from segdistill.utils.flags import Parser, add_switch, number, run_command
 from segdistill.utils.metrics import ConfusionMatrix
 from segdistill.utils.predict import whole
 from segdistill.utils.report import iou_table, write_run_report
-from segdistill.utils.run import write_json
 
 
 def parse_options(argv: list[str] | None) -> argparse.Namespace:

@@ -20,10 +20,11 @@ from segdistill.dataset.sampler import TrainSampler
 from segdistill.dataset.transforms import RandomCrop
 from segdistill.utils.batch import make_batches
 from segdistill.utils.distributed import leave, rank, start_device, wait_for_all, world_size
+from segdistill.utils.files import write_json
 from segdistill.utils.flags import run_command
 from segdistill.utils.loader import Loader
 from segdistill.utils.options import memory_format, num_unlabelled, parse_options
-from segdistill.utils.run import Progress, Run, StopSignal, write_json
+from segdistill.utils.run import Progress, Run, StopSignal
 from segdistill.utils.student import Student
 from segdistill.utils.teacher import Teacher
 

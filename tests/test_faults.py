@@ -18,8 +18,9 @@ from PIL import Image
 from test_train import STEPS, arguments, assert_same, last, rows_of, stop_before
 
 import train
+from segdistill.utils.files import stamp
 from segdistill.utils.options import parse_options
-from segdistill.utils.run import Run, stamp
+from segdistill.utils.run import Run
 
 pytestmark = pytest.mark.slow
 

@@ -37,6 +37,8 @@ class Loader(torch.utils.data.DataLoader):
 
 
 def obey_the_parent_only(worker: int) -> None:
+    if not hasattr(signal, "sigwaitinfo"):  # macOS
+        return
     signal.pthread_sigmask(signal.SIG_BLOCK, SENT_TO_ALL)
     threading.Thread(target=exit_when_the_parent_says, daemon=True).start()
 

@@ -9,6 +9,7 @@ import numpy as np
 from segdistill.dataset import SegmentationDataset, build_dataset
 from segdistill.utils.checkpoint import load_network
 from segdistill.utils.distributed import start_device
+from segdistill.utils.files import write_text
 from segdistill.utils.predict import whole
 from segdistill.utils.report.compare import FREE, Caveats, Comparison, Group, check_same_subject
 from segdistill.utils.report.read import FinishedRun, flat, read_run
@@ -321,7 +322,4 @@ def block(settings: Mapping) -> str:
 
 
 def write_sections(path: Path, sections: Sequence[str]) -> None:
-    """Write by rename, so that a reader never sees half a report."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text("\n\n".join(sections) + "\n")
-    temporary.replace(path)
+    write_text(path, "\n\n".join(sections) + "\n")

@@ -1,0 +1,61 @@
+"""The small files of a run: a kill or a full disk leaves the old one or the new one, and every error names its file."""
+
+import json
+from pathlib import Path
+
+REMEDY = "restore it from a copy, or train anew under another --save-name"
+
+
+def stamp(path: Path) -> tuple[int, int] | None:
+    """What tells one version of a file from the next; None without a file."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns
+
+
+def keep_rows(path: Path, step: int) -> None:
+    """Drop from metrics.jsonl what was written after ``step``, and the half row that a kill leaves."""
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if row["step"] <= step:
+            rows.append(line + "\n")
+    write_text(path, "".join(rows))
+
+
+def read_json(path: Path) -> object:
+    """A file that a run wrote. ValueError, naming it, if it is missing or damaged."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ValueError(f"{path} cannot be read ({reason}): {REMEDY}") from error
+
+
+def append(path: Path, content: bytes) -> None:
+    """Add to a file. OSError, naming it, if there is no room."""
+    try:
+        with path.open("ab") as file:
+            file.write(content)
+    except OSError as error:
+        raise OSError(f"could not write {path} ({error.strerror})") from error
+
+
+def write_json(path: Path, content: object) -> None:
+    """Plain data as a file; by rename, so that a reader never sees half of it. ValueError for NaN and infinity."""
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_text(text)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(f"could not write {path} ({error.strerror})") from error
