@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if stop.received:
         logger.warning("stopped by a signal; --resume continues %s", ", ".join(str(run.folder) for run in runs))
         return 128 + stop.received
-    if rank() == 0:
+    if runs[0].writes:
         from segdistill.utils.report import write_run_report  # draws pictures: slow to import
 
         for run in runs:
