@@ -25,7 +25,7 @@ from segdistill.utils.run import Run
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
-KILLS = int(os.environ.get("SEGDISTILL_KILLS", "8"))
+KILLS = int(os.environ.get("SEGDISTILL_KILLS", "4"))
 TERMS = ["--pi", "--pa", "--ho", "--cwd", "--fitnet"]
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 SECONDS = 60  # in which a job has to end; it takes a few

@@ -147,20 +147,19 @@ class Learner:
         if self.average is not None:
             self.average.update_parameters(self.objective.student)
 
-        values = self._values(terms, progress) | {"grad_norm": norm}
+        self.weights = self.objective.weights_at(progress)
+        values = {"loss": terms["loss"], **{f"loss/{name}": terms[name] for name in self.weights}, "grad_norm": norm}
         if self.objective.losses:
             output, taught, batch = join_outputs(outputs), join_outputs(taught), join_batches(list(batches))
             for name, loss in self.objective.losses.items():
                 values |= {f"{name}/{key}": value for key, value in loss.after_step(output, taught, batch).items()}
         return values
 
-    def _values(self, terms: dict[str, Tensor], progress: float) -> dict[str, Tensor]:
-        """The total, every term, and each term's share of what the total is made of."""
-        weights = self.objective.weights_at(progress)
-        sizes = {name: (weight * terms[name]).abs() for name, weight in weights.items()}
-        whole = sum(sizes.values()).clamp(min=1e-12)
-        values = {"loss": terms["loss"], **{f"loss/{name}": terms[name] for name in weights}}
-        return values | {f"share/{name}": size / whole for name, size in sizes.items()}
+    def shares(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Each weighted term's share of the last step's total, of the values that ``update`` returned, as numbers."""
+        sizes = {name: abs(weight * values[f"loss/{name}"]) for name, weight in self.weights.items()}
+        whole = sum(sizes.values()) or 1.0
+        return {f"share/{name}": size / whole for name, size in sizes.items()}
 
     def _refuse_what_is_not_finite(self, terms: dict[str, Tensor], norm: Tensor) -> None:
         # One look at the device; what was wrong is only asked for when something is.

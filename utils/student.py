@@ -83,7 +83,9 @@ class Student:
             saving = last or stopping or numbers or step % self.options.save_every == 0
             # A step's row comes before its checkpoint: --resume drops rows that are ahead, and could not add one.
             if saving or step % self.options.log_every == 0:
-                numbers |= {**numbers_of(values), "lr": self.learner.rate, "images_per_second": self.speed(step)}
+                means = numbers_of(values)
+                speed = {"lr": self.learner.rate, "images_per_second": self.speed(step)}
+                numbers |= means | self.learner.shares(means) | speed
                 self.run.log(step, numbers)
             if saving:
                 self.save()

@@ -160,7 +160,8 @@ def test_a_refused_update_changes_nothing_and_the_next_one_works():
 
 def test_shares_add_up():
     learner, teacher = learner_of()
-    values = step(learner, teacher, sample_of())
-    shares = [value for key, value in values.items() if key.startswith("share/")]
+    values = {key: value.item() for key, value in step(learner, teacher, sample_of()).items()}
+    shares = learner.shares(values)
     assert len(shares) == 5
-    assert sum(shares).item() == pytest.approx(1)
+    assert sum(shares.values()) == pytest.approx(1)
+    assert shares["share/cwd"] == pytest.approx(3 * values["loss/cwd"] / values["loss"])
