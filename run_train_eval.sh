@@ -23,7 +23,7 @@ scenes)
     data_dir=${data_dir:-data/scenes}
     teacher_network=${teacher_network:-"--network espnet_c --network-options p=2 q=8"}
     student_network=${student_network:-"--network espnet_c --network-options p=2 q=3"}
-    teacher_flags=${teacher_flags:-"--num-steps 1000"}
+    teacher_flags=${teacher_flags:-"--num-steps 800"}
     train_flags=${train_flags:-"--preload --num-workers 1"}
     pi=${pi:-"weight=1"} pa=${pa:-"on=layer3"} ho=${ho:-"weight=0.01"}
     ;;

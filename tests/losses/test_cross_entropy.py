@@ -145,3 +145,15 @@ def test_aux_head_is_asked_for_only_where_it_has_a_weight():
 def test_labels_that_do_not_fit_are_an_error(loss, labels):
     with pytest.raises(ValueError, match=r"logits \(2, 5, 9, 13\) and labels"):
         loss(STUDENT_LOGITS, labels)
+
+
+def test_the_deterministic_form_gives_the_same_value_and_gradient():
+    results = []
+    for deterministic in (False, True):
+        torch.use_deterministic_algorithms(deterministic)
+        logits = STUDENT_LOGITS.clone().requires_grad_()
+        value = cross_entropy_loss(logits, LABELS)
+        value.backward()
+        results.append((value, logits.grad))
+    torch.use_deterministic_algorithms(False)
+    torch.testing.assert_close(*results)

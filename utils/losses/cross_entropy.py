@@ -96,9 +96,11 @@ def _check_labels(logits: Tensor, labels: Tensor) -> None:
 
 
 def _mean_cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int, num_valid: Tensor | None = None) -> Tensor:
-    # Not F.cross_entropy, which has no deterministic form for maps on CUDA.
-    own = _own_class(F.log_softmax(logits, dim=1), labels, ignore_index)
-    total = -own.masked_fill(labels == ignore_index, 0).sum()
+    if torch.are_deterministic_algorithms_enabled():  # F.cross_entropy has no deterministic form for maps on CUDA
+        own = _own_class(F.log_softmax(logits, dim=1), labels, ignore_index)
+        total = -own.masked_fill(labels == ignore_index, 0).sum()
+    else:
+        total = F.cross_entropy(logits, labels.long(), ignore_index=ignore_index, reduction="sum")
     count = (labels != ignore_index).sum() if num_valid is None else num_valid
     # Without a valid pixel the total is 0 and so is the mean, gradient included.
     return total / count.clamp(min=1e-6)
