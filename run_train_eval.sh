@@ -2,7 +2,7 @@
 # The ablation in one command: a teacher (trained here if none is given), the student alone and the student distilled,
 # with the same seeds; then all evaluated and compared. Every setting can be overridden from the environment:
 #   is_ho_use=false methods="--cwd weight=3" seeds="0 1 2" teacher=ckpt/teacher.pth dataset=cityscapes data_dir=DIR bash run_train_eval.sh
-# The defaults run on generated street scenes, without any download, in about ten minutes on two CPU cores.
+# The defaults run on generated street scenes, without any download, in about twelve minutes on two CPU cores.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"  # experiments/ source this file
 # Waiting OpenMP threads sleep: on a few busy cores, spinning ones slow a step down several times.
