@@ -8,7 +8,6 @@ from torch import Tensor
 from segdistill.utils.losses.base import (
     Batch,
     DistillationLoss,
-    SegmentationNetwork,
     SegmentationOutput,
     check_shapes,
     full_precision,
@@ -78,10 +77,6 @@ class ActivationBoundary(DistillationLoss):
         super().__init__(weight=weight, on=on, **settings)
         self.margin = margin
         self.connector = connector(student_channels, teacher_channels)
-
-    @classmethod
-    def between(cls, student: SegmentationNetwork, teacher: SegmentationNetwork, **settings) -> "ActivationBoundary":
-        return cls(*cls.channels_of(student, teacher, settings), **settings)
 
     def forward(self, student: SegmentationOutput, teacher: SegmentationOutput, batch: Batch) -> Tensor:
         student_map, teacher_map = self.maps(student, teacher)

@@ -45,7 +45,7 @@ class DistillationLoss(nn.Module):
     """A term of the total loss between one map of the student and one of the teacher.
 
     A method is a subclass with a ``flag``, ``forward`` and a constructor whose keyword-only parameters are its
-    settings. Positional parameters are facts about the networks (channel counts, classes); ``between`` finds them.
+    settings. Positional parameters (student_channels, teacher_channels, num_classes) are facts; ``between`` finds them.
     Parameters that a method owns train with the student's.
 
     Args:
@@ -83,8 +83,13 @@ class DistillationLoss(nn.Module):
     def between(
         cls, student: SegmentationNetwork, teacher: SegmentationNetwork, **settings: object
     ) -> "DistillationLoss":
-        """Build the method for two networks; a method that needs to know their channels overrides this."""
-        return cls(**settings)
+        """Build the method for two networks: its positional parameters, by name, are what it has to know of them."""
+        asked = inspect.signature(cls).parameters
+        facts = {"num_classes": student.num_classes}
+        if "student_channels" in asked:
+            channels = cls.channels_of(student, teacher, settings)
+            facts |= zip(("student_channels", "teacher_channels"), channels, strict=True)
+        return cls(**{name: fact for name, fact in facts.items() if name in asked}, **settings)
 
     @classmethod
     def channels_of(

@@ -12,7 +12,6 @@ from torch import Tensor
 from segdistill.utils.losses.base import (
     Batch,
     DistillationLoss,
-    SegmentationNetwork,
     SegmentationOutput,
     adapter_between,
     check_shapes,
@@ -153,10 +152,6 @@ class ChannelWise(DistillationLoss):
         check_words(norm, divergence, temperature)
         self.temperature, self.norm, self.divergence = temperature, norm, divergence
         self.adapter = adapter_between(student_channels, teacher_channels)
-
-    @classmethod
-    def between(cls, student: SegmentationNetwork, teacher: SegmentationNetwork, **settings) -> "ChannelWise":
-        return cls(*cls.channels_of(student, teacher, settings), **settings)
 
     def forward(self, student: SegmentationOutput, teacher: SegmentationOutput, batch: Batch) -> Tensor:
         student_map, teacher_map = self.maps(student, teacher)

@@ -13,7 +13,6 @@ from segdistill.utils.distributed import world_size
 from segdistill.utils.losses.base import (
     Batch,
     DistillationLoss,
-    SegmentationNetwork,
     SegmentationOutput,
     average_pool,
     check_shapes,
@@ -113,10 +112,6 @@ class CrossImageChannel(DistillationLoss):
         self.temperature, self.pool, self.contrast, self.channels = temperature, pool, contrast, channels
         self.projection = projection(student_channels, teacher_channels)
         self.queue = Queue(1, queue)
-
-    @classmethod
-    def between(cls, student: SegmentationNetwork, teacher: SegmentationNetwork, **settings) -> "CrossImageChannel":
-        return cls(*cls.channels_of(student, teacher, settings), **settings)
 
     def forward(self, student: SegmentationOutput, teacher: SegmentationOutput, batch: Batch) -> Tensor:
         student_map, teacher_map = self.maps(student, teacher)

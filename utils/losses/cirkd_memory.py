@@ -13,7 +13,6 @@ from segdistill.utils.distributed import gather_rows
 from segdistill.utils.losses.base import (
     Batch,
     DistillationLoss,
-    SegmentationNetwork,
     SegmentationOutput,
     check_shapes,
     full_precision,
@@ -207,10 +206,6 @@ class CrossImageMemory(DistillationLoss):
         self.factors = {name: factor for name, (factor, _, _) in terms.items()}
         self.queues = {name: Queue(num_classes, size) for name, (_, size, _) in terms.items()}
         self.counts = {name: contrast // num_classes + 1 for name, (_, _, contrast) in terms.items()}
-
-    @classmethod
-    def between(cls, student: SegmentationNetwork, teacher: SegmentationNetwork, **settings) -> "CrossImageMemory":
-        return cls(*cls.channels_of(student, teacher, settings), student.num_classes, **settings)
 
     def forward(self, student: SegmentationOutput, teacher: SegmentationOutput, batch: Batch) -> Tensor:
         student_map, teacher_map = self.maps(student, teacher)

@@ -11,7 +11,6 @@ from segdistill.utils.distributed import average_gradients
 from segdistill.utils.losses.base import (
     Batch,
     DistillationLoss,
-    SegmentationNetwork,
     SegmentationOutput,
     full_precision,
 )
@@ -59,10 +58,6 @@ class FactorTransfer(DistillationLoss):
         self.encoder = two_convolutions(teacher_channels, factors, factors).requires_grad_(False)
         self.decoder = two_convolutions(factors, factors, teacher_channels).requires_grad_(False)
         self.optimizer = torch.optim.Adam([*self.encoder.parameters(), *self.decoder.parameters()], lr)
-
-    @classmethod
-    def between(cls, student: SegmentationNetwork, teacher: SegmentationNetwork, **settings) -> "FactorTransfer":
-        return cls(*cls.channels_of(student, teacher, settings), **settings)
 
     def forward(self, student: SegmentationOutput, teacher: SegmentationOutput, batch: Batch) -> Tensor:
         student_map, teacher_map = (self.without_void(batch, x) for x in self.maps(student, teacher))

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from segdistill.utils.losses.base import (
     Batch,
     DistillationLoss,
-    SegmentationNetwork,
     SegmentationOutput,
     full_precision,
     resize,
@@ -139,10 +138,6 @@ class FeatureBased(DistillationLoss):
         self.channel_adapter = nn.Linear(student_channels, teacher_channels)
         self.spatial_adapter = nn.Conv2d(1, 1, 3, padding=1)
         self.relation_adapter = nn.Conv2d(student_channels, teacher_channels, 1)
-
-    @classmethod
-    def between(cls, student: SegmentationNetwork, teacher: SegmentationNetwork, **settings) -> "FeatureBased":
-        return cls(*cls.channels_of(student, teacher, settings), **settings)
 
     def forward(self, student: SegmentationOutput, teacher: SegmentationOutput, batch: Batch) -> Tensor:
         student_map, teacher_map = self.maps(student, teacher)

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from segdistill.utils.losses.base import (
     Batch,
     DistillationLoss,
-    SegmentationNetwork,
     SegmentationOutput,
     check_shapes,
     full_precision,
@@ -89,10 +88,6 @@ class FitNet(DistillationLoss):
         self.adapter = nn.Conv2d(student_channels, teacher_channels, 1, bias=False)
         if graph:
             self.adapter = nn.Sequential(GraphBlock(student_channels), self.adapter)
-
-    @classmethod
-    def between(cls, student: SegmentationNetwork, teacher: SegmentationNetwork, **settings) -> "FitNet":
-        return cls(*cls.channels_of(student, teacher, settings), **settings)
 
     def forward(self, student: SegmentationOutput, teacher: SegmentationOutput, batch: Batch) -> Tensor:
         student_map, teacher_map = self.maps(student, teacher)

@@ -10,7 +10,6 @@ from torch import Tensor
 from segdistill.utils.losses.base import (
     Batch,
     DistillationLoss,
-    SegmentationNetwork,
     SegmentationOutput,
     check_shapes,
     full_precision,
@@ -95,10 +94,6 @@ class IntraClass(DistillationLoss):
     def __init__(self, num_classes: int, *, weight: float = 200.0, on: str = "context", **settings):
         super().__init__(weight=weight, on=on, **settings)
         self.num_classes = num_classes
-
-    @classmethod
-    def between(cls, student: SegmentationNetwork, teacher: SegmentationNetwork, **settings) -> "IntraClass":
-        return cls(student.num_classes, **settings)
 
     def forward(self, student: SegmentationOutput, teacher: SegmentationOutput, batch: Batch) -> Tensor:
         student_map, teacher_map = self.maps(student, teacher)

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from segdistill.utils.losses.base import (
     Batch,
     DistillationLoss,
-    SegmentationNetwork,
     SegmentationOutput,
 )
 from segdistill.utils.losses.fitnet import fitnet_loss
@@ -75,10 +74,6 @@ class MaskedGenerative(DistillationLoss):
             nn.ReLU(inplace=True),
             nn.Conv2d(teacher_channels, teacher_channels, 3, padding=1),
         )
-
-    @classmethod
-    def between(cls, student: SegmentationNetwork, teacher: SegmentationNetwork, **settings) -> "MaskedGenerative":
-        return cls(*cls.channels_of(student, teacher, settings), **settings)
 
     def forward(self, student: SegmentationOutput, teacher: SegmentationOutput, batch: Batch) -> Tensor:
         student_map, teacher_map = self.maps(student, teacher)

@@ -10,7 +10,6 @@ from torch import Tensor
 from segdistill.utils.losses.base import (
     Batch,
     DistillationLoss,
-    SegmentationNetwork,
     SegmentationOutput,
     adapter_between,
     check_shapes,
@@ -95,10 +94,6 @@ class Mimic(DistillationLoss):
         super().__init__(weight=weight, on=on, **settings)
         self.distance, self.normalize = distance, normalize
         self.adapter = adapter_between(student_channels, teacher_channels)
-
-    @classmethod
-    def between(cls, student: SegmentationNetwork, teacher: SegmentationNetwork, **settings) -> "Mimic":
-        return cls(*cls.channels_of(student, teacher, settings), **settings)
 
     def forward(self, student: SegmentationOutput, teacher: SegmentationOutput, batch: Batch) -> Tensor:
         student_map, teacher_map = self.maps(student, teacher)

@@ -116,7 +116,7 @@ class Overhaul(DistillationLoss):
 
     @classmethod
     def between(cls, student: SegmentationNetwork, teacher: SegmentationNetwork, **settings) -> "Overhaul":
-        loss = cls(*cls.channels_of(student, teacher, settings), **settings)
+        loss = super().between(student, teacher, **settings)
         loss.margin.copy_(negative_mean(teacher.norm_before(loss.teacher_feature)))
         return loss
 

@@ -9,7 +9,6 @@ from torch import Tensor
 from segdistill.utils.losses.base import (
     Batch,
     DistillationLoss,
-    SegmentationNetwork,
     SegmentationOutput,
     adapter_between,
     check_shapes,
@@ -78,10 +77,6 @@ class Pearson(DistillationLoss):
     ):
         super().__init__(weight=weight, on=on, **settings)
         self.adapter = adapter_between(student_channels, teacher_channels)
-
-    @classmethod
-    def between(cls, student: SegmentationNetwork, teacher: SegmentationNetwork, **settings) -> "Pearson":
-        return cls(*cls.channels_of(student, teacher, settings), **settings)
 
     def forward(self, student: SegmentationOutput, teacher: SegmentationOutput, batch: Batch) -> Tensor:
         student_map, teacher_map = self.maps(student, teacher)
