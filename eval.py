@@ -6,7 +6,6 @@ The network, its class count and the input convention are read from the file, ou
 """
 
 import argparse
-import hashlib
 from pathlib import Path
 
 import torch
@@ -75,7 +74,6 @@ def summarise(
 ) -> dict:
     """What was evaluated, how, and the figures, as plain data; a class that never occurs has None."""
     accuracy = confusion.class_accuracy()
-    names = "\n".join(pair.image.name for pair in dataset.pairs)
     return {
         "checkpoint": str(options.checkpoint),
         "sha256": report.sha256,
@@ -85,7 +83,7 @@ def summarise(
         "split": options.split,
         "data_list": options.data_list,
         "num_images": len(dataset),
-        "images": hashlib.sha256(names.encode()).hexdigest(),
+        "images": dataset.digest(),
         "protocol": {"prediction": "whole image", "count_void": options.count_void},
         "mean_iou": confusion.mean_iou(options.count_void),
         "pixel_accuracy": confusion.pixel_accuracy(options.count_void),

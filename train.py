@@ -41,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     each = [options, *options.also]
     runs = [Run(one) for one in each]
     train_set, val_set = build_datasets(options)
+    for run in runs:
+        run.check_data(train_set.digest())
     students = [Student(one, run, val_set, device) for one, run in zip(each, runs, strict=True)]
     teacher = build_teacher(options, students, val_set, device) if options.T_ckpt_path else None
     for student in students:

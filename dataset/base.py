@@ -1,5 +1,6 @@
 """What all data sets share: pairing, decoding, ids to train ids, and the errors that bad files deserve."""
 
+import hashlib
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -125,6 +126,10 @@ class SegmentationDataset(torch.utils.data.Dataset):
 
     def __len__(self) -> int:
         return len(self.pairs)
+
+    def digest(self) -> str:
+        """SHA-256 of the images' names in their order: what tells one choice of images from another."""
+        return hashlib.sha256("\n".join(pair.image.name for pair in self.pairs).encode()).hexdigest()
 
     def __getitem__(self, key: int | tuple[int, int]) -> Sample:
         epoch, index = key if isinstance(key, tuple) else (0, key)

@@ -293,6 +293,12 @@ def test_a_run_may_be_moved_renamed_and_continued_for_longer(tiny, tmp_path):
     assert "continued" in (tmp_path / "renamed/report.md").read_text()
 
 
+def test_a_run_is_not_continued_on_other_images(tiny, tmp_path, few_labels):
+    train.main(arguments(tiny, tmp_path, "run", [], *few_labels[:2], "--num-steps", "2"))
+    with pytest.raises(ValueError, match="not the training images"):
+        train.main(arguments(tiny, tmp_path, "run", [], "--num-steps", "3", "--resume"))
+
+
 def test_an_option_that_the_run_did_not_know_has_its_default(tiny, tmp_path):
     train.main(arguments(tiny, tmp_path, "run", ["--pi"], "--num-steps", "2"))
     path = tmp_path / "run/options.json"

@@ -90,6 +90,12 @@ class Run:
         if self.state and before.exists() and read_json(before)["sha256"] != sha256:
             raise ValueError(f"this is not the teacher that {self.folder} was started with ({before})")
 
+    def check_data(self, digest: str) -> None:
+        """Raise ValueError if this is a run to be continued that was started with other training images."""
+        self.data = digest
+        if self.state and self.state.get("data", digest) != digest:
+            raise ValueError(f"these are not the training images that {self.folder} was started with")
+
     def open(self) -> None:
         """Make the folder this process's own and begin to write; a run without a checkpoint leaves no trace in it.
 

@@ -103,7 +103,9 @@ class Student:
         return (step - before) * self.options.batch_size / (self.logged[1] - then)
 
     def save(self) -> None:
-        self.run.save(self.run.last, {"step": self.step, "best": self.best, **self.learner.state_dict()})
+        self.run.save(
+            self.run.last, {"step": self.step, "best": self.best, "data": self.run.data, **self.learner.state_dict()}
+        )
 
     def validate(self) -> dict[str, float]:
         """Scores on the validation split, with pictures of two of its images: image, truth, prediction."""
