@@ -28,8 +28,8 @@ scenes)
     pi=${pi:-"weight=1"} pa=${pa:-"on=layer3"} ho=${ho:-"weight=0.01"}
     ;;
 *)
-    teacher_network=${teacher_network:-"--network pspnet --network-options backbone=resnet101"}
-    student_network=${student_network:-"--network pspnet --network-options backbone=resnet18"}
+    teacher_network=${teacher_network:-"--network pspnet --network-options backbone=resnet101_v1s"}
+    student_network=${student_network:-"--network pspnet --network-options backbone=resnet18_v1s"}
     ;;
 esac
 data_dir=${data_dir:?the folder of $dataset}

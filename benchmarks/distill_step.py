@@ -33,8 +33,8 @@ def main() -> None:
     layout = {"device": device, "memory_format": torch.channels_last}
 
     torch.manual_seed(0)
-    student = build_network("pspnet", 19, backbone="resnet18").to(**layout)
-    teacher = Teacher(build_network("pspnet", 19, backbone="resnet101"), CAFFE, CAFFE, **layout)
+    student = build_network("pspnet", 19, backbone="resnet18_v1s").to(**layout)
+    teacher = Teacher(build_network("pspnet", 19, backbone="resnet101_v1s"), CAFFE, CAFFE, **layout)
     side = (arguments.batch_size, 3, arguments.size, arguments.size)
     images = torch.randn(side, device=device).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(0, 19, (side[0], *side[2:]), device=device)

@@ -40,7 +40,7 @@ if FALLBACK["cuda"]:
     measure "$PYTHON" benchmarks/abn.py --device cuda
     SEGDISTILL_ABN=python measure "$PYTHON" benchmarks/abn.py --device cuda
     measure "$PYTHON" benchmarks/memory.py --device cuda
-    measure "$PYTHON" benchmarks/memory.py --device cuda --backbone resnet101
+    measure "$PYTHON" benchmarks/memory.py --device cuda --backbone resnet101_v1s
     measure "$PYTHON" benchmarks/distill_step.py --device cuda --batch-size 8
     printf '\n%s' "$failed"
     [ -z "$failed" ]

@@ -1,7 +1,7 @@
 """What a training step of PSPNet keeps between its forward and its backward pass, under each memory lever.
 
     python benchmarks/memory.py
-    python benchmarks/memory.py --backbone resnet101
+    python benchmarks/memory.py --backbone resnet101_v1s
     python benchmarks/memory.py --device cuda    # real steps: the peak that the allocator saw
 
 Counted on fake tensors with saved-tensor hooks: bytes of distinct storages, parameters and buffers aside. The network
@@ -64,7 +64,7 @@ def measure_peak(backbone: str, shape: tuple[int, ...], bfloat16: bool, **option
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--backbone", default="resnet18")
+    parser.add_argument("--backbone", default="resnet18_v1s")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--device", choices=["fake", "cuda"], default="fake")

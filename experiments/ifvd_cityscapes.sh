@@ -5,8 +5,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 dataset=cityscapes
-teacher_network="--network pspnet --network-options backbone=resnet101"
-student_network="--network pspnet --network-options backbone=resnet18"
+teacher_network="--network pspnet --network-options backbone=resnet101_v1s"
+student_network="--network pspnet --network-options backbone=resnet18_v1s"
 train_flags="--input-size 512,512 --random-scale false --random-mirror false --batch-size 8 --num-steps 40000
     --optimizer sgd --lr-g 1e-2 --weight-decay 5e-4 --num-workers 8"
 is_pi_use=false is_pa_use=false

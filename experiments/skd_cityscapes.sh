@@ -5,8 +5,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 dataset=cityscapes
-teacher_network="--network pspnet --network-options backbone=resnet101"
-student_network="--network pspnet --network-options backbone=resnet18"
+teacher_network="--network pspnet --network-options backbone=resnet101_v1s"
+student_network="--network pspnet --network-options backbone=resnet18_v1s"
 train_flags="--input-size 512,512 --random-scale --scale-range 0.7 2.1 --random-mirror --batch-size 8 --num-steps 40000
     --optimizer sgd --lr-g 1e-2 --weight-decay 5e-4 --num-workers 8"
 pi="weight=80"  # 10 there, summed over the batch of 8

@@ -1,4 +1,4 @@
-"""The model zoo: ``build_network("pspnet", num_classes=19, backbone="resnet18")``."""
+"""The model zoo: ``build_network("pspnet", num_classes=19, backbone="resnet18_v1s")``."""
 
 import inspect
 

@@ -1,4 +1,4 @@
-"""PSPNet (Zhao et al., CVPR 2017), as in SKD, CWD and IFVD: output stride 8, widths 128 (resnet18) and 512."""
+"""PSPNet (Zhao et al., CVPR 2017), as in SKD, CWD and IFVD: output stride 8, widths 128 (resnet18_v1s) and 512."""
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +38,7 @@ class PSPNet(SegmentationNetwork):
 
     Args:
         num_classes: channels of the logits.
-        backbone: resnet18, resnet50 or resnet101.
+        backbone: resnet18_v1s, resnet50_v1s or resnet101_v1s.
         norm: name of a normalisation factory in ``libs``.
         activation: of the backbone: relu as in the originals, or leaky_relu, which can be fused in place.
         checkpoint_blocks: recompute the backbone's blocks in the backward pass instead of keeping their maps.
@@ -48,7 +48,7 @@ class PSPNet(SegmentationNetwork):
         self,
         num_classes: int,
         *,
-        backbone: str = "resnet18",
+        backbone: str = "resnet18_v1s",
         norm: str = "batch_norm",
         activation: str = "relu",
         checkpoint_blocks: bool = False,

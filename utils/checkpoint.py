@@ -5,50 +5,18 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from segdistill.dataset import Normalization
-from segdistill.dataset.normalization import CAFFE
 from segdistill.network import build_network
+from segdistill.utils import weights as families
+from segdistill.utils.weights import Weights
 
 FORMAT_VERSION = 1
-
-# ESPNet's conventions, BGR. Its own releases divide by 255 after standardising; SKD's do not.
-ESPNET_CITYSCAPES = Normalization(
-    "BGR",
-    (72.3923110961914, 82.908935546875, 73.15840148925781),
-    (45.31922149658203, 46.15289306640625, 44.914833068847656),
-    1 / 255,
-)
-ESPNET_CAMVID = Normalization(
-    "BGR",
-    (110.3310546875, 108.40888977050781, 105.03321838378906),
-    (72.12568664550781, 72.69076538085938, 69.90434265136719),
-    1 / 255,
-)
-SKD_ESPNET = Normalization("BGR", (73.18188461, 82.93553322, 72.41519599), (45.3199, 46.1528, 44.9148))
-
-
-@dataclass
-class Weights:
-    """A recognised file: the state dict in our key names and what it says about its network.
-
-    family: "segdistill", "pspnet" (SKD, CWD, IFVD and the segmentation toolbox), "espnet" (the authors' releases),
-    "skd_espnet" or "imagenet_resnet" (a backbone alone). config: the arguments of ``build_network``.
-    """
-
-    family: str
-    state_dict: dict[str, Tensor]
-    config: dict
-    normalization: Normalization
-    source: str = "a state dict"
-    sha256: str | None = None
-    skipped: list[str] = field(default_factory=list)
-    classes: tuple[str, ...] | None = None
 
 
 @dataclass
@@ -191,94 +159,7 @@ def recognise(content: Mapping, source: str = "the state dict") -> Weights:
         return Weights("segdistill", content["state_dict"], content["config"], normalization, source, classes=classes)
     if isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
-    state_dict = {key.removeprefix("module."): value for key, value in content.items()}
-
-    if any(key.startswith("pspmodule.") for key in state_dict) or "head.0.bottleneck.0.weight" in state_dict:
-        return recognise_pspnet(state_dict, source)
-    if "encoder.level1.conv.weight" in state_dict or "level1.conv.weight" in state_dict:
-        return recognise_espnet(state_dict, source)
-    if "layer4.0.conv1.weight" in state_dict:
-        return recognise_backbone(state_dict, source)
-    raise ValueError(f"{source} belongs to no family known here; its keys begin {', '.join(list(state_dict)[:5])}")
-
-
-def recognise_pspnet(state_dict: dict[str, Tensor], source: str) -> Weights:
-    """SKD, CWD, IFVD and the segmentation toolbox (where the head is Sequential(pyramid, classifier))."""
-    if "head.0.bottleneck.0.weight" in state_dict:
-        toolbox = {"head.0.": "pspmodule.", "head.1.": "head."}
-        state_dict = {toolbox.get(key[:7], key[:7]) + key[7:]: value for key, value in state_dict.items()}
-    skipped = [key for key in state_dict if key.startswith("fc.")]
-    backbone = re.compile(r"(conv\d|bn\d|layer\d)\.")
-    renamed = {
-        f"backbone.{key}" if backbone.match(key) else key: value
-        for key, value in state_dict.items()
-        if key not in skipped
-    }
-    config = {"name": "pspnet", "num_classes": len(state_dict["head.weight"]), "backbone": name_of_resnet(state_dict)}
-    return Weights("pspnet", plain_gamma(renamed), config, CAFFE, source, skipped=skipped)
-
-
-def recognise_espnet(state_dict: dict[str, Tensor], source: str) -> Weights:
-    """The authors' releases (void is a class: 20 or 12 channels) and SKD's (19 or 11, encoder keys without prefix)."""
-    decoder = "conv.conv.weight" in state_dict
-    if "classifier_1.conv.weight" in state_dict:
-        flat = ("br.", "conv.", "classifier.", "up_l", "level3_C.", "combine_l2_l3.")
-        state_dict = {
-            key if key.startswith(flat) else f"encoder.{key.replace('classifier_1', 'classifier')}": value
-            for key, value in state_dict.items()
-        }
-    prefix = "encoder." if decoder else ""
-    num_classes = len(state_dict[f"{prefix}classifier.conv.weight"])
-    config = {
-        "name": "espnet" if decoder else "espnet_c",
-        "num_classes": num_classes,
-        "p": count_blocks(state_dict, f"{prefix}level2"),
-        "q": count_blocks(state_dict, f"{prefix}level3"),
-    }
-    if decoder:
-        channels = state_dict["conv.conv.weight"].shape[1] - num_classes
-        config["skip"] = {19: "fused", 16: "stem"}.get(channels, f"of {channels} channels")
-    if num_classes == 12:
-        return Weights("espnet", state_dict, config, ESPNET_CAMVID, source)
-    if num_classes == 20:
-        return Weights("espnet", state_dict, config, ESPNET_CITYSCAPES, source)
-    return Weights("skd_espnet", state_dict, config, SKD_ESPNET, source)
-
-
-def recognise_backbone(state_dict: dict[str, Tensor], source: str) -> Weights:
-    """ImageNet weights of the ResNet with a three-convolution stem, as SKD, CWD and IFVD start from."""
-    if "conv3.weight" not in state_dict:
-        raise ValueError(
-            f"{source} is a ResNet with a 7x7 stem (torchvision's); the backbones here have the three-convolution stem "
-            "of resnet18-imagenet.pth / resnet101-imagenet.pth: see docs/checkpoints.md"
-        )
-    skipped = [key for key in state_dict if key.startswith("fc.")]
-    renamed = {f"backbone.{key}": value for key, value in state_dict.items() if key not in skipped}
-    return Weights("imagenet_resnet", renamed, {}, CAFFE, source, skipped=skipped)
-
-
-def name_of_resnet(state_dict: Mapping[str, Tensor]) -> str:
-    depth = count_blocks(state_dict, "layer3")
-    names = {2: "resnet18", 6: "resnet50", 23: "resnet101"}
-    if depth not in names:
-        raise ValueError(f"a ResNet with {depth} blocks in layer3 is not known; known: {names}")
-    return names[depth]
-
-
-def count_blocks(state_dict: Mapping[str, Tensor], prefix: str) -> int:
-    return len({match[1] for key in state_dict if (match := re.match(rf"{re.escape(prefix)}\.(\d+)\.", key))})
-
-
-def plain_gamma(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Undo the in-place layers' convention: they scale by |gamma| + 1e-5, BatchNorm2d by gamma.
-
-    A file without BatchNorm counters comes from those layers; a negative gamma in it proves that the sign is unused.
-    """
-    norms = [key[: -len("running_var")] + "weight" for key in state_dict if key.endswith("running_var")]
-    counted = any(key.endswith("num_batches_tracked") for key in state_dict)
-    if counted or all((state_dict[key] >= 0).all() for key in norms):
-        return state_dict
-    return {key: value.abs() + 1e-5 if key in norms else value for key, value in state_dict.items()}
+    return families.recognise({key.removeprefix("module."): value for key, value in content.items()}, source)
 
 
 def export_weights(network: nn.Module, normalization: Normalization, **card) -> dict:

@@ -1,7 +1,4 @@
-"""ResNet for segmentation: three-convolution stem, output stride 8 (dilated layer3 and layer4).
-
-The variant of SKD, CWD, IFVD and the segmentation toolbox before them; parameter names are theirs.
-"""
+"""ResNet for segmentation: output stride 8 (dilated layer3 and layer4), parameter names of torchvision and SKD."""
 
 from collections.abc import Callable, Collection
 from contextlib import nullcontext
@@ -108,6 +105,7 @@ class ResNet(nn.Module):
     Args:
         block: BasicBlock or Bottleneck.
         depths: blocks per layer.
+        stem: "deep", three 3x3 convolutions to 128 channels as in SKD, or "plain", one of 7x7 to 64.
         norm: name of a normalisation factory in ``libs``.
         activation: "relu" as in the originals, or "leaky_relu", with which every pair of BatchNorm and activation
             can be fused in place (Rota Bulo et al., CVPR 2018).
@@ -118,6 +116,7 @@ class ResNet(nn.Module):
         self,
         block: type[BasicBlock] | type[Bottleneck],
         depths: tuple[int, int, int, int],
+        stem: str = "deep",
         norm: str = "batch_norm",
         activation: str = "relu",
         checkpoint_blocks: bool = False,
@@ -127,15 +126,18 @@ class ResNet(nn.Module):
             raise ValueError(f"unknown backbone activation {activation!r}; known: leaky_relu, relu")
         make_norm = get_norm(norm)
         self.checkpoint_blocks = checkpoint_blocks
-        self.conv1 = conv3x3(3, 64, stride=2)
+        deep = stem == "deep"
+        self.conv1 = conv3x3(3, 64, stride=2) if deep else nn.Conv2d(3, 64, 7, 2, padding=3, bias=False)
         self.bn1 = make_norm(64, activation=activation)
-        self.conv2 = conv3x3(64, 64)
-        self.bn2 = make_norm(64, activation=activation)
-        self.conv3 = conv3x3(64, 128)
-        self.bn3 = make_norm(128, activation=activation)
+        if deep:
+            self.conv2 = conv3x3(64, 64)
+            self.bn2 = make_norm(64, activation=activation)
+            self.conv3 = conv3x3(64, 128)
+            self.bn3 = make_norm(128, activation=activation)
+        self.deep = deep
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=True)
 
-        in_channels = 128
+        in_channels = 128 if deep else 64
         self.features = {}
         for number, (depth, stride, dilation) in enumerate(zip(depths, (1, 2, 1, 1), (1, 1, 2, 4), strict=True), 1):
             width = 64 * 2 ** (number - 1)
@@ -153,8 +155,9 @@ class ResNet(nn.Module):
     def forward(self, images: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
         """The maps named in ``wanted``."""
         x = self.bn1(self.conv1(images))
-        x = self.bn2(self.conv2(x))
-        x = self.maxpool(self.bn3(self.conv3(x)))
+        if self.deep:
+            x = self.bn3(self.conv3(self.bn2(self.conv2(x))))
+        x = self.maxpool(x)
         maps = {}
         for name in ("layer1", "layer2", "layer3", "layer4"):
             *blocks, last = getattr(self, name)

@@ -9,7 +9,7 @@ from segdistill.network import build_network
 
 def count(**options):
     with torch.device("meta"):
-        network = build_network("pspnet", 19, backbone="resnet18", **options).train()
+        network = build_network("pspnet", 19, backbone="resnet18_v1s", **options).train()
         return saved_bytes(network, torch.empty(8, 3, 512, 512))
 
 

@@ -7,7 +7,7 @@ from segdistill.network import NETWORKS, build_network
 from segdistill.network.base import freeze_idle
 
 NUM_CLASSES = 5
-OPTIONS = {"pspnet": [{"backbone": "resnet18"}, {"backbone": "resnet50"}]}
+OPTIONS = {"pspnet": [{"backbone": "resnet18_v1s"}, {"backbone": "resnet50_v1s"}]}
 CASES = [(name, options) for name in NETWORKS for options in OPTIONS.get(name, [{}])]
 each_network = pytest.mark.parametrize(("name", "options"), CASES)
 
@@ -123,8 +123,8 @@ def test_saved_weights_rebuild_the_network_from_its_config(name, options, tmp_pa
 @pytest.mark.parametrize(
     ("name", "options", "num_classes", "count"),
     [
-        ("pspnet", {"backbone": "resnet18"}, 19, 13_068_262),
-        ("pspnet", {"backbone": "resnet101"}, 11, 70_429_142),
+        ("pspnet", {"backbone": "resnet18_v1s"}, 19, 13_068_262),
+        ("pspnet", {"backbone": "resnet101_v1s"}, 11, 70_429_142),
         ("espnet_c", {}, 19, 349_193),
     ],
 )
@@ -151,8 +151,8 @@ def test_activation_checkpointing_changes_memory_and_nothing_else():
     ("arguments", "message"),
     [
         ({"name": "unet"}, "pspnet"),
-        ({"name": "pspnet", "backbone": "resnet7"}, "resnet18"),
-        ({"name": "espnet", "backbone": "resnet18"}, "no option backbone; known: p, q, skip"),
+        ({"name": "pspnet", "backbone": "resnet7"}, "resnet18_v1s"),
+        ({"name": "espnet", "backbone": "resnet18_v1s"}, "no option backbone; known: p, q, skip"),
         ({"name": "espnet", "norm": "group"}, "batch_norm"),
         ({"name": "espnet", "skip": "none"}, "fused"),
         ({"name": "espnet_c", "depth": 3}, "depth"),

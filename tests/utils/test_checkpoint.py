@@ -7,18 +7,16 @@ import torch
 from segdistill.dataset.normalization import CAFFE, IMAGENET, Normalization
 from segdistill.network import build_network
 from segdistill.utils.checkpoint import (
-    ESPNET_CAMVID,
-    ESPNET_CITYSCAPES,
-    SKD_ESPNET,
     atomic_save,
     export_weights,
     load_network,
     load_weights,
     read_weights,
 )
+from segdistill.utils.weights.espnet import ESPNET_CAMVID, ESPNET_CITYSCAPES, SKD_ESPNET
 
 
-def original_pspnet(backbone="resnet18", num_classes=5):
+def original_pspnet(backbone="resnet18_v1s", num_classes=5):
     """A state dict in the key names of SKD, without BatchNorm counters, as its in-place layers wrote it."""
     network = build_network("pspnet", num_classes, backbone=backbone)
     return {
@@ -70,10 +68,10 @@ def test_espnet_files_are_told_apart(num_classes, flat, family, normalization, s
         load_network({prefix + key: value for key, value in state_dict.items()})
 
 
-@pytest.mark.parametrize("backbone", ["resnet18", "resnet50"])
+@pytest.mark.parametrize("backbone", ["resnet18_v1s", "resnet50_v1s"])
 def test_pspnet_files_of_the_originals_load(backbone):
     network, report = load_network(original_pspnet(backbone))
-    assert (report.family, report.normalization, report.missing) == ("pspnet", CAFFE, [])
+    assert (report.family, report.normalization, report.missing) == ("skd", CAFFE, [])
     assert network.config == {"name": "pspnet", "num_classes": 5, "backbone": backbone}
 
 
@@ -104,7 +102,7 @@ def test_negative_gammas_of_batch_norm_keep_their_sign():
 def test_an_imagenet_backbone_loads_into_its_place_and_nowhere_else():
     source = original_pspnet()
     backbone = {key: value for key, value in source.items() if not key.startswith(("pspmodule", "head", "dsn"))}
-    network = build_network("pspnet", 19, backbone="resnet18")
+    network = build_network("pspnet", 19, backbone="resnet18_v1s")
     head = network.head.weight.clone()
     report = load_weights(network, {**backbone, "fc.weight": torch.zeros(1000, 512)})
     assert (report.family, report.normalization) == ("imagenet_resnet", CAFFE)
@@ -118,12 +116,12 @@ def test_an_imagenet_backbone_loads_into_its_place_and_nowhere_else():
 def test_torchvision_backbones_are_refused_with_the_reason():
     state_dict = {"conv1.weight": torch.zeros(64, 3, 7, 7), "layer4.0.conv1.weight": torch.zeros(1)}
     with pytest.raises(ValueError, match="7x7 stem"):
-        load_weights(build_network("pspnet", 19, backbone="resnet18"), state_dict)
+        load_weights(build_network("pspnet", 19, backbone="resnet18_v1s"), state_dict)
 
 
 def test_another_class_count_is_an_error_unless_the_classifier_is_skipped():
-    source = build_network("pspnet", 5, backbone="resnet18")
-    network = build_network("pspnet", 3, backbone="resnet18")
+    source = build_network("pspnet", 5, backbone="resnet18_v1s")
+    network = build_network("pspnet", 3, backbone="resnet18_v1s")
     exported = export_weights(source, IMAGENET)
     with pytest.raises(ValueError, match=r"(?s)5 classes, the network 3.*head.bias: \(5,\) -> \(3,\)"):
         load_weights(network, exported)

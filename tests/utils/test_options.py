@@ -36,7 +36,7 @@ def teacher(tmp_path):
         (["--ohem", "--batch-size", "2"], "--ohem keeps 100000 pixels at least, but a process sees"),
         (["--ohem", "min_kept=100", "threshold=2"], "at most 1"),
         ([*PSPNET, "--network-options", "q=3"], "pspnet has no setting 'q=3'"),
-        ([*ESPNET, "--network-options", "backbone=resnet18"], "espnet_c has no setting"),
+        ([*ESPNET, "--network-options", "backbone=resnet18_v1s"], "espnet_c has no setting"),
         ([*ESPNET, "--network-options", "norm=inplace_abn"], "espnet_c has no setting"),
         ([*ESPNET, "--network-options", "p=two"], "expected a number"),
         ([*ESPNET, "--student-pretrain-model-imgnet", __file__], "has no backbone"),
@@ -151,7 +151,7 @@ def test_names_of_runs_tell_runs_apart(teacher):
         [*teacher, "--pi"],
         [*teacher, "--pi", "weight=3"],
         [*teacher, "--pi", "--pa"],
-        ["--network-options", "backbone=resnet50"],
+        ["--network-options", "backbone=resnet50_v1s"],
     )
     names = [parse_options(change).save_name for change in changes]
     assert len(set(names)) == len(names)

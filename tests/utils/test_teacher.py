@@ -35,7 +35,7 @@ def camvid(tmp_path):
 
 def make_teacher(num_classes=11, **options):
     torch.manual_seed(0)
-    network = build_network("pspnet", num_classes, backbone="resnet18")
+    network = build_network("pspnet", num_classes, backbone="resnet18_v1s")
     return Teacher(network, IMAGENET, IMAGENET, **options)
 
 
@@ -101,7 +101,7 @@ def test_normalisation_orders_channels_and_scales():
 
 
 def test_a_teacher_is_read_from_a_file_and_says_what_it_is(camvid, tmp_path):
-    network = build_network("pspnet", 11, backbone="resnet18")
+    network = build_network("pspnet", 11, backbone="resnet18_v1s")
     atomic_save(export_weights(network, CAFFE), tmp_path / "teacher.pth")
     teacher = Teacher.from_checkpoint(tmp_path / "teacher.pth", IMAGENET)
     assert teacher.normalization == CAFFE

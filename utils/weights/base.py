@@ -1,0 +1,42 @@
+"""What a file of weights becomes, whoever wrote it."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from segdistill.dataset import Normalization
+
+
+@dataclass
+class Weights:
+    """A recognised file: the state dict in our key names and what it says about its network.
+
+    family: the file of ``segdistill.utils.weights`` that read it. config: the arguments of ``build_network``; empty
+    for a backbone alone. skipped: entries of the file that no network of ours has a place for.
+    """
+
+    family: str
+    state_dict: dict[str, Tensor]
+    config: dict
+    normalization: Normalization
+    source: str = "a state dict"
+    sha256: str | None = None
+    skipped: list[str] = field(default_factory=list)
+    classes: tuple[str, ...] | None = None
+
+
+def count_blocks(state_dict: Mapping[str, Tensor], prefix: str) -> int:
+    """How many different numbers follow ``prefix.`` in the keys."""
+    return len({match[1] for key in state_dict if (match := re.match(rf"{re.escape(prefix)}\.(\d+)\.", key))})
+
+
+def name_of_resnet(state_dict: Mapping[str, Tensor], prefix: str = "") -> str:
+    """The name in ``segdistill.network.backbone`` of the ResNet under ``prefix``."""
+    depth = count_blocks(state_dict, f"{prefix}layer3")
+    names = {2: "resnet18", 6: "resnet50", 23: "resnet101"}
+    if depth not in names:
+        raise ValueError(f"a ResNet with {depth} blocks in layer3 is not known; known: {names}")
+    deep = f"{prefix}conv3.weight" in state_dict or f"{prefix}conv1.6.weight" in state_dict
+    return names[depth] + ("_v1s" if deep else "")
