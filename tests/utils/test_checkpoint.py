@@ -3,6 +3,7 @@ import pickle
 
 import pytest
 import torch
+import torchvision
 
 from segdistill.dataset.normalization import CAFFE, IMAGENET, Normalization
 from segdistill.network import build_network
@@ -105,7 +106,7 @@ def test_an_imagenet_backbone_loads_into_its_place_and_nowhere_else():
     network = build_network("pspnet", 19, backbone="resnet18_v1s")
     head = network.head.weight.clone()
     report = load_weights(network, {**backbone, "fc.weight": torch.zeros(1000, 512)})
-    assert (report.family, report.normalization) == ("imagenet_resnet", CAFFE)
+    assert (report.family, report.normalization) == ("imagenet", CAFFE)
     assert all(key.startswith(("pspmodule.", "head.", "dsn.")) for key in report.missing)
     assert torch.equal(network.backbone.conv1.weight, source["conv1.weight"])
     assert torch.equal(network.head.weight, head)
@@ -113,10 +114,14 @@ def test_an_imagenet_backbone_loads_into_its_place_and_nowhere_else():
         load_network(backbone)
 
 
-def test_torchvision_backbones_are_refused_with_the_reason():
-    state_dict = {"conv1.weight": torch.zeros(64, 3, 7, 7), "layer4.0.conv1.weight": torch.zeros(1)}
-    with pytest.raises(ValueError, match="7x7 stem"):
-        load_weights(build_network("pspnet", 19, backbone="resnet18_v1s"), state_dict)
+def test_torchvision_backbones_load_and_another_stem_is_an_error():
+    state_dict = torchvision.models.resnet18(weights=None).state_dict()
+    network = build_network("pspnet", 3, backbone="resnet18")
+    report = load_weights(network, state_dict)
+    assert (report.family, report.normalization, report.skipped) == ("imagenet", IMAGENET, ["fc.weight", "fc.bias"])
+    assert torch.equal(network.backbone.conv1.weight, state_dict["conv1.weight"])
+    with pytest.raises(ValueError, match=r"conv1\.weight"):
+        load_weights(build_network("pspnet", 3, backbone="resnet18_v1s"), state_dict)
 
 
 def test_another_class_count_is_an_error_unless_the_classifier_is_skipped():
