@@ -120,6 +120,8 @@ def build_datasets(options: argparse.Namespace) -> tuple[SegmentationDataset, Se
         unlabelled_list=options.unlabelled_list,
     )
     val_set = build_dataset(options.dataset, options.data_dir, "val")
+    if options.num_labels:
+        train_set.keep_labels(options.num_labels)
     require_labels(train_set)
     if options.preload:
         train_set.preload()

@@ -45,6 +45,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_switch(data, "--random-scale", "scale each sample by a factor in --scale-range (recipe)", None)
     data.add_argument("--scale-range", type=positive, nargs=2, metavar=("MIN", "MAX"), help="(recipe)")
     add_switch(data, "--random-mirror", "mirror half of the samples (recipe)", None)
+    data.add_argument("--num-labels", type=count, metavar="N", help="keep the labels of N images, evenly spaced (all)")
     data.add_argument("--unlabelled-list", metavar="FILE", help="images without labels, one a line, to be distilled")
     data.add_argument(
         "--unlabelled-share", type=number(float, above=0), metavar="S", help="their part of every batch (0.5)"
@@ -179,7 +180,7 @@ def beside(options: argparse.Namespace, parser: argparse.ArgumentParser) -> argp
             parser.error(str(error))
         if name in names:
             parser.error(f"--also {name}: another student has this name")
-        if options.unlabelled_list and not terms:
+        if options.unlabelled_share and not terms:
             parser.error(
                 f"--also {name}: images without labels teach a student alone nothing; train it in a run of its own"
             )
@@ -239,15 +240,15 @@ def contradictions(options: argparse.Namespace, given: set[str]) -> list[str]:
     if options.teacher_cache and not options.views:
         problems.append("--teacher-cache needs --views K: without it no sample comes twice")
     if options.unlabelled_share is not None:
-        if not options.unlabelled_list:
-            problems.append("--unlabelled-share has no effect without --unlabelled-list")
+        if not options.unlabelled_list and not options.num_labels:
+            problems.append("--unlabelled-share has no effect without --unlabelled-list or --num-labels")
         elif not 0 < num_unlabelled(options) < options.batch_size:
             problems.append(
                 f"--unlabelled-share {options.unlabelled_share} of a batch of {options.batch_size} leaves no labelled "
                 "or no unlabelled image in it"
             )
-    if options.unlabelled_list and not options.terms and not options.check:
-        problems.append("--unlabelled-list teaches nothing without a distillation method")
+    if options.unlabelled_share and not options.terms and not options.check:
+        problems.append("images without labels teach nothing without a distillation method")
     if "scale_range" in given and not options.random_scale:
         problems.append("--scale-range has no effect without --random-scale")
     least, greatest = options.scale_range
