@@ -1,7 +1,7 @@
 """Files of tensors, read without running anything that is in them: PyTorch's two formats and safetensors.
 
 Why nothing can run: a pickle reaches the world only through the names that it asks for, and ``find_class`` answers with
-the rebuilding of a tensor, two containers, data types, and for all else ``Stranger``, which takes anything and does
+the rebuilding of a tensor, three containers, data types, and for all else ``Stranger``, which takes anything and does
 nothing. No name is looked up in a module, nothing is imported. BUILD, which sets attributes, and the registry of
 extension codes are switched off, so that a file cannot change those few answers for the next one either.
 """
@@ -55,11 +55,10 @@ class Foreign(Exception):
 class Stranger:
     """Stands for whatever a pickle names that is neither tensor nor container: takes anything, does nothing."""
 
+    state = None
+
     def __new__(cls, *_, **__):
         return object.__new__(Stranger)
-
-    def __init__(self, *_, **__):
-        self.state = None
 
     def __call__(self, *_, **__):
         return Stranger()
@@ -79,6 +78,7 @@ def rebuild_parameter(data: Tensor, *_: object) -> Tensor:
 
 KNOWN = {
     ("collections", "OrderedDict"): collections.OrderedDict,
+    ("__builtin__", "set"): set,
     ("torch", "Size"): torch.Size,
     ("torch._utils", "_rebuild_tensor"): rebuild_tensor,
     ("torch._utils", "_rebuild_tensor_v2"): rebuild_tensor,
@@ -146,7 +146,7 @@ def read_file(path: Path, remedy: str = "fetch it again", only_tensors: bool = F
         raise FileNotFoundError(f"no checkpoint {path}; docs/checkpoints.md says where released files are found")
     try:
         with path.open("rb") as file:
-            content = read(file, path, only_tensors)
+            content = read(file, only_tensors)
     except Refused as error:
         raise ValueError(
             f"{path} is refused: it holds more than tensors ({error}) and could run code. "
@@ -162,7 +162,7 @@ def read_file(path: Path, remedy: str = "fetch it again", only_tensors: bool = F
     return content
 
 
-def read(file: BinaryIO, path: Path, only_tensors: bool) -> object:
+def read(file: BinaryIO, only_tensors: bool) -> object:
     """The content of a file in the format that its first bytes tell. Raises: anything, if it is damaged."""
     head = file.read(512)
     file.seek(0)
@@ -170,11 +170,10 @@ def read(file: BinaryIO, path: Path, only_tensors: bool) -> object:
         content = read_zip(file, only_tensors)
     elif head.startswith(STREAM):
         content = read_stream(file, only_tensors)
-    elif path.suffix == ".safetensors" or head[8:9] == b"{":
-        check_foreign(head)
+    elif head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= 100_000_000:  # what safetensors allows a header
         from safetensors.torch import load_file
 
-        return load_file(path)
+        return load_file(file.name)
     elif STREAM.startswith(head) and head:
         raise EOFError("it ends in its first bytes")
     else:
@@ -211,6 +210,8 @@ def read_zip(file: BinaryIO, only_tensors: bool) -> object:
             raise Foreign("a TorchScript program; save the state_dict() of the model that it was made from")
         if len(pickles) != 1:
             raise Foreign(f"a zip archive that PyTorch did not write (it holds {', '.join(names[:3]) or 'nothing'})")
+        if any(record.compress_type for record in archive.infolist()):
+            raise Foreign("a compressed zip archive, which PyTorch never writes")
         folder = pickles[0].removesuffix("data.pkl")
         if f"{folder}byteorder" in names and archive.read(f"{folder}byteorder") != sys.byteorder.encode():
             raise Foreign("of the other byte order")
@@ -218,7 +219,7 @@ def read_zip(file: BinaryIO, only_tensors: bool) -> object:
         @functools.cache
         def storage(dtype: torch.dtype, key: str, numel: int) -> Tensor:
             record = archive.getinfo(f"{folder}data/{key}")
-            if record.file_size != numel * dtype.itemsize or record.compress_type != zipfile.ZIP_STORED:
+            if record.file_size != numel * dtype.itemsize:
                 raise ValueError(f"record {record.filename} is not of {numel} {dtype}")
             return (
                 torch.frombuffer(bytearray(archive.read(record)), dtype=dtype) if numel else torch.empty(0, dtype=dtype)
@@ -239,7 +240,12 @@ def read_stream(file: BinaryIO, only_tensors: bool) -> object:
         return storages.setdefault(key, torch.empty(numel, dtype=dtype, device="meta"))
 
     def plain(storage: Callable) -> object:
-        return TensorUnpickler(file, storage, only_tensors).load()
+        try:
+            return TensorUnpickler(file, storage, only_tensors).load()
+        except Refused:
+            if file.read(1):
+                raise
+            raise EOFError("it ends in the middle of a name") from None
 
     for _ in ("magic number", "version", "sizes of C's types"):
         plain(blank)

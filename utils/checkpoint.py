@@ -3,6 +3,7 @@
 import hashlib
 import math
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -40,8 +41,8 @@ class LoadReport:
     def __str__(self) -> str:
         words = [f"{len(self.used)} entries used, {len(self.skipped)} skipped, {len(self.missing)} missing"]
         if self.config:
-            names = f" ({', '.join(self.classes)})" if self.classes else ""
-            words.append(f"{self.config['num_classes']} classes{names}")
+            names = textwrap.shorten(f"({', '.join(self.classes)})", 80, placeholder=" ...)") if self.classes else ""
+            words.append(f"{self.config['num_classes']} classes {names}".strip())
         colours = self.normalization
         words.append(f"input {colours.channels}, scale {colours.scale:.4g}" if colours else "input not told")
         if self.input_size:

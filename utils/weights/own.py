@@ -1,6 +1,5 @@
 """Our own files: weights with all it takes to use them. Every field is checked before anything is built from it."""
 
-import math
 from collections.abc import Mapping
 
 from torch import Tensor
@@ -60,13 +59,13 @@ def field(content: Mapping, name: str, kind: type, meaning: str) -> object:
 
 def read_normalization(values: list | tuple) -> Normalization:
     match values:
-        case [str(), [_, _, _] as mean, [_, _, _] as std, scale] if all(map(is_number, [*mean, *std, scale])):
+        case [str(), [*mean], [*std], *scale] if len(scale) < 2 and all(map(is_number, [*mean, *std, *scale])):
             return Normalization(*values)
     raise ValueError(f"its normalization should be channels, three means, three stds and a scale; it is {values!r}")
 
 
 def is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def read_classes(names: object, num_classes: int) -> tuple[str, ...] | None:

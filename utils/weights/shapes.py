@@ -1,5 +1,6 @@
 """What a network's description says about the shapes of its weights, with nothing allocated."""
 
+from collections import Counter
 from collections.abc import Mapping
 
 import torch
@@ -53,16 +54,18 @@ def count_classes(state_dict: Mapping[str, Tensor], config: Mapping) -> int:
         ValueError: no class count explains the shapes.
     """
     few, many = (blueprint({**config, "num_classes": count}) for count in (20, 200))
+    votes = Counter()
     for key in few.keys() & state_dict.keys():
-        shapes = (few[key].shape, many[key].shape, state_dict[key].shape)
-        if len(set(map(len, shapes))) > 1:
-            continue
-        for at_20, at_200, size in zip(*shapes, strict=True):
-            # A side that grows by a whole number a class tells the count.
-            growth, rest = divmod(at_200 - at_20, 180)
-            if growth and not rest and not (size - at_20) % growth and (classes := 20 + (size - at_20) // growth) > 0:
-                return classes
-    raise ValueError(f"no class count of a {config['name']} explains its shapes")
+        if few[key].ndim == state_dict[key].ndim:
+            for at_20, at_200, size in zip(few[key].shape, many[key].shape, state_dict[key].shape, strict=True):
+                # A side that grows by a whole number a class tells the count.
+                growth, rest = divmod(at_200 - at_20, 180)
+                if growth and not rest:
+                    votes[20 + (size - at_20) / growth] += 1
+    count = max(votes, key=votes.get, default=0)
+    if count < 1 or count % 1:
+        raise ValueError(f"no class count of a {config['name']} explains its shapes")
+    return int(count)
 
 
 def short(config: Mapping) -> str:
