@@ -134,9 +134,9 @@ def compare(key: str, given: Tensor, own: Tensor) -> str:
     """What keeps an entry from being used in the place of ``own``; empty if nothing does."""
     if given.shape != own.shape:
         return f"{key}: {tuple(given.shape)} -> {tuple(own.shape)}"
-    if given.is_floating_point() != own.is_floating_point() or given.dtype == torch.bool or given.is_complex():
+    if given.dtype == torch.bool or given.is_complex() or (own.is_floating_point() and not given.is_floating_point()):
         return f"{key}: {given.dtype} where {own.dtype} belongs"
-    if given.is_floating_point() and not given.to(own.dtype).isfinite().all():
+    if not given.isfinite().all() or not given.to(own.dtype).isfinite().all():
         return f"{key}: not finite"
     return ""
 
@@ -188,17 +188,15 @@ def convert(
         raise ValueError(f"{source} holds a {weights.config['name']}, not a {network}")
     if weights.config:
         weights.config |= options or {}
-    loaded, report = load_network(weights)
-    report.classes = tuple(classes) if classes else report.classes
-    report.normalization = normalization or report.normalization
-    if report.classes and len(report.classes) != loaded.num_classes:
-        raise ValueError(f"{source} has {loaded.num_classes} classes, not {len(report.classes)}")
-    if not report.normalization:
+    weights.normalization = normalization or weights.normalization
+    weights.classes = tuple(classes) if classes else weights.classes
+    if weights.config and weights.classes and len(weights.classes) != weights.config["num_classes"]:
+        raise ValueError(f"{source} has {weights.config['num_classes']} classes, not {len(weights.classes)}")
+    if not weights.normalization:
         raise ValueError(f"{source} does not tell the colours that its network was trained with: give a normalization")
-    card = {"classes": report.classes} if report.classes else {}
-    atomic_save(
-        export_weights(loaded, report.normalization, report.input_size, source_sha256=report.sha256, **card), output
-    )
+    loaded, report = load_network(weights)
+    card = {"source_sha256": report.sha256} | ({"classes": report.classes} if report.classes else {})
+    atomic_save(export_weights(loaded, report.normalization, report.input_size, **card), output)
     return report
 
 
