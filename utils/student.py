@@ -132,14 +132,14 @@ class Student:
 def build_student(
     options: argparse.Namespace, dataset: SegmentationDataset
 ) -> tuple[SegmentationNetwork, Normalization]:
-    """The student and the input convention of its weights; the data set's, if it starts from scratch."""
+    """The student and the input convention of its weights; the data set's, if they do not tell or there are none."""
     network = build_network(options.network, len(dataset.CLASSES), norm=options.norm, **options.network_options)
     file = options.S_ckpt_path or options.student_pretrain_model_imgnet
     if not file:
         return network, dataset.NORMALIZATION
     report = load_weights(network, file, skip_classifier=True)
     logger.info("student %s: %s", file, report)
-    return network, report.normalization
+    return network, report.normalization or dataset.NORMALIZATION
 
 
 def build_learner(

@@ -14,17 +14,28 @@ class Weights:
     """A recognised file: the state dict in our key names and what it says about its network.
 
     family: the file of ``segdistill.utils.weights`` that read it. config: the arguments of ``build_network``; empty
-    for a backbone alone. skipped: entries of the file that no network of ours has a place for.
+    for a backbone alone. normalization: None where the file does not tell. skipped: entries of the file that no network
+    of ours has a place for. input_size: height and width that an image is shown at; None for its own.
     """
 
     family: str
     state_dict: dict[str, Tensor]
     config: dict
-    normalization: Normalization
+    normalization: Normalization | None
     source: str = "a state dict"
     sha256: str | None = None
     skipped: list[str] = field(default_factory=list)
     classes: tuple[str, ...] | None = None
+    input_size: tuple[int, int] | None = None
+
+
+def is_state_dict(content: object) -> bool:
+    """Whether it is a mapping of names to tensors, and not empty."""
+    return (
+        isinstance(content, Mapping)
+        and len(content) > 0
+        and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items())
+    )
 
 
 def count_blocks(state_dict: Mapping[str, Tensor], prefix: str) -> int:
