@@ -8,7 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from golden_cases import (
+    AKD,
+    CIRKD,
     CWD,
+    DIST,
     ESPNET,
     IFVD,
     SKD,
@@ -31,7 +34,7 @@ CHECKPOINTS = Handlers("espnet_checkpoint")
 
 
 @NETWORKS.register(SKD, CWD, IFVD, computes="Res_pspnet")
-def pspnet_outputs(output: SegmentationOutput) -> dict[str, Tensor]:
+def pspnet_outputs(output: SegmentationOutput, images: Tensor) -> dict[str, Tensor]:
     layers = {f"x{i}": output.features[f"layer{i}"] for i in (1, 2, 3, 4)}
     return layers | {
         "logits": output.logits,
@@ -41,21 +44,43 @@ def pspnet_outputs(output: SegmentationOutput) -> dict[str, Tensor]:
 
 
 @NETWORKS.register(ESPNET)
-def espnet_outputs(output: SegmentationOutput) -> dict[str, Tensor]:
+def espnet_outputs(output: SegmentationOutput, images: Tensor) -> dict[str, Tensor]:
     return {"logits": output.logits}
+
+
+@NETWORKS.register(CIRKD, DIST, source_file=r"models/\w+\.py")
+def cirkd_outputs(output: SegmentationOutput, images: Tensor) -> dict[str, Tensor]:
+    names = {"feat": "context", "aux": "aux_logits", "c4": "layer4"}
+    features = {name: output.features[ours] for name, ours in names.items() if ours in output.features}
+    return features | {"logits": output.logits}
+
+
+@NETWORKS.register(AKD, source_file="modeling/")
+def akd_outputs(output: SegmentationOutput, images: Tensor) -> dict[str, Tensor]:
+    features = {f"feat{i}": output.features[f"layer{i}.pre"] for i in (1, 2, 3, 4)}
+    for i in (1, 2, 3):
+        if f"layer{i}.expanded.pre" in output.features:  # of MobileNetV2
+            features[f"feat{i}"] = output.features[f"layer{i}.expanded.pre"]
+    features |= {"feat5": output.features["aspp.pre"], "feat6": output.features["context.pre"]}
+    return features | {"logits": resize(output.logits, images.shape[2:])}
+
+
+def options_of(case: Case) -> dict:
+    """What the case has and its state dict cannot tell."""
+    return {key: case.parameters[key] for key in ("output_stride",) if key in case.parameters}
 
 
 @pytest.mark.parametrize("case", NETWORKS.covered(), ids=case_id)
 @torch.no_grad()
 def test_network_matches_the_original(case: Case):
     assert case["weights"] == "hashed"
-    network, _ = load_network(hashed_state_dict(read_state_keys(case)))
+    network, _ = load_network(hashed_state_dict(read_state_keys(case)), **options_of(case))
     assert sum(parameter.numel() for parameter in network.parameters()) == case["param_count"]
     network.train(case["mode"] == "train")
     images = torch.from_numpy(case.array("x"))
     for dtype in (torch.float32, torch.float64):
         output = network.to(dtype)(images.to(dtype), features=network.features)
-        outputs = NETWORKS.find(case)(output)
+        outputs = NETWORKS.find(case)(output, images)
         for name, expected in case["outputs"].items():
             check_output(outputs[name], case.arrays[name], expected, f"{name} {dtype}")
 

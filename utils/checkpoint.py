@@ -40,14 +40,20 @@ class LoadReport:
         )
 
 
-def load_network(source: str | os.PathLike | Mapping, norm: str = "batch_norm") -> tuple[nn.Module, LoadReport]:
+def load_network(
+    source: str | os.PathLike | Mapping, norm: str = "batch_norm", **options
+) -> tuple[nn.Module, LoadReport]:
     """Build the network that a checkpoint describes and load it; eval mode, on the CPU.
 
-    Raises: as ``load_weights``, and ValueError for a file that holds only a backbone.
+    Args:
+        options: of the network, in place of what the file says; for what a file cannot tell, as its output stride.
+
+    Raises: as ``load_weights``, and ValueError for a file that holds only a backbone or an option unknown to its network.
     """
     weights = read_weights(source)
     if not weights.config:
         raise ValueError(f"{weights.source} holds a backbone only; give a network it belongs in")
+    weights.config = weights.config | options
     network = build_network(**weights.config, norm=norm)
     return network.eval(), load_weights(network, weights)
 
