@@ -48,7 +48,7 @@ def load_network(
     Args:
         options: of the network, in place of what the file says; for what a file cannot tell, as its output stride.
 
-    Raises: as ``load_weights``, and ValueError for a file that holds only a backbone or an option unknown to its network.
+    Raises: as ``load_weights``, and ValueError for a file that holds only a backbone, or an option its network lacks.
     """
     weights = read_weights(source)
     if not weights.config:

@@ -1,4 +1,4 @@
-"""MobileNetV2 (Sandler et al., CVPR 2018), dilated. Parameter names are torchvision's, ``features`` being ``blocks``."""
+"""MobileNetV2 (Sandler et al., CVPR 2018), dilated. Parameter names are torchvision's, ``features`` as ``blocks``."""
 
 from collections.abc import Callable, Collection
 

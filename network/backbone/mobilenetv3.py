@@ -1,4 +1,4 @@
-"""MobileNetV3 (Howard et al., ICCV 2019), dilated. Parameter names are torchvision's, ``features`` being ``blocks``."""
+"""MobileNetV3 (Howard et al., ICCV 2019), dilated. Parameter names are torchvision's, ``features`` as ``blocks``."""
 
 from collections.abc import Callable, Collection
 from functools import partial

@@ -39,9 +39,10 @@ UPERNET = {
     r"^head\.conv_last\.0\.": "fuse.",
     r"^head\.conv_last\.1\.": "head.",
 }
+MIT = {r"\.dwconv\.dwconv\.": ".dwconv."}
 SEGFORMER = {
+    **MIT,
     r"^(patch_embed|block|norm)(\d)": r"backbone.\1\2",
-    r"\.dwconv\.dwconv\.": ".dwconv.",
     **{rf"^linear_c{i}\.proj\.": f"embed.{i - 1}." for i in (1, 2, 3, 4)},
     r"^linear_fuse\.": "fuse.",
     r"^linear_pred\.": "head.",
