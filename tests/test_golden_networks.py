@@ -1,5 +1,6 @@
 """Networks against the original implementations: hashed weights, and the released ESPNet checkpoints."""
 
+import functools
 import hashlib
 from pathlib import Path
 
@@ -26,8 +27,9 @@ from golden_cases import (
 from PIL import Image
 from torch import Tensor
 
-from segdistill.network import SegmentationOutput, resize
+from segdistill.network import SegmentationNetwork, SegmentationOutput, resize
 from segdistill.utils.checkpoint import load_network
+from segdistill.utils.weights import FAMILIES
 
 NETWORKS = Handlers("network")
 CHECKPOINTS = Handlers("espnet_checkpoint")
@@ -65,16 +67,25 @@ def akd_outputs(output: SegmentationOutput, images: Tensor) -> dict[str, Tensor]
     return features | {"logits": resize(output.logits, images.shape[2:])}
 
 
-def options_of(case: Case) -> dict:
+def options_of(case: Case) -> tuple[str, ...]:
     """What the case has and its state dict cannot tell."""
-    return {key: case.parameters[key] for key in ("output_stride",) if key in case.parameters}
+    return tuple(f"{key}={value}" for key, value in case.parameters.items() if key == "output_stride")
 
 
-@pytest.mark.parametrize("case", NETWORKS.covered(), ids=case_id)
+@functools.lru_cache(maxsize=1)  # cases of one network follow each other
+def load_hashed(state_keys: str, options: tuple[str, ...]) -> SegmentationNetwork:
+    return load_network(hashed_state_dict(read_state_keys({"state_keys": state_keys})), options=options)[0]
+
+
+def mark_deep(case: Case) -> object:
+    return pytest.param(case, marks=pytest.mark.slow) if case["param_count"] > 3e7 else case
+
+
+@pytest.mark.parametrize("case", [mark_deep(case) for case in NETWORKS.covered()], ids=case_id)
 @torch.no_grad()
 def test_network_matches_the_original(case: Case):
     assert case["weights"] == "hashed"
-    network, _ = load_network(hashed_state_dict(read_state_keys(case)), **options_of(case))
+    network = load_hashed(case["state_keys"], options_of(case))
     assert sum(parameter.numel() for parameter in network.parameters()) == case["param_count"]
     network.train(case["mode"] == "train")
     images = torch.from_numpy(case.array("x"))
@@ -83,6 +94,12 @@ def test_network_matches_the_original(case: Case):
         outputs = NETWORKS.find(case)(output, images)
         for name, expected in case["outputs"].items():
             check_output(outputs[name], case.arrays[name], expected, f"{name} {dtype}")
+
+
+@pytest.mark.parametrize("state_keys", sorted({case["state_keys"] for case in NETWORKS.covered()}))
+def test_one_code_base_claims_a_file(state_keys: str):
+    keys = dict.fromkeys(entry["key"] for entry in read_state_keys({"state_keys": state_keys}))
+    assert len([name for name, family in FAMILIES.items() if family.claims(keys)]) == 1
 
 
 def check_output(output: Tensor, stored: np.ndarray, expected: dict, what: str) -> None:

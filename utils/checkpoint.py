@@ -4,7 +4,7 @@ import hashlib
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from segdistill.dataset import Normalization
-from segdistill.network import build_network
+from segdistill.network import NETWORKS, build_network
 from segdistill.utils import weights as families
+from segdistill.utils.settings import parse_settings
 from segdistill.utils.weights import Weights
 
 FORMAT_VERSION = 1
@@ -41,19 +42,22 @@ class LoadReport:
 
 
 def load_network(
-    source: str | os.PathLike | Mapping, norm: str = "batch_norm", **options
+    source: str | os.PathLike | Mapping, norm: str = "batch_norm", options: Sequence[str] = ()
 ) -> tuple[nn.Module, LoadReport]:
     """Build the network that a checkpoint describes and load it; eval mode, on the CPU.
 
     Args:
-        options: of the network, in place of what the file says; for what a file cannot tell, as its output stride.
+        options: ``key=value`` settings of the network in place of what the file says, for what a file cannot tell:
+            ``output_stride=8``.
 
-    Raises: as ``load_weights``, and ValueError for a file that holds only a backbone, or an option its network lacks.
+    Raises: as ``load_weights``, and ValueError for a file that holds only a backbone, or options its network lacks.
     """
     weights = read_weights(source)
     if not weights.config:
         raise ValueError(f"{weights.source} holds a backbone only; give a network it belongs in")
-    weights.config = weights.config | options
+    if options:
+        name = weights.config["name"]
+        weights.config = weights.config | parse_settings(NETWORKS[name], options, name, hidden=["norm"])
     network = build_network(**weights.config, norm=norm)
     return network.eval(), load_weights(network, weights)
 

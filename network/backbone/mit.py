@@ -2,7 +2,6 @@
 
 from collections.abc import Collection
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -110,7 +109,7 @@ class MiT(Backbone):
         checkpoint_blocks: bool = False,
     ):
         super().__init__(checkpoint_blocks)
-        rates = iter(torch.linspace(0, drop_path, sum(depths)).tolist())
+        rates = (drop_path * index / (sum(depths) - 1) for index in range(sum(depths)))
         in_channels = 3
         self.features = {}
         for number, (channels, depth, heads, reduction, stride) in enumerate(

@@ -14,7 +14,8 @@ from segdistill.utils.weights.base import Weights, flat_mobilenetv2, rename
 from segdistill.utils.weights.cirkd import MIT
 
 RESNET, XCEPTION = "layer4.0.conv1.weight", "block20.skip.weight"
-MOBILENETS = {"features.1.conv.0.weight", "features.1.conv.0.0.weight", "features.1.block.0.0.weight"}
+FLAT_MOBILENETV2 = "features.1.conv.0.weight"
+MOBILENETS = {FLAT_MOBILENETV2, "features.1.conv.0.0.weight", "features.1.block.0.0.weight"}
 MIX_TRANSFORMER = "patch_embed1.proj.weight"
 # The classifiers, and the 1x1 convolution before MobileNetV2's.
 UNUSED = ("fc.", "classifier.", "head.", "last_linear.", "features.18.")
@@ -31,7 +32,9 @@ def ours(key: str, state_dict: Mapping[str, Tensor]) -> str:
         return aligned_xception(key)
     if MIX_TRANSFORMER in state_dict:
         return rename(key, MIT)
-    return flat_mobilenetv2(key).replace("features.", "blocks.", 1)
+    if FLAT_MOBILENETV2 in state_dict:
+        key = flat_mobilenetv2(key)
+    return key.replace("features.", "blocks.", 1)
 
 
 def read(state_dict: Mapping[str, Tensor]) -> Weights:
