@@ -25,6 +25,9 @@ from segdistill.utils.report import iou_table, write_run_report
 def parse_options(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(prog="eval.py", description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", required=True, metavar="FILE", help="our own or a released checkpoint")
+    parser.add_argument(
+        "--network-options", nargs="+", default=[], metavar="key=value", help="in place of the file's: output_stride=8"
+    )
     parser.add_argument("--dataset", required=True, choices=sorted(DATASETS))
     parser.add_argument("--data-dir", metavar="DIR", help="folder of the data set")
     parser.add_argument("--data-list", metavar="FILE", help="'image label' lines, in place of the split's own layout")
@@ -47,7 +50,7 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     options = parse_options(argv)
     device = start_device(options.device)
-    network, report = load_network(options.checkpoint)
+    network, report = load_network(options.checkpoint, options=options.network_options)
     if options.network not in (None, report.config["name"]):
         raise ValueError(f"{options.checkpoint} holds a {report.config['name']}, not a {options.network}")
     dataset = build_dataset(options.dataset, options.data_dir, options.split, data_list=options.data_list)

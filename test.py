@@ -28,6 +28,9 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 def parse_options(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(prog="test.py", description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", required=True, metavar="FILE", help="our own or a released checkpoint")
+    parser.add_argument(
+        "--network-options", nargs="+", default=[], metavar="key=value", help="in place of the file's: output_stride=8"
+    )
     parser.add_argument("--dataset", required=True, choices=sorted(DATASETS), help="gives the classes and the colours")
     parser.add_argument("--data-dir", metavar="DIR", help="folder of the data set")
     parser.add_argument("--data-list", metavar="FILE", help="one image a line, in place of the split's own layout")
@@ -50,7 +53,7 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     options = parse_options(argv)
     data_class = DATASETS[options.dataset]
-    network, report = load_network(options.checkpoint)
+    network, report = load_network(options.checkpoint, options=options.network_options)
     network.to(start_device(options.device), memory_format=torch.channels_last)
     files = image_files(options)
     for kind in options.save:

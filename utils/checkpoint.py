@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from segdistill.dataset import Normalization
-from segdistill.network import build_network
+from segdistill.network import NETWORKS, build_network
 from segdistill.utils import weights as families
 from segdistill.utils.archive import read_file
+from segdistill.utils.settings import parse_settings
 from segdistill.utils.weights import Weights
 from segdistill.utils.weights.own import FORMAT_VERSION
 from segdistill.utils.weights.shapes import blueprint, class_dependent
@@ -53,15 +54,22 @@ class LoadReport:
 
 
 def load_network(
-    source: str | os.PathLike | Mapping | Weights, norm: str = "batch_norm"
+    source: str | os.PathLike | Mapping | Weights, norm: str = "batch_norm", options: Sequence[str] = ()
 ) -> tuple[nn.Module, LoadReport]:
     """Build the network that a checkpoint describes and load it; eval mode, on the CPU.
 
-    Raises: as ``load_weights``, and ValueError for a file that holds only a backbone.
+    Args:
+        options: ``key=value`` settings of the network in place of what the file says, for what a file cannot tell:
+            ``output_stride=8``.
+
+    Raises: as ``load_weights``, and ValueError for a file that holds only a backbone, or options its network lacks.
     """
     weights = source if isinstance(source, Weights) else read_weights(source)
     if not weights.config:
         raise ValueError(f"{weights.source} holds a backbone only; give a network it belongs in")
+    if options:
+        name = weights.config["name"]
+        weights.config = weights.config | parse_settings(NETWORKS[name], options, name, hidden=["norm"])
     try:
         # Before anything is allocated: a damaged config may describe a network of any size.
         own = blueprint(weights.config, most=10 * len(weights.state_dict))

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from segdistill.utils.weights import espnet, imagenet, own, skd
+from segdistill.utils.weights import akd, cirkd, espnet, imagenet, own, skd
 from segdistill.utils.weights.base import Weights, is_state_dict
 
-FAMILIES = {"espnet": espnet, "imagenet": imagenet, "skd": skd}
+FAMILIES = {"akd": akd, "cirkd": cirkd, "espnet": espnet, "imagenet": imagenet, "skd": skd}
 
 __all__ = ["FAMILIES", "Weights", "recognise"]
 
