@@ -167,9 +167,7 @@ def enlarged_class_ids(logits: Tensor, size: tuple[int, int]) -> Tensor:
         left = columns[places]
         band = logits[row : row + 2]
         upper, lower = torch.lerp(band[:, left], band[:, left + 1], right[places, None])
-        ids[start:end, places] = (
-            torch.lerp(upper, lower, below[start:end, None, None]).max(2).indices.to(torch.uint8)
-        )
+        ids[start:end, places] = torch.lerp(upper, lower, below[start:end, None, None]).max(2).indices.to(torch.uint8)
     return ids
 
 
