@@ -85,7 +85,7 @@ def cirkd_score(case: Case) -> None:
 @METRICS.register(SKD, computes="predict_whole:")
 def skd_predict_whole(case: Case) -> None:
     """The original answers at a size of its own, whatever the image's."""
-    logits = tiny_network(case)(torch.from_numpy(case.array("image")))
+    logits = tiny_network(case)(torch.from_numpy(case.array("image")).double())
     check_logits(case, Predictor(lambda images: resize(logits, case.parameters["tile_size"])))
 
 
@@ -106,7 +106,7 @@ def skd_predict_multiscale(case: Case) -> None:
 
 def check_logits(case: Case, predictor: Predictor) -> None:
     """All three answer at full size at once."""
-    image = torch.from_numpy(case.array("image"))
+    image = torch.from_numpy(case.array("image")).double()
     maps = predictor.coarse(image)[0].permute(1, 2, 0)
     expected = case.array("out")
     step = -(-maps.shape[0] // expected.shape[0])
@@ -116,8 +116,8 @@ def check_logits(case: Case, predictor: Predictor) -> None:
 
 
 def tiny_network(case: Case) -> Callable[[Tensor], Tensor]:
-    """The three convolutions that stand for a network in these cases."""
-    weights = {name: torch.from_numpy(case.array(name)) for name in case["inputs"] if name.startswith("w.")}
+    """The three convolutions that stand for a network in these cases, in float64, as the scaled images were made."""
+    weights = {name: torch.from_numpy(case.array(name)).double() for name in case["inputs"] if name.startswith("w.")}
 
     def forward(x: Tensor) -> Tensor:
         x = F.conv2d(x, weights["w.c1.weight"], weights["w.c1.bias"], stride=2, padding=1).relu()

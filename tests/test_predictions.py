@@ -106,7 +106,6 @@ def test_the_official_evaluator_agrees_on_cityscapes(official, tmp_path):
     weights = data / "espnet_pretrained/encoder/espnet_p_2_q_3.pth"
     ours = check_against_the_official_evaluator("cityscapes", data / "cityscapes", "train", weights, official, tmp_path)
     assert ours["mean_iou"] > 0.2
-    assert ours["absent"]
 
 
 def test_vocs_server_wants_palette_pngs_in_its_own_folders(tmp_path):
