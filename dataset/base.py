@@ -8,7 +8,7 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
@@ -79,6 +79,8 @@ class SegmentationDataset(torch.utils.data.Dataset):
     CLASSES: ClassVar[tuple[str, ...]]
     PALETTE: ClassVar[tuple[tuple[int, int, int], ...]]
     ID_TO_TRAIN_ID: ClassVar[dict[int, int]]
+    # Groups of classes that are scored too, where the data set's own evaluation has them.
+    CATEGORIES: ClassVar[dict[str, tuple[str, ...]]] = {}
     SPLITS: ClassVar[tuple[str, ...]] = ("train", "val", "test")
     NORMALIZATION: ClassVar[Normalization] = IMAGENET
     RECIPE: ClassVar[Recipe] = Recipe()
@@ -123,6 +125,18 @@ class SegmentationDataset(torch.utils.data.Dataset):
     def train_id_table(self, label_path: Path) -> np.ndarray:
         """uint8 (256,), raw label value -> train id or 255; -1 marks values that must not occur."""
         return id_table(self.ID_TO_TRAIN_ID)
+
+    @classmethod
+    def encode(cls, train_ids: np.ndarray) -> np.ndarray:
+        """Train ids (H, W) uint8 as the values of the data set's label files, what its server expects.
+
+        The least value that means a class, or void for ids that are none.
+        """
+        values = sorted(cls.ID_TO_TRAIN_ID.items(), reverse=True)
+        table = np.full(256, min((raw for raw, train_id in values if train_id == IGNORE_INDEX), default=IGNORE_INDEX))
+        for raw, train_id in values:
+            table[train_id] = raw
+        return table.astype(np.uint8)[train_ids]
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -254,8 +268,12 @@ def open_image(path: Path) -> Image.Image:
 
 
 def read_image(path: Path) -> Tensor:
-    """uint8 (3, H, W) RGB."""
-    return torch.from_numpy(np.array(open_image(path).convert("RGB"))).permute(2, 0, 1).contiguous()
+    """uint8 (3, H, W) RGB, upright as its EXIF entry says."""
+    return (
+        torch.from_numpy(np.array(ImageOps.exif_transpose(open_image(path)).convert("RGB")))
+        .permute(2, 0, 1)
+        .contiguous()
+    )
 
 
 def pair_up(images: Sequence[Path], labels: Sequence[Path], key: Callable[[Path], str], where: str) -> list[Pair]:

@@ -59,6 +59,15 @@ class Cityscapes(SegmentationDataset):
         (0, 0, 230),
         (119, 11, 32),
     )
+    CATEGORIES = {
+        "flat": ("road", "sidewalk"),
+        "construction": ("building", "wall", "fence"),
+        "object": ("pole", "traffic light", "traffic sign"),
+        "nature": ("vegetation", "terrain"),
+        "sky": ("sky",),
+        "human": ("person", "rider"),
+        "vehicle": ("car", "truck", "bus", "train", "motorcycle", "bicycle"),
+    }
     ID_TO_TRAIN_ID = {
         **dict.fromkeys((*range(34), 255), IGNORE_INDEX),
         **{raw: train_id for train_id, raw in enumerate(RAW_IDS)},
@@ -81,10 +90,3 @@ class Cityscapes(SegmentationDataset):
 def frame_of(path: Path) -> str:
     """city_sequence_frame, which an image and its label share."""
     return "_".join(path.name.split("_")[:3])
-
-
-def to_raw_ids(train_ids: np.ndarray) -> np.ndarray:
-    """Train ids (uint8, any shape) to the label ids that the Cityscapes server expects; others become 0 (unlabeled)."""
-    table = np.zeros(256, dtype=np.uint8)
-    table[: len(RAW_IDS)] = RAW_IDS
-    return table[train_ids]

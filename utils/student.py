@@ -18,7 +18,7 @@ from segdistill.utils.evaluate import evaluate
 from segdistill.utils.learner import Learner, Objective, poly
 from segdistill.utils.losses import TaskLoss, build_losses
 from segdistill.utils.options import memory_format
-from segdistill.utils.predict import class_ids, whole
+from segdistill.utils.predict import whole
 from segdistill.utils.run import Run
 from segdistill.utils.teacher import Teacher
 from segdistill.utils.visualize import colorize
@@ -118,7 +118,7 @@ class Student:
         mean_iou = confusion.mean_iou()
         for i in sorted({0, len(self.val_set) // 2}):
             image, label, name, _ = self.val_set[i]
-            prediction = class_ids(predictor(self.normalization(image[None])))[0]
+            prediction = predictor.class_ids(self.normalization(image[None]))[0]
             maps = [colorize(ids.numpy(), self.val_set.PALETTE) for ids in (label, prediction)]
             panel = np.concatenate([image.permute(1, 2, 0).numpy(), *maps], axis=1)
             self.run.show(self.step, f"val/{name}", panel)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from segdistill.dataset import DATASETS, IGNORE_INDEX, build_dataset
 from segdistill.dataset.__main__ import check
-from segdistill.dataset.cityscapes import Cityscapes, to_raw_ids
+from segdistill.dataset.cityscapes import Cityscapes
 
 SIZE = (24, 32)
 
@@ -152,7 +152,7 @@ def test_cityscapes_maps_the_official_ids():
 
 def test_cityscapes_train_ids_go_back_to_label_ids():
     train_ids = np.array([[0, 18, 255], [10, 13, 99]], dtype=np.uint8)
-    assert to_raw_ids(train_ids).tolist() == [[7, 33, 0], [23, 26, 0]]
+    assert Cityscapes.encode(train_ids).tolist() == [[7, 33, 0], [23, 26, 0]]
 
 
 def test_cityscapes_list_may_name_train_id_labels(tmp_path):
