@@ -13,8 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from segdistill.dataset import DATASETS, build_dataset
-from segdistill.dataset.base import read_image
-from segdistill.dataset.cityscapes import Cityscapes, to_raw_ids
+from segdistill.dataset.files import read_image
 from segdistill.utils.checkpoint import load_network
 from segdistill.utils.distributed import start_device
 from segdistill.utils.flags import Parser, run_command
@@ -62,8 +61,7 @@ def main(argv: list[str] | None = None) -> int:
         prediction = class_ids(predictor(report.normalization(image[None])))[0].numpy()
         pixels = image.permute(1, 2, 0).numpy()
         pictures = {
-            # The Cityscapes server expects label ids, not train ids.
-            "labels": to_raw_ids(prediction) if issubclass(data_class, Cityscapes) else prediction,
+            "labels": data_class.encode(prediction),
             "colors": colorize(prediction, data_class.PALETTE),
             "overlays": overlay(pixels, prediction, data_class.PALETTE),
         }

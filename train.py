@@ -14,7 +14,7 @@ from contextlib import ExitStack
 
 import torch
 
-from segdistill.dataset import SegmentationDataset, build_dataset
+from segdistill.dataset import DATASETS, SegmentationDataset, build_dataset
 from segdistill.dataset.base import require_labels
 from segdistill.dataset.sampler import TrainSampler
 from segdistill.dataset.transforms import RandomCrop
@@ -116,7 +116,9 @@ def build_datasets(options: argparse.Namespace) -> tuple[SegmentationDataset, Se
         data_list=options.data_list,
         unlabelled_list=options.unlabelled_list,
     )
-    val_set = build_dataset(options.dataset, options.data_dir, "val")
+    val_set = build_dataset(
+        options.dataset, options.data_dir, DATASETS[options.dataset].VALIDATION_SPLIT, data_list=options.val_list
+    )
     require_labels(train_set)
     if options.preload:
         train_set.preload()

@@ -9,7 +9,7 @@ from PIL import Image
 
 from segdistill.dataset import DATASETS, IGNORE_INDEX, build_dataset
 from segdistill.dataset.__main__ import check
-from segdistill.dataset.cityscapes import Cityscapes, to_raw_ids
+from segdistill.dataset.cityscapes import Cityscapes
 
 SIZE = (24, 32)
 
@@ -32,14 +32,39 @@ def cityscapes_files(root, name, split="train"):
     return image, root / "gtFine" / split / city / f"{stem}_gtFine_labelIds.png"
 
 
-LAYOUTS = {"camvid": camvid_files, "cityscapes": cityscapes_files, "scenes": cityscapes_files}
+def nyuv2_files(root, name):
+    return root / f"nyu_train_rgb/nyu_rgb_{name}.png", root / f"nyuv2_train_class13/new_nyu_class13_{name}.png"
+
+
+def two_folders(images, labels, suffix=".jpg"):
+    return lambda root, name: (root / images / f"{name}{suffix}", root / labels / f"{name}.png")
+
+
+LAYOUTS = {
+    "ade20k": two_folders("images/training", "annotations/training"),
+    "camvid": camvid_files,
+    "cityscapes": cityscapes_files,
+    "coco_stuff": two_folders("images/train2017", "annotations/train2017"),
+    "folder": two_folders("images/train/garden", "labels/train/garden", ".PNG"),
+    "nyuv2": nyuv2_files,
+    "scenes": cityscapes_files,
+    "voc2012": two_folders("JPEGImages", "SegmentationClass"),
+}
+CLASSES_TXT = "0 0,0,0 grass  # and moss\n7 255,0,0 garden path\n8 0,255,0 grass\n\n255 9,9,9 ignore\n"
 each_dataset = pytest.mark.parametrize("name", sorted(DATASETS))
 
 
 def make_tree(root, name, count=3):
-    values = sorted(DATASETS[name].ID_TO_TRAIN_ID)
-    for index in range(count):
-        write_pair(*LAYOUTS[name](root, f"00000{index}"), values)
+    names = [f"00000{index}" for index in range(count)]
+    values = sorted(DATASETS[name].ID_TO_TRAIN_ID) or [0, 7, 8, 255]
+    for pair in names:
+        write_pair(*LAYOUTS[name](root, pair), values)
+    if name == "folder":
+        (root / "classes.txt").write_text(CLASSES_TXT)
+    if name == "voc2012":
+        lists = root / "ImageSets/Segmentation"
+        lists.mkdir(parents=True)
+        (lists / "train.txt").write_text("\n".join(names))
     return root
 
 
@@ -54,18 +79,29 @@ def test_samples_are_uint8_rgb_with_train_ids(name, tmp_path):
 
 
 @each_dataset
-def test_classes_and_palette_agree(name):
-    dataset = DATASETS[name]
+def test_classes_and_palette_agree(name, tmp_path):
+    dataset = build_dataset(name, make_tree(tmp_path, name), "train")
     assert len(dataset.CLASSES) == len(dataset.PALETTE) == len(set(dataset.PALETTE))
     assert set(dataset.ID_TO_TRAIN_ID.values()) == {*range(len(dataset.CLASSES)), IGNORE_INDEX}
+    assert DATASETS[name].VALIDATION_SPLIT in DATASETS[name].SPLITS
+    assert DATASETS[name].SOURCES or DATASETS[name].BY_HAND
+
+
+@each_dataset
+def test_an_encoded_label_is_read_as_what_it_was(name, tmp_path):
+    dataset = build_dataset(name, make_tree(tmp_path, name), "train")
+    train_ids = dataset[0].label.numpy()
+    _, label = LAYOUTS[name](tmp_path, "000000")
+    Image.fromarray(dataset.encode(train_ids)).save(label)
+    assert np.array_equal(dataset[0].label, train_ids)
 
 
 @each_dataset
 def test_an_unknown_label_value_names_file_and_value(name, tmp_path):
     root = make_tree(tmp_path, name)
     image, label = LAYOUTS[name](root, "000001")
-    write_pair(image, label, [0, 77])
-    with pytest.raises(ValueError, match=rf"{label.name}.*\[77\]"):
+    write_pair(image, label, [0, 254])
+    with pytest.raises(ValueError, match=rf"{label.name}.*\[254\]"):
         build_dataset(name, root, "train")[1]
 
 
@@ -73,7 +109,7 @@ def test_an_unknown_label_value_names_file_and_value(name, tmp_path):
 def test_an_image_without_label_is_named(name, tmp_path):
     root = make_tree(tmp_path, name)
     LAYOUTS[name](root, "000002")[1].unlink()
-    with pytest.raises(ValueError, match="000002"):
+    with pytest.raises((ValueError, FileNotFoundError), match="000002"):
         build_dataset(name, root, "train")
 
 
@@ -107,7 +143,7 @@ def test_a_colour_label_is_refused_with_a_hint(name, tmp_path):
 @each_dataset
 def test_a_missing_folder_and_an_empty_split_are_errors(name, tmp_path):
     with pytest.raises((FileNotFoundError, ValueError), match="split"):
-        build_dataset(name, make_tree(tmp_path, name), "val")
+        build_dataset(name, make_tree(tmp_path, name), DATASETS[name].VALIDATION_SPLIT)
     if name != "scenes":
         with pytest.raises(FileNotFoundError, match="nowhere"):
             build_dataset(name, tmp_path / "nowhere", "train")
@@ -152,7 +188,7 @@ def test_cityscapes_maps_the_official_ids():
 
 def test_cityscapes_train_ids_go_back_to_label_ids():
     train_ids = np.array([[0, 18, 255], [10, 13, 99]], dtype=np.uint8)
-    assert to_raw_ids(train_ids).tolist() == [[7, 33, 0], [23, 26, 0]]
+    assert Cityscapes.encode(train_ids).tolist() == [[7, 33, 0], [23, 26, 0]]
 
 
 def test_cityscapes_list_may_name_train_id_labels(tmp_path):
