@@ -15,7 +15,8 @@ from contextlib import ExitStack
 import torch
 
 from segdistill.dataset import DATASETS, SegmentationDataset, build_dataset
-from segdistill.dataset.base import require_labels
+from segdistill.dataset.cache import open_cache
+from segdistill.dataset.check import require_labels
 from segdistill.dataset.sampler import TrainSampler
 from segdistill.dataset.transforms import RandomCrop
 from segdistill.utils.batch import make_batches
@@ -120,9 +121,11 @@ def build_datasets(options: argparse.Namespace) -> tuple[SegmentationDataset, Se
         options.dataset, options.data_dir, DATASETS[options.dataset].VALIDATION_SPLIT, data_list=options.val_list
     )
     require_labels(train_set)
-    if options.preload:
-        train_set.preload()
-        val_set.preload()
+    for dataset in (train_set, val_set):
+        if options.preload:
+            dataset.preload()
+        if options.cache_dir:
+            dataset.memory = open_cache(dataset, options.cache_dir)
     return train_set, val_set
 
 

@@ -18,7 +18,7 @@ light, tray, ashcan, fan, pier, crt screen, plate, monitor, bulletin board, show
 class Ade20k(SegmentationDataset):
     """``<root>/images/{training,validation}/X.jpg`` with ``<root>/annotations/{training,validation}/X.png``."""
 
-    CLASSES = tuple(name.strip() for name in NAMES.split(","))
+    CLASSES = tuple(" ".join(name.split()) for name in NAMES.split(","))
     PALETTE = tuple(bit_color(i) for i in range(1, 151))
     ID_TO_TRAIN_ID = {0: IGNORE_INDEX, **{i + 1: i for i in range(150)}}
     SPLITS = ("train", "val")

@@ -18,7 +18,6 @@ from segdistill.dataset.files import SUFFIXES, open_label, read_image
 from segdistill.dataset.normalization import IMAGENET, Normalization
 
 IGNORE_INDEX = 255
-IMPROBABLE_VOID = 0.5  # of the pixels: more is probably a mistake
 logger = logging.getLogger(__name__)
 
 
@@ -232,6 +231,10 @@ class SegmentationDataset(torch.utils.data.Dataset):
             self._require_palette(label, occurring, table, path)
         return table[raw].astype(np.uint8)
 
+    def suspect(self, counts: np.ndarray) -> list[str]:
+        """Errors that only all labels of a split together show; ``counts`` int64 (256,), pixels of each train id."""
+        return []
+
     def describe_colors(self, label: Image.Image) -> str:
         """What a label in colours is, and the remedy."""
         colors = {color for _, color in label.getcolors(label.width * label.height)}
@@ -288,22 +291,6 @@ class SegmentationDataset(torch.utils.data.Dataset):
                     raise FileNotFoundError(f"{path}:{number} names {file}, which does not exist")
             pairs.append(pair)
         return pairs
-
-
-def require_labels(dataset: SegmentationDataset, num_images: int = 8) -> None:
-    """Look at evenly spaced images of the split: there is little to learn from void.
-
-    Raises:
-        ValueError: they have no labelled pixel.
-    """
-    num_images = min(num_images, dataset.num_labelled)
-    indices = [i * dataset.num_labelled // num_images for i in range(num_images)]
-    void = np.mean([(dataset.read(index).label == IGNORE_INDEX).float().mean().item() for index in indices])
-    where = f"{type(dataset).__name__} {dataset.split}: {num_images} images of {dataset.root}, evenly spaced, are"
-    if void == 1:
-        raise ValueError(f"{where} void throughout: are these the labels?")
-    if void > IMPROBABLE_VOID:
-        logger.warning("%s %.0f %% void: are these the labels?", where, 100 * void)
 
 
 def id_table(mapping: dict[int, int]) -> np.ndarray:

@@ -86,6 +86,16 @@ class Cityscapes(SegmentationDataset):
         by_train_id = label_path.stem.endswith("labelTrainIds")
         return id_table(self.TRAIN_IDS if by_train_id else self.ID_TO_TRAIN_ID)
 
+    def suspect(self, counts: np.ndarray) -> list[str]:
+        # Read as label ids, train ids 0..18 mean seven classes, the last of them pole (17).
+        beyond = [i for i, raw in enumerate(RAW_IDS) if raw > 18]
+        if self.pairs[0].label.stem.endswith("labelTrainIds") or counts[beyond].any():
+            return []
+        return [
+            f"{self.pairs[0].label} and all others hold no value above 18, as train ids do: if that is what they are, "
+            "name them *_labelTrainIds.png and list them in a --data-list"
+        ]
+
 
 def frame_of(path: Path) -> str:
     """city/city_sequence_frame, which an image and its label share; cities may have underscores in their names."""

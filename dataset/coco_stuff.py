@@ -17,7 +17,7 @@ mud, napkin, net, paper, pavement, pillow, plant-other, plastic, platform, playi
 road, rock, roof, rug, salad, sand, sea, shelf, sky-other, skyscraper, snow, solid-other, stairs, stone, straw,
 structural-other, table, tent, textile-other, towel, tree, vegetable, wall-brick, wall-concrete, wall-other,
 wall-panel, wall-stone, wall-tile, wall-wood, water-other, waterdrops, window-blind, window-other, wood"""
-VALUES = {value: name.strip() for value, name in enumerate(NAMES.split(",")) if name.strip() != "-"}
+VALUES = {value: " ".join(name.split()) for value, name in enumerate(NAMES.split(",")) if name.strip() != "-"}
 
 
 class CocoStuff(SegmentationDataset):

@@ -53,7 +53,7 @@ def open_image(path: Path, data: bytes) -> tuple[Image.Image, str]:
         if header.format == "PNG":
             header.verify()  # Pillow decodes pixels without looking at their checksums
         image = Image.open(io.BytesIO(data), formats=FORMATS)
-        arguments = image.tile[0][3]
+        arguments = image.tile[0][3] if image.tile else image.mode  # WebP has no tiles
         storage = arguments if isinstance(arguments, str) else arguments[0]
         upright = ImageOps.exif_transpose(image)
     except Exception as error:  # decoders raise whatever a damaged file leads them to
