@@ -138,6 +138,10 @@ class SegmentationDataset(torch.utils.data.Dataset):
         """The split's files in the data set's own layout, in a fixed order."""
         raise NotImplementedError
 
+    @classmethod
+    def finish(cls, folder: Path) -> None:
+        """What ``prepare`` does after the archives of SOURCES are unpacked in ``folder``."""
+
     def list_images(
         self, folder: str, ending: str = "", other_endings: tuple[str, ...] = (), recursive: bool = False
     ) -> list[Path]:

@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+from PIL import Image
+from tqdm import tqdm
+
 from segdistill.dataset.base import IGNORE_INDEX, Pair, Recipe, SegmentationDataset, Source, bit_color
 
 LISTS = "ImageSets/Segmentation"
@@ -40,6 +43,24 @@ class Voc2012(SegmentationDataset):
                 f"Voc2012: no split {self.split!r}, {names} is missing: --data-dir is VOCdevkit/VOC2012"
             )
         return self._read_list(names)
+
+    @classmethod
+    def finish(cls, folder: Path) -> None:
+        """SBD's .mat files as PNG in SegmentationClassAug, and train_aug.txt: all but VOC's validation images."""
+        from scipy.io import loadmat  # slow to import
+
+        labels = folder / LABELS[1]
+        labels.mkdir(exist_ok=True)
+        for file in tqdm(sorted((folder / "SBD/cls").glob("*.mat")), desc="converting", unit="label", disable=None):
+            target = labels / f"{file.stem}.png"
+            if not target.exists():
+                ids = loadmat(file)["GTcls"]["Segmentation"][0, 0]
+                Image.fromarray(ids.astype("uint8")).save(temporary := labels / f".{file.stem}.part", format="PNG")
+                temporary.replace(target)
+        lists = [parent / f"{split}.txt" for parent in (folder / "SBD", folder / LISTS) for split in ("train", "val")]
+        ids_of = [set(path.read_text().split()) for path in lists]
+        names = sorted(set().union(*ids_of) - ids_of[-1])
+        (folder / LISTS / "train_aug.txt").write_text("\n".join(names) + "\n")
 
     def pair_of(self, entries: list[str]) -> Pair:
         if len(entries) == 2 or Path(entries[0]).suffix:

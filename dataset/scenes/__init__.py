@@ -12,10 +12,14 @@ class Scenes(Cityscapes):
 
     RECIPE = Recipe((128, 256), scale_range=(0.75, 1.5), num_steps=250, optimizer="adam", lr_g=3e-3, weight_decay=1e-4)
     DEFAULT_ROOT = "data/scenes"
-    BY_HAND = "nothing: it is drawn on first use, or by `python -m segdistill.dataset.scenes FOLDER`"
+    BY_HAND = ""
 
     def __init__(self, root: str | Path | None, split: str, **options):
         root = Path(root or self.DEFAULT_ROOT)
         if not root.exists():
             generate(root)
         super().__init__(root, split, **options)
+
+    @classmethod
+    def finish(cls, folder: Path) -> None:
+        generate(folder)

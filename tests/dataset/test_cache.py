@@ -1,8 +1,6 @@
-import os
+import multiprocessing
 import pickle
-import signal
-import subprocess
-import sys
+import time
 
 import pytest
 import torch
@@ -11,6 +9,8 @@ from trees import LAYOUTS, make_tree, write_pair
 from segdistill.dataset import build_dataset, cache
 from segdistill.dataset.cache import open_cache
 from segdistill.dataset.transforms import RandomCrop
+
+FORK = multiprocessing.get_context("fork")
 
 
 @pytest.fixture
@@ -89,39 +89,43 @@ def test_a_full_disk_says_how_much_is_needed(root, tmp_path, monkeypatch):
     assert folders(tmp_path / "cache") == []
 
 
-BUILD = """
-import sys, time
-from segdistill.dataset import build_dataset
-from segdistill.dataset.cache import open_cache
-dataset = build_dataset("camvid", sys.argv[1], "train")
-read = dataset.read
-def slowly(index):
-    print("decoding", flush=True)
-    time.sleep(float(sys.argv[3]))
-    return read(index)
-dataset.read = slowly
-print(open_cache(dataset, sys.argv[2])[1].label.sum().item())
-"""
+def build_slowly(root, cache_dir, log, seconds):
+    """Decode with a pause, and note every item in ``log``."""
+    dataset = open_split(root)
+    read = dataset.read
+
+    def slowly(index):
+        with log.open("a") as file:
+            file.write(f"{index} ")
+        time.sleep(seconds)
+        return read(index)
+
+    dataset.read = slowly
+    open_cache(dataset, cache_dir)
 
 
-def start_build(root, cache_dir, seconds):
-    command = [sys.executable, "-c", BUILD, str(root), str(cache_dir), str(seconds)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+def start_build(root, folder, seconds):
+    builder = FORK.Process(target=build_slowly, args=(root, folder / "cache", folder / "log", seconds))
+    builder.start()
+    return builder
 
 
 def test_of_two_builders_one_waits(root, tmp_path):
-    builders = [start_build(root, tmp_path / "cache", 0.2) for _ in range(2)]
-    outputs = [builder.communicate(timeout=60)[0].split() for builder in builders]
-    assert sum(words.count("decoding") for words in outputs) == 3
-    assert outputs[0][-1] == outputs[1][-1]
+    builders = [start_build(root, tmp_path, 0.1) for _ in range(2)]
+    for builder in builders:
+        builder.join(60)
+        assert builder.exitcode == 0
+    assert (tmp_path / "log").read_text().split() == ["0", "1", "2"]
     assert len(folders(tmp_path / "cache")) == 1
 
 
 def test_a_build_that_was_killed_is_done_again(root, tmp_path):
-    killed = start_build(root, tmp_path / "cache", 30)
-    assert killed.stdout.readline() == "decoding\n"
-    os.kill(killed.pid, signal.SIGKILL)
-    killed.wait(timeout=30)
+    builder = start_build(root, tmp_path, 60)
+    while not (tmp_path / "log").exists():
+        assert builder.is_alive()
+        time.sleep(0.01)
+    builder.kill()
+    builder.join(60)
     assert folders(tmp_path / "cache") == []
     dataset = open_split(root)
     samples = open_cache(dataset, tmp_path / "cache")

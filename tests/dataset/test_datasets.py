@@ -32,7 +32,6 @@ def test_classes_and_palette_agree(name, tmp_path):
     assert len(dataset.CLASSES) == len(dataset.PALETTE) == len(set(dataset.PALETTE))
     assert set(dataset.ID_TO_TRAIN_ID.values()) == {*range(len(dataset.CLASSES)), IGNORE_INDEX}
     assert DATASETS[name].VALIDATION_SPLIT in DATASETS[name].SPLITS
-    assert DATASETS[name].SOURCES or DATASETS[name].BY_HAND
 
 
 @each_dataset
