@@ -14,7 +14,7 @@ from trees import LAYOUTS, SIZE, cityscapes_files, make_tree, write_pair
 
 from segdistill.dataset import DATASETS, build_dataset
 from segdistill.dataset.__main__ import main
-from segdistill.dataset.check import check, known_verdict
+from segdistill.dataset.check import check, known_verdict, require_labels
 
 
 def colors_of(name):
@@ -304,6 +304,37 @@ def test_a_verdict_is_kept_until_the_contents_change(tmp_path, monkeypatch):
     write_pair(image, label, [3])
     assert known_verdict(dataset) is None
     assert check(dataset).num_pixels[3] > first.num_pixels[3]
+
+
+def test_training_relies_on_the_verdict(tmp_path, monkeypatch):
+    root = make_tree(tmp_path, "camvid")
+    _, label = LAYOUTS["camvid"](root, "000001")
+    good = label.read_bytes()
+    Image.fromarray(random_ids(14)).save(label)
+    dataset = build_dataset("camvid", root, "train")
+    check(dataset)
+    with pytest.raises(ValueError, match=r"found 1 errors in .* train, the first: .*000001\.png holds values"):
+        require_labels(dataset)
+    label.write_bytes(good)
+    check(dataset)
+    monkeypatch.setattr(type(dataset), "read", None)
+    require_labels(dataset)
+
+
+@pytest.mark.parametrize(("void", "said"), [(1.0, "void throughout"), (0.75, "75 % void")])
+def test_void_is_noticed_without_a_verdict(void, said, tmp_path, caplog):
+    root = make_tree(tmp_path, "camvid")
+    ids = np.full(SIZE, 3, np.uint8)
+    ids[: int(void * SIZE[0])] = 11
+    for label in (root / "trainannot").iterdir():
+        Image.fromarray(ids).save(label)
+    dataset = build_dataset("camvid", root, "train")
+    if void == 1:
+        with pytest.raises(ValueError, match=said):
+            require_labels(dataset)
+    else:
+        require_labels(dataset)
+        assert said in caplog.text
 
 
 def test_an_image_that_occurs_twice_is_a_warning(tmp_path):
