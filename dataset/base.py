@@ -292,7 +292,7 @@ class SegmentationDataset(torch.utils.data.Dataset):
                 )
             for file in filter(None, pair):
                 if not file.is_file():
-                    raise FileNotFoundError(f"{path}:{number} names {file}, which does not exist")
+                    raise FileNotFoundError(f"{path}:{number} names {file}, which does not exist or is no file")
             pairs.append(pair)
         return pairs
 
@@ -357,8 +357,25 @@ def unique(files: Sequence[Path], key: Callable[[Path], str], where: str) -> dic
 
 
 def walk(folder: Path) -> list[Path]:
-    """Every file below a folder, sorted; links to folders are not followed."""
-    return sorted(Path(parent, name) for parent, _, names in os.walk(folder) for name in names)
+    """Every file below a folder, sorted, [] without the folder; links are followed, hidden folders are not entered.
+
+    Raises:
+        ValueError: a folder that may not be listed.
+    """
+
+    def complain(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise ValueError(f"{error.filename} cannot be listed ({error.strerror}): chmod u+rx it, or ask its owner")
+
+    files, seen = [], set()
+    for parent, folders, names in os.walk(folder, onerror=complain, followlinks=True):
+        if os.path.realpath(parent) in seen:  # a link back
+            folders.clear()
+            continue
+        seen.add(os.path.realpath(parent))
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        files += [Path(parent, name) for name in names]
+    return sorted(files)
 
 
 def describe_unused(files: Sequence[Path]) -> str:

@@ -14,6 +14,7 @@ from segdistill.dataset.base import IGNORE_INDEX, SegmentationDataset, describe_
 from segdistill.dataset.contents import Contents
 
 FOLDER = ".segdistill"  # under the data set's own: the verdict goes where the data go
+VERSION = 1  # raise it when another verdict would be given
 IMPROBABLE_VOID = 0.5  # of the pixels: more is probably a mistake
 logger = logging.getLogger(__name__)
 
@@ -61,7 +62,9 @@ def known_verdict(dataset: SegmentationDataset) -> Verdict | None:
 
 def verdict_path(dataset: SegmentationDataset, contents: Contents) -> Path:
     """Named after what was read and what was expected there."""
-    expected = repr((type(dataset).__name__, dataset.CLASSES, dataset.PALETTE, sorted(dataset.ID_TO_TRAIN_ID.items())))
+    expected = repr(
+        (VERSION, type(dataset).__name__, dataset.CLASSES, dataset.PALETTE, sorted(dataset.ID_TO_TRAIN_ID.items()))
+    )
     digest = hashlib.sha256(f"{expected} {contents.digest(dataset)} {dataset.unused}".encode()).hexdigest()
     return dataset.root / FOLDER / f"{dataset.split}-{digest[:16]}.json"
 

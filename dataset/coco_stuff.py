@@ -43,5 +43,6 @@ class CocoStuff(SegmentationDataset):
 
     def find_pairs(self) -> list[Pair]:
         folder = f"{self.split}2017"
-        images, labels = self.list_images(f"images/{folder}"), self.list_images(f"annotations/{folder}")
+        images = self.list_images(f"images/{folder}")
+        labels = self.list_images(f"annotations/{folder}", other_endings=("_labelTrainIds",))
         return pair_up(images, labels, f"{self.root} {self.split}")

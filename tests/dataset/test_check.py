@@ -262,6 +262,31 @@ def test_files_that_are_not_used_are_named(tmp_path, caplog, capsys):
     assert "x.png" in capsys.readouterr().err
 
 
+def test_folders_behind_links_are_used_and_a_link_back_ends(tmp_path):
+    root = make_tree(tmp_path / "root", "folder")
+    garden = root / "images/train/garden"
+    garden.rename(tmp_path / "elsewhere")
+    garden.symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/back").symlink_to(garden)
+    (root / "images/train/.thumbnails").mkdir()
+    (root / "images/train/.thumbnails/x.png").touch()
+    assert len(build_dataset("folder", root, "train")) == 3
+
+
+def test_a_folder_that_may_not_be_listed_is_named(tmp_path, monkeypatch):
+    root = make_tree(tmp_path, "camvid")
+    scan = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("annot"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(ValueError, match=r"trainannot cannot be listed \(Permission denied\)"):
+        build_dataset("camvid", root, "train")
+
+
 def test_improbable_void_is_a_warning(tmp_path):
     root = make_tree(tmp_path, "camvid")
     for label in (root / "trainannot").iterdir():
