@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from segdistill.dataset import DATASETS, SegmentationDataset, build_dataset
-from segdistill.dataset.base import read_image
+from segdistill.dataset.files import read_image
 from segdistill.utils.checkpoint import load_network
 from segdistill.utils.distributed import start_device
 from segdistill.utils.flags import Parser, add_switch, run_command

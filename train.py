@@ -15,8 +15,9 @@ from dataclasses import astuple
 
 import torch
 
-from segdistill.dataset import Normalization, SegmentationDataset, build_dataset
-from segdistill.dataset.base import require_labels
+from segdistill.dataset import DATASETS, Normalization, SegmentationDataset, build_dataset
+from segdistill.dataset.cache import open_cache
+from segdistill.dataset.check import require_labels
 from segdistill.dataset.sampler import TrainSampler
 from segdistill.dataset.transforms import RandomCrop
 from segdistill.utils.batch import make_batches
@@ -119,13 +120,17 @@ def build_datasets(options: argparse.Namespace) -> tuple[SegmentationDataset, Se
         data_list=options.data_list,
         unlabelled_list=options.unlabelled_list,
     )
-    val_set = build_dataset(options.dataset, options.data_dir, "val")
     if options.num_labels:
         train_set.keep_labels(options.num_labels)
+    val_set = build_dataset(
+        options.dataset, options.data_dir, DATASETS[options.dataset].VALIDATION_SPLIT, data_list=options.val_list
+    )
     require_labels(train_set)
-    if options.preload:
-        train_set.preload()
-        val_set.preload()
+    for dataset in (train_set, val_set):
+        if options.preload:
+            dataset.preload()
+        if options.cache_dir:
+            dataset.memory = open_cache(dataset, options.cache_dir)
     return train_set, val_set
 
 

@@ -30,7 +30,7 @@ fi
 if [ -n "${SMOKE:-}" ]; then
     smoke=${smoke:-$(mktemp -d)} seeds=0
     data_dir=$smoke/scenes split=val output=$smoke/$name
-    $python -m segdistill.dataset scenes "$data_dir" --num-train 8 --num-val 4 --num-test 2 --size 64 128
+    $python -m segdistill.dataset.scenes "$data_dir" --num-train 8 --num-val 4 --num-test 2 --size 64 128
     flags="--num-workers 0 --preload"
     teacher_network=${teacher_network//resnet101/resnet18}
     teacher=$smoke/teacher$(printf %s "$teacher_network" | tr -c 'a-z0-9' _).pth

@@ -21,8 +21,8 @@ from segdistill.utils.settings import describe_settings, parse_settings, setting
 # Options that say where and how a run is done and not what: they may change when it is continued.
 BOOKKEEPING = {
     *("save_name", "snapshot_dir", "resume", "check", "device", "num_workers", "preload", "save_every", "log_every"),
-    *("data_dir", "data_list", "unlabelled_list", "T_ckpt_path", "S_ckpt_path", "student_pretrain_model_imgnet"),
-    "teacher_cache",
+    *("data_dir", "data_list", "val_list", "unlabelled_list", "cache_dir", "teacher_cache"),
+    *("T_ckpt_path", "S_ckpt_path", "student_pretrain_model_imgnet"),
 }
 OHEM = {"threshold": 0.7, "min_kept": 100_000}
 positive, weight = number(float, above=0), number(float, least=0)
@@ -41,6 +41,7 @@ def make_parser() -> argparse.ArgumentParser:
     data.add_argument("--dataset", default="scenes", choices=sorted(DATASETS), help="scenes is made on first use")
     data.add_argument("--data-dir", metavar="DIR", help="folder of the data set")
     data.add_argument("--data-list", metavar="FILE", help="'image label' lines in place of the training split")
+    data.add_argument("--val-list", metavar="FILE", help="the same in place of the split that validates")
     data.add_argument("--input-size", type=size, metavar="H,W", help="training crop (recipe)")
     add_switch(data, "--random-scale", "scale each sample by a factor in --scale-range (recipe)", None)
     data.add_argument("--scale-range", type=positive, nargs=2, metavar=("MIN", "MAX"), help="(recipe)")
@@ -51,6 +52,9 @@ def make_parser() -> argparse.ArgumentParser:
         "--unlabelled-share", type=number(float, above=0), metavar="S", help="their part of every batch (0.5)"
     )
     add_switch(data, "--preload", "decode the data set once and keep it in memory")
+    data.add_argument(
+        "--cache-dir", type=Path, metavar="DIR", help="decode the data set once and keep it in files there"
+    )
     data.add_argument("--num-workers", type=number(int, 0), default=2, metavar="N", help="loader processes")
 
     student = parser.add_argument_group("student")
@@ -261,6 +265,8 @@ def contradictions(options: argparse.Namespace, given: set[str]) -> list[str]:
         problems.append("--S_ckpt_path and --student-pretrain-model-imgnet both set the student's weights: give one")
     if options.optimizer == "adam" and options.momentum is not None:
         problems.append("--momentum has no effect with --optimizer adam")
+    if options.preload and options.cache_dir:
+        problems.append("--preload and --cache-dir both keep what was decoded: give one")
     if options.bf16 and options.fp16:
         problems.append("--bf16 and --fp16 exclude each other")
     on_cpu = (options.device or ("cuda" if torch.cuda.is_available() else "cpu")) == "cpu"
@@ -285,7 +291,8 @@ def missing_files(options: argparse.Namespace) -> list[str]:
         problems.append(f"--dataset {options.dataset} needs --data-dir")
     if options.data_dir and DATASETS[options.dataset].DEFAULT_ROOT is None and not Path(options.data_dir).is_dir():
         problems.append(f"--data-dir: no folder {options.data_dir}")
-    for name in ("data_list", "unlabelled_list", "T_ckpt_path", "S_ckpt_path", "student_pretrain_model_imgnet"):
+    weights = ("T_ckpt_path", "S_ckpt_path", "student_pretrain_model_imgnet")
+    for name in ("data_list", "val_list", "unlabelled_list", *weights):
         file = getattr(options, name)
         if file and not Path(file).is_file():
             flag = name if name.endswith("path") else name.replace("_", "-")
