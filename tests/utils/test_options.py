@@ -70,7 +70,7 @@ def teacher(tmp_path):
         (["--also", "cwd"], "expected NAME=METHODS"),
         (["--also", "../x="], "the name of one folder"),
         (["--also", "a=", "--also", "a="], "another student has this name"),
-        (["--unlabelled-list", __file__], "teaches nothing without a distillation method"),
+        (["--unlabelled-list", __file__], "teach nothing without a distillation method"),
         (["--unlabelled-share", "0.5"], "no effect without --unlabelled-list"),
         (["--unlabelled-share", "1", "--unlabelled-list", __file__], "leaves no labelled"),
         (["--list-methods", "magic"], "no method 'magic'"),
