@@ -68,6 +68,7 @@ class SegmentationDataset(torch.utils.data.Dataset):
         transform: augmentation; None leaves the whole image as it is.
         seed: seeds the augmentation.
         data_list: a text file of "image label" lines relative to ``root``, in place of the data set's own layout.
+        labelled: false where labels are not needed: a line of ``data_list`` may name an image alone.
         unlabelled_list: a text file of images, one a line, that follow the labelled ones and are void throughout; a
             label on the line is passed over.
 
@@ -94,6 +95,7 @@ class SegmentationDataset(torch.utils.data.Dataset):
         seed: int = 0,
         data_list: str | Path | None = None,
         unlabelled_list: str | Path | None = None,
+        labelled: bool = True,
     ):
         name = type(self).__name__
         if split not in self.SPLITS:
@@ -103,7 +105,7 @@ class SegmentationDataset(torch.utils.data.Dataset):
             raise FileNotFoundError(f"{name}: no folder {self.root}; --data-dir names it (see docs/datasets.md)")
         self.split, self.transform, self.seed = split, transform, seed
         self.memory: list[Sample] = []
-        self.pairs = self._read_list(Path(data_list)) if data_list else self.find_pairs()
+        self.pairs = self._read_list(Path(data_list), labelled) if data_list else self.find_pairs()
         if not self.pairs:
             raise FileNotFoundError(f"{name}: no images of split {split!r} under {self.root}")
         self.num_labelled = len(self.pairs)

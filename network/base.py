@@ -64,9 +64,14 @@ class SegmentationNetwork(nn.Module):
             ValueError: a feature that the network does not have.
         """
         features = frozenset(features)
-        self.check_features(features)
-        maps = self.maps(images, features | ({"logits"} & self.features.keys()))
-        return SegmentationOutput(maps.get("logits"), {name: maps[name] for name in sorted(features)})
+        output = self.answer(images, features | ({"logits"} & self.features.keys()))
+        return SegmentationOutput(output.logits, {name: output.features[name] for name in sorted(features)})
+
+    def answer(self, images: Tensor, wanted: frozenset[str]) -> SegmentationOutput:
+        """The wanted features alone; logits only if they are among them. Raises: as ``forward``."""
+        self.check_features(wanted)
+        maps = self.maps(images, wanted)
+        return SegmentationOutput(maps.get("logits"), {name: maps[name] for name in sorted(wanted)})
 
     def check_features(self, names: Iterable[str]) -> None:
         """Raise ValueError if one of ``names`` is no feature of this network."""

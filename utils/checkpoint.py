@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from segdistill.dataset import Normalization
-from segdistill.network import build_network
+from segdistill.dataset.normalization import IMAGENET
+from segdistill.network import SegmentationNetwork, build_network
 from segdistill.utils import weights as families
 from segdistill.utils.weights import Weights
 
@@ -40,15 +41,25 @@ class LoadReport:
         )
 
 
-def load_network(source: str | os.PathLike | Mapping, norm: str = "batch_norm") -> tuple[nn.Module, LoadReport]:
+def load_network(
+    source: str | os.PathLike | Mapping, norm: str = "batch_norm", expected: SegmentationNetwork | None = None
+) -> tuple[SegmentationNetwork, LoadReport]:
     """Build the network that a checkpoint describes and load it; eval mode, on the CPU.
 
-    Raises: as ``load_weights``, and ValueError for a file that holds only a backbone.
+    Args:
+        expected: the network that the file must hold; a plain state dict, in that network's own or its library's keys,
+            describes none and is loaded into it.
+
+    Raises: as ``load_weights``, and ValueError for a file that holds only a backbone or another network than expected.
     """
-    weights = read_weights(source)
+    weights = read_weights(source, expected)
     if not weights.config:
         raise ValueError(f"{weights.source} holds a backbone only; give a network it belongs in")
+    if expected is not None and weights.config["name"] != expected.config["name"]:
+        raise ValueError(f"{weights.source} holds a {weights.config['name']}, not a {expected.config['name']}")
     network = build_network(**weights.config, norm=norm)
+    if expected is not None and network.num_classes == expected.num_classes and shapes(network) != shapes(expected):
+        raise ValueError(f"{weights.source} holds {weights.config}, which is not {expected.config}")
     return network.eval(), load_weights(network, weights)
 
 
@@ -110,13 +121,17 @@ def load_weights(
     )
 
 
-def read_weights(source: str | os.PathLike | Mapping) -> Weights:
-    """Recognise a checkpoint by its keys and rename them to ours. Raises: as ``load_weights``."""
+def shapes(network: nn.Module) -> dict[str, torch.Size]:
+    return {key: value.shape for key, value in network.state_dict().items()}
+
+
+def read_weights(source: str | os.PathLike | Mapping, expected: SegmentationNetwork | None = None) -> Weights:
+    """Recognise a checkpoint by its keys and rename them to ours. Args, raises: as ``load_network``."""
     if isinstance(source, Mapping):
-        return recognise(source)
+        return recognise(source, expected=expected)
     path = Path(source)
     content = read_file(path)
-    weights = recognise(content, str(path))
+    weights = recognise(content, str(path), expected)
     weights.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     return weights
 
@@ -146,7 +161,7 @@ def read_file(path: Path, remedy: str = "fetch it again") -> Mapping:
     return content
 
 
-def recognise(content: Mapping, source: str = "the state dict") -> Weights:
+def recognise(content: Mapping, source: str = "the state dict", expected: SegmentationNetwork | None = None) -> Weights:
     """Tell the family of a loaded file by its keys."""
     if content.get("format") == "segdistill":
         if content["format_version"] > FORMAT_VERSION:
@@ -159,7 +174,34 @@ def recognise(content: Mapping, source: str = "the state dict") -> Weights:
         return Weights("segdistill", content["state_dict"], content["config"], normalization, source, classes=classes)
     if isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
-    return families.recognise({key.removeprefix("module."): value for key, value in content.items()}, source)
+    content = {key.removeprefix("module."): value for key, value in content.items()}
+    plain = None if expected is None else read_plain(content, expected, source)
+    return plain or families.recognise(content, source)
+
+
+def read_plain(content: Mapping[str, Tensor], network: SegmentationNetwork, source: str) -> Weights | None:
+    """A state dict that has every entry of ``network``, by its own keys or by those of the library inside it."""
+    needed = {key for key in network.state_dict() if not key.endswith("num_batches_tracked")}
+    for prefix in ("", "model."):
+        renamed = {prefix + key: value for key, value in content.items()}
+        if needed <= renamed.keys():
+            skipped = sorted(renamed.keys() - network.state_dict().keys())  # the library's classifier of whole images
+            kept = {key: value for key, value in renamed.items() if key not in skipped}
+            family, _, _ = network.config["name"].partition(":")
+            convention = network.normalization or IMAGENET
+            return Weights(family, kept, network.config, convention, source, skipped=skipped)
+    return None
+
+
+def describe(network: SegmentationNetwork) -> LoadReport:
+    """The report of a network whose weights its library fetched; the checksum is that of its tensors."""
+    digest = hashlib.sha256()
+    for key, value in sorted(network.state_dict().items()):
+        digest.update(key.encode() + value.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    family, _, _ = network.config["name"].partition(":")
+    convention = network.normalization or IMAGENET
+    used = sorted(network.state_dict())
+    return LoadReport(family, used, [], [], convention, digest.hexdigest(), network.config)
 
 
 def export_weights(network: nn.Module, normalization: Normalization, **card) -> dict:

@@ -11,7 +11,13 @@ Predictor = Callable[[Tensor], Tensor]
 
 
 def whole(network: SegmentationNetwork) -> Predictor:
-    """Each image in one piece. The network runs in eval mode and is put back into the mode it was in."""
+    """Each image in one piece. The network runs in eval mode and is put back into the mode it was in.
+
+    Raises:
+        ValueError: the network has no classes.
+    """
+    if not network.num_classes:
+        raise ValueError(f"{type(network).__name__} has no classes, so it predicts nothing")
 
     @torch.no_grad()
     def predict(images: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 
 def measure(network: SegmentationNetwork, names: Iterable[str], side: int = 256) -> dict[str, Feature]:
-    """Channels and stride of the maps ``names``, as they come out of an image of side ``side``; computes shapes alone."""
+    """Channels and stride of the maps ``names``, as an image of side ``side`` gives them; computes shapes alone."""
     shadow = copy.deepcopy(network).to("meta").eval()
     maps = shadow.maps(torch.empty(1, 3, side, side, device="meta"), frozenset(names))
     return {name: Feature(maps[name].shape[1], round(side / maps[name].shape[2])) for name in names}

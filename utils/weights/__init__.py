@@ -8,10 +8,10 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from segdistill.utils.weights import espnet, imagenet, skd
+from segdistill.utils.weights import espnet, imagenet, skd, torchvision
 from segdistill.utils.weights.base import Weights
 
-FAMILIES = {"espnet": espnet, "imagenet": imagenet, "skd": skd}
+FAMILIES = {"espnet": espnet, "imagenet": imagenet, "skd": skd, "torchvision": torchvision}
 
 __all__ = ["FAMILIES", "Weights", "recognise"]
 
