@@ -74,7 +74,7 @@ def teacher(tmp_path):
         (["--unlabelled-share", "0.5"], "no effect without --unlabelled-list"),
         (["--unlabelled-share", "1", "--unlabelled-list", __file__], "leaves no labelled"),
         (["--list-methods", "magic"], "no method 'magic'"),
-        (["--network", "unet"], "unknown network 'unet'; known: espnet"),
+        (["--network", "unet"], "unknown network 'unet'; known: deeplabv3, "),
         (["--network", "nowhere/net.py:Net"], "no file"),
         (["--network", "torchvision:fcn_resnet50", "--network-options", "model=x"], "no setting 'model=x'"),
         (["--teacher-network", "pspnet"], "--teacher-network has no effect without a distillation method"),
