@@ -14,6 +14,9 @@ from PIL import Image
 
 import eval as evaluation
 import test as prediction
+from segdistill.dataset.normalization import IMAGENET
+from segdistill.network import build_network
+from segdistill.utils.checkpoint import atomic_save, export_weights
 
 ROOT = Path(__file__).parents[1]
 RELEASED = {
@@ -70,6 +73,15 @@ def test_a_file_of_another_network_than_asked_for_is_an_error(tiny, tmp_path):
     data = ["--dataset", "camvid", "--data-dir", str(tiny / "camvid")]
     with pytest.raises(ValueError, match="holds a espnet_c, not a pspnet"):
         evaluation.main([*data, "--checkpoint", str(tiny / "teacher.pth"), "--network", "pspnet"])
+
+
+def test_what_a_file_cannot_tell_is_said_beside_it(tiny, tmp_path):
+    data = ["--dataset", "camvid", "--data-dir", tiny / "camvid", "--network-options", "output_stride=16"]
+    network = build_network("pspnet", 11, backbone="mobilenetv2", output_stride=8)
+    atomic_save(export_weights(network, IMAGENET), tmp_path / "best.pth")
+    assert evaluate(tmp_path, *data, "--checkpoint", tmp_path / "best.pth")["network"]["output_stride"] == 16
+    with pytest.raises(ValueError, match="espnet_c has no setting 'output_stride=16'"):
+        evaluate(tmp_path, *data, "--checkpoint", tiny / "teacher.pth")
 
 
 def test_predictions_are_written_for_every_image(tiny, tmp_path):

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import re
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ from PIL import Image
 from torch import Tensor
 
 from segdistill.network import SegmentationNetwork, SegmentationOutput, resize
-from segdistill.utils.checkpoint import load_network
+from segdistill.utils.checkpoint import load_network, read_weights
 from segdistill.utils.weights import FAMILIES
 
 NETWORKS = Handlers("network")
@@ -100,6 +101,25 @@ def test_network_matches_the_original(case: Case):
 def test_one_code_base_claims_a_file(state_keys: str):
     keys = dict.fromkeys(entry["key"] for entry in read_state_keys({"state_keys": state_keys}))
     assert len([name for name, family in FAMILIES.items() if family.claims(keys)]) == 1
+
+
+BACKBONE = re.compile(
+    r"(?:pretrained\.(?:net\.)?|backbone\.)?((?:conv\d|bn\d|layer\d|features|block\d+|patch_embed\d|norm\d)\..*)"
+)
+
+
+@pytest.mark.parametrize(
+    "state_keys",
+    sorted({case["state_keys"] for case in NETWORKS.covered() if case["source_repo"] in (CIRKD, DIST, AKD)}),
+)
+def test_the_backbone_of_a_file_alone_is_a_file_of_imagenet_weights(state_keys: str):
+    entries = read_state_keys({"state_keys": state_keys})
+    whole = {entry["key"]: torch.empty(entry["shape"], device="meta") for entry in entries}
+    alone = {match[1]: value for key, value in whole.items() if (match := BACKBONE.fullmatch(key))}
+    weights = read_weights({**alone, "fc.weight": torch.empty(1000, 512)})
+    expected = {key for key in read_weights(whole).state_dict if key.startswith("backbone.")}
+    assert (weights.family, weights.config, weights.skipped) == ("imagenet", {}, ["fc.weight"])
+    assert weights.state_dict.keys() == expected
 
 
 def check_output(output: Tensor, stored: np.ndarray, expected: dict, what: str) -> None:

@@ -18,10 +18,7 @@ LAST = {"layer1": 3, "layer2": 6, "layer3": 13, "layer4": 17}
 def conv_norm(
     in_channels: int, channels: int, norm: Callable[..., nn.Module], kernel: int = 1, **options
 ) -> nn.Sequential:
-    padding = options.pop("padding", kernel // 2 * options.get("dilation", 1))
-    return nn.Sequential(
-        nn.Conv2d(in_channels, channels, kernel, padding=padding, bias=False, **options), norm(channels)
-    )
+    return nn.Sequential(nn.Conv2d(in_channels, channels, kernel, bias=False, **options), norm(channels))
 
 
 class InvertedResidual(nn.Module):
@@ -39,39 +36,33 @@ class InvertedResidual(nn.Module):
     ):
         super().__init__()
         hidden = expansion * in_channels
-        self.pad_first = dilation if pad_first else 0
-        expand = [conv_norm(in_channels, hidden, norm)] if expansion > 1 else []
+        self.border = dilation if pad_first else 0
+        spread = {"stride": stride, "dilation": dilation, "padding": dilation - self.border, "groups": hidden}
         self.conv = nn.Sequential(
-            *expand,
-            conv_norm(
-                hidden,
-                hidden,
-                norm,
-                kernel=3,
-                stride=stride,
-                dilation=dilation,
-                padding=0 if pad_first else dilation,
-                groups=hidden,
-            ),
+            *([conv_norm(in_channels, hidden, norm)] if expansion > 1 else []),
+            conv_norm(hidden, hidden, norm, kernel=3, **spread),
             nn.Conv2d(hidden, channels, 1, bias=False),
             norm(channels),
         )
         self.shortcut = stride == 1 and in_channels == channels
         self.inplace = not isinstance(self.conv[-1], InPlaceABN)  # whose backward pass needs its output
 
+    def surround(self, x: Tensor) -> Tensor:
+        return F.pad(x, [self.border] * 4) if self.border else x
+
     def expand(self, x: Tensor) -> Tensor:
         """The expansion before its activation, with the border of ``pad_first``."""
-        return self.conv[0](F.pad(x, [self.pad_first] * 4))
+        return self.conv[0](self.surround(x))
 
     def reduce(self, x: Tensor, expanded: Tensor) -> Tensor:
         """The rest of the block: its output, given its input and the activated expansion."""
-        depthwise, project, norm = self.conv[-3:]
+        *_, depthwise, project, norm = self.conv
         out = norm(project(F.relu6(depthwise(expanded), self.inplace)))
         return x + out if self.shortcut else out
 
     def forward(self, x: Tensor) -> Tensor:
         if len(self.conv) == 3:  # no expansion
-            return self.reduce(x, F.pad(x, [self.pad_first] * 4))
+            return self.reduce(x, self.surround(x))
         return self.reduce(x, F.relu6(self.expand(x), self.inplace))
 
 
@@ -105,7 +96,7 @@ class MobileNetV2(Backbone):
     ):
         super().__init__(checkpoint_blocks)
         make_norm = get_norm(norm)
-        blocks, strides, in_channels = [conv_norm(3, 32, make_norm, kernel=3, stride=2)], [2], 32
+        blocks, strides, in_channels = [conv_norm(3, 32, make_norm, kernel=3, stride=2, padding=1)], [2], 32
         groups = dilate((stride for *_, stride in GROUPS), 2, output_stride, dilation)
         for (expansion, channels, count, _), (stride, first, rest, reached) in zip(GROUPS, groups, strict=True):
             for index in range(count):
@@ -118,11 +109,11 @@ class MobileNetV2(Backbone):
 
         self.features = {}
         for name, last in LAST.items():
-            reduced, following = Feature(blocks[last].conv[-2].out_channels, strides[last]), blocks[last + 1 : last + 2]
-            self.features |= {name: reduced, f"{name}.pre": reduced}
-            self.features |= {
-                f"{name}.expanded.pre": Feature(b.conv[0][0].out_channels, reduced.stride) for b in following
-            }
+            shape = Feature(blocks[last].conv[-2].out_channels, strides[last])
+            self.features |= {name: shape, f"{name}.pre": shape}
+            if last + 1 < len(blocks):
+                expanded = blocks[last + 1].conv[0][0].out_channels
+                self.features[f"{name}.expanded.pre"] = Feature(expanded, shape.stride)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
@@ -130,11 +121,11 @@ class MobileNetV2(Backbone):
     def forward(self, images: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
         x = F.relu6(self.blocks[0](images), self.inplace)
         maps, ends = {}, {last: name for name, last in LAST.items()}
-        for index, block in enumerate(self.blocks[1:], 1):
+        for index, block in enumerate(list(self.blocks)[1:], 1):
             expansion = f"{ends.get(index - 1)}.expanded.pre"
             if expansion in wanted:
                 expanded = block.expand(x)
-                maps[expansion] = F.pad(expanded, [-block.pad_first] * 4)
+                maps[expansion] = F.pad(expanded, [-block.border] * 4)
                 x = block.reduce(x, F.relu6(expanded))
             else:
                 x = self.run(block, x)

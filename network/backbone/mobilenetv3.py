@@ -160,7 +160,7 @@ class MobileNetV3(Backbone):
 
     def forward(self, images: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
         x, maps = images, {}
-        for index, block in enumerate(self.blocks[:-1]):
+        for index, block in enumerate(list(self.blocks)[:-1]):
             x = self.run(block, x)
             if index in self.ends:
                 maps[self.ends[index]] = maps[f"{self.ends[index]}.pre"] = x
