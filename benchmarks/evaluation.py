@@ -96,9 +96,9 @@ def main() -> None:
     predictions = {"a scene": logits, "noise, the worst case": torch.randn(1, 19, 128, 256)}
     if options.checkpoint:
         network, report = load_network(options.checkpoint)
-        predictions[options.checkpoint.name] = whole(network).coarse(
-            report.normalization(read_image(options.image)[None])
-        )
+        image = report.normalization(read_image(options.image)[None])
+        # In the memory format of the originals' networks.
+        predictions[options.checkpoint.name] = whole(network).coarse(image).contiguous()
     print(f"scoring at {SIZE[0]}x{SIZE[1]}, CPU time: the originals' way, ours, ratio")
     for name, logits in predictions.items():
         if not np.array_equal(score_as_the_originals(logits, label.numpy()), score(logits, label)):
