@@ -69,6 +69,28 @@ def test_a_perfect_prediction_scores_one(tiny, tmp_path, capsys):
     assert evaluate(tmp_path, *data, "--checkpoint", tiny / "teacher.pth", "--count-void")["pixel_accuracy"] < 1
 
 
+def test_the_protocol_is_what_was_done_and_is_written_down(tiny, tmp_path, capsys):
+    data = [
+        "--dataset",
+        "camvid",
+        "--data-dir",
+        tiny / "camvid",
+        "--split",
+        "test",
+        "--checkpoint",
+        tiny / "teacher.pth",
+    ]
+    plain = evaluate(tmp_path, *data, "--batch-size", 2)
+    tiled = evaluate(tmp_path, *data, "--predict", "sliding", "--tile", 32, 48, "--flip", "--input-scale", 0.5)
+    assert plain["protocol"]["predict"] == "whole"
+    assert plain["mean_iou"] > 0.99 > tiled["mean_iou"]
+    assert tiled["protocol"] == {
+        **{"predict": "sliding", "tile": [32, 48], "overlap": 1 / 3, "scales": [1.0], "flip": True},
+        **{"input_size": 0.5, "count_void": False},
+    }
+    assert "tiles of 32x48, 33 % overlap; mirrored too; shown at 0.5 x." in capsys.readouterr().out
+
+
 def test_a_file_of_another_network_than_asked_for_is_an_error(tiny, tmp_path):
     data = ["--dataset", "camvid", "--data-dir", str(tiny / "camvid")]
     with pytest.raises(ValueError, match="holds a espnet_c, not a pspnet"):

@@ -164,16 +164,17 @@ def enlarged_class_ids(logits: Tensor, size: tuple[int, int]) -> Tensor:
     columns, right = interpolation(width, size[1])
     best = logits.max(2).indices.to(torch.uint8)
     corners = torch.stack([best[:-1, :-1], best[:-1, 1:], best[1:, :-1], best[1:, 1:]])
-    mixed = (corners != corners[0]).any(0)
-    ids = corners[0][rows][:, columns]
+    mixed = (corners != corners[0]).any(0)[:, columns]
+    ids = corners[0][:, columns][rows]
     end = 0
     for row, count in enumerate(torch.bincount(rows).tolist()):
         start, end = end, end + count
-        places = mixed[row][columns].nonzero()[:, 0]
+        places = mixed[row].nonzero()[:, 0]
         left = columns[places]
         band = logits[row : row + 2]
-        upper, lower = torch.lerp(band[:, left], band[:, left + 1], right[places, None])
-        ids[start:end, places] = torch.lerp(upper, lower, below[start:end, None, None]).max(2).indices.to(torch.uint8)
+        upper, lower = torch.lerp(band.index_select(1, left), band.index_select(1, left + 1), right[places, None])
+        values = torch.lerp(upper, lower, below[start:end, None, None])
+        ids[start:end].index_copy_(1, places, values.max(2).indices.to(torch.uint8))
     return ids
 
 

@@ -100,3 +100,11 @@ def test_negative_labels_are_void(dtype):
     confusion = ConfusionMatrix(2)
     confusion.update(torch.tensor([0, 1, 1], dtype=dtype), torch.tensor([0, -1, 1], dtype=dtype))
     assert confusion.matrix.tolist() == [[1, 0, 0], [0, 1, 0], [0, 1, 0]]
+
+
+def test_as_many_classes_as_labels_can_hold():
+    confusion = ConfusionMatrix(255)
+    confusion.update(torch.tensor([254, 3, 254]), torch.tensor([254, 255, -1]))
+    assert confusion.matrix.nonzero().tolist() == [[254, 254], [255, 3], [255, 254]]
+    with pytest.raises(ValueError, match="256 classes"):
+        ConfusionMatrix(256)

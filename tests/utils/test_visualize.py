@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from segdistill.utils.visualize import colorize, overlay
+from segdistill.utils.visualize import colorize, overlay, side_by_side
 
 PALETTE = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
 
@@ -37,3 +37,12 @@ def test_overlay_blends_classes_and_leaves_void_alone():
 def test_overlay_refuses_a_label_of_another_size():
     with pytest.raises(ValueError, match="differ in size"):
         overlay(np.zeros((4, 4, 3), np.uint8), np.zeros((4, 2), np.uint8), PALETTE)
+
+
+def test_pictures_side_by_side_stand_below_their_names():
+    red, blue = (np.full((40, 60, 3), color, np.uint8) for color in (PALETTE[0], PALETTE[2]))
+    panel = side_by_side({"alone": red, "distilled": blue})
+    assert np.array_equal(panel[-40:], np.concatenate([red, blue], axis=1))
+    strip = panel[:-40]
+    assert strip[:, :60].any()
+    assert strip[:, 60:].any()
