@@ -94,6 +94,8 @@ class SegmentationDataset(torch.utils.data.Dataset):
     CLASSES: ClassVar[tuple[str, ...]]
     PALETTE: ClassVar[tuple[tuple[int, int, int], ...]]
     ID_TO_TRAIN_ID: ClassVar[dict[int, int]]
+    # Groups of classes that are scored too, where the data set's own evaluation has them.
+    CATEGORIES: ClassVar[dict[str, tuple[str, ...]]] = {}
     SPLITS: ClassVar[tuple[str, ...]] = ("train", "val", "test")
     VALIDATION_SPLIT: ClassVar[str] = "val"
     NORMALIZATION: ClassVar[Normalization] = IMAGENET
@@ -181,6 +183,20 @@ class SegmentationDataset(torch.utils.data.Dataset):
 
     def __len__(self) -> int:
         return len(self.pairs)
+
+    def keep_labels(self, number: int) -> None:
+        """Forget all labels but those of ``number`` images, evenly spaced; the others follow as images without.
+
+        Raises:
+            ValueError: there are not as many labelled images.
+        """
+        total = self.num_labelled
+        if not 0 < number <= total:
+            raise ValueError(f"cannot keep the labels of {number} images: {self.root} has {total} in {self.split}")
+        kept = [i * total // number for i in range(number)]
+        others = [Pair(self.pairs[i].image, None) for i in range(total) if i not in set(kept)]
+        self.pairs = [*(self.pairs[i] for i in kept), *others, *self.pairs[total:]]
+        self.num_labelled = number
 
     def digest(self) -> str:
         """SHA-256 of the images' names in their order: what tells one choice of images from another."""

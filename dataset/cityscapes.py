@@ -61,6 +61,15 @@ class Cityscapes(SegmentationDataset):
         (0, 0, 230),
         (119, 11, 32),
     )
+    CATEGORIES = {
+        "flat": ("road", "sidewalk"),
+        "construction": ("building", "wall", "fence"),
+        "object": ("pole", "traffic light", "traffic sign"),
+        "nature": ("vegetation", "terrain"),
+        "sky": ("sky",),
+        "human": ("person", "rider"),
+        "vehicle": ("car", "truck", "bus", "train", "motorcycle", "bicycle"),
+    }
     ID_TO_TRAIN_ID = {
         **dict.fromkeys(range(34), IGNORE_INDEX),
         **{raw: train_id for train_id, raw in enumerate(RAW_IDS)},

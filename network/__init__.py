@@ -3,10 +3,22 @@
 import inspect
 
 from segdistill.network.base import Feature, SegmentationNetwork, SegmentationOutput, resize
+from segdistill.network.deeplabv3 import DeepLabV3
+from segdistill.network.deeplabv3plus import DeepLabV3Plus
 from segdistill.network.espnet import ESPNet, ESPNetC
 from segdistill.network.pspnet import PSPNet
+from segdistill.network.segformer import SegFormer
+from segdistill.network.upernet import UPerNet
 
-NETWORKS: dict[str, type[SegmentationNetwork]] = {"pspnet": PSPNet, "espnet": ESPNet, "espnet_c": ESPNetC}
+NETWORKS: dict[str, type[SegmentationNetwork]] = {
+    "deeplabv3": DeepLabV3,
+    "deeplabv3plus": DeepLabV3Plus,
+    "espnet": ESPNet,
+    "espnet_c": ESPNetC,
+    "pspnet": PSPNet,
+    "segformer": SegFormer,
+    "upernet": UPerNet,
+}
 
 __all__ = ["NETWORKS", "Feature", "SegmentationNetwork", "SegmentationOutput", "build_network", "resize"]
 

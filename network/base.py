@@ -70,11 +70,11 @@ class SegmentationNetwork(nn.Module):
             )
 
 
-def resize(maps: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
-    """Maps (N, C, h, w) at ``size``, bilinear with corners on corners; as they are if they have the size already."""
+def resize(maps: Tensor, size: torch.Size | tuple[int, int], align_corners: bool = True) -> Tensor:
+    """Maps (N, C, h, w) at ``size``, bilinear, by default corners on corners; unchanged if they have the size."""
     if maps.shape[2:] == torch.Size(size):
         return maps
-    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=True)
+    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=align_corners)
 
 
 def freeze_idle(network: SegmentationNetwork, wanted: Iterable[str]) -> list[str]:

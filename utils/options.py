@@ -23,6 +23,7 @@ BOOKKEEPING = {
     *("save_name", "snapshot_dir", "resume", "check", "device", "num_workers", "preload", "save_every", "log_every"),
     *("data_dir", "data_list", "val_list", "unlabelled_list", "cache_dir"),
     *("T_ckpt_path", "S_ckpt_path", "student_pretrain_model_imgnet"),
+    "teacher_cache",
 }
 OHEM = {"threshold": 0.7, "min_kept": 100_000}
 positive, weight = number(float, above=0), number(float, least=0)
@@ -46,6 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_switch(data, "--random-scale", "scale each sample by a factor in --scale-range (recipe)", None)
     data.add_argument("--scale-range", type=positive, nargs=2, metavar=("MIN", "MAX"), help="(recipe)")
     add_switch(data, "--random-mirror", "mirror half of the samples (recipe)", None)
+    data.add_argument("--num-labels", type=count, metavar="N", help="keep the labels of N images, evenly spaced (all)")
     data.add_argument("--unlabelled-list", metavar="FILE", help="images without labels, one a line, to be distilled")
     data.add_argument(
         "--unlabelled-share", type=number(float, above=0), metavar="S", help="their part of every batch (0.5)"
@@ -65,6 +67,10 @@ def make_parser() -> argparse.ArgumentParser:
 
     loss = parser.add_argument_group("losses")
     loss.add_argument("--T_ckpt_path", metavar="FILE", help="the teacher; its network is read from the file")
+    loss.add_argument(
+        "--teacher-cache", type=Path, metavar="DIR", help="keep the teacher's answers there; with --views"
+    )
+    loss.add_argument("--views", type=count, metavar="K", help="after K epochs the samples come as they did before")
     loss.add_argument("--aux-weight", type=weight, metavar="W", help="of the auxiliary head, where there is one (0.4)")
     loss.add_argument("--ohem", nargs="*", metavar="key=value", help="hard pixels only: threshold=0.7 min_kept=100000")
     loss.add_argument("--list-methods", nargs="?", const="", metavar="NAME", help="print the distillation methods")
@@ -179,7 +185,7 @@ def beside(options: argparse.Namespace, parser: argparse.ArgumentParser) -> argp
             parser.error(str(error))
         if name in names:
             parser.error(f"--also {name}: another student has this name")
-        if options.unlabelled_list and not terms:
+        if options.unlabelled_share and not terms:
             parser.error(
                 f"--also {name}: images without labels teach a student alone nothing; train it in a run of its own"
             )
@@ -234,16 +240,20 @@ def contradictions(options: argparse.Namespace, given: set[str]) -> list[str]:
         problems.append(f"--{options.terms[0].method} needs a teacher: --T_ckpt_path FILE")
     if options.T_ckpt_path and not options.terms:
         problems.append("--T_ckpt_path has no effect without a distillation method: see --list-methods")
+    if options.teacher_cache and not options.T_ckpt_path:
+        problems.append("--teacher-cache has no effect without a teacher")
+    if options.teacher_cache and not options.views:
+        problems.append("--teacher-cache needs --views K: without it no sample comes twice")
     if options.unlabelled_share is not None:
-        if not options.unlabelled_list:
-            problems.append("--unlabelled-share has no effect without --unlabelled-list")
+        if not options.unlabelled_list and not options.num_labels:
+            problems.append("--unlabelled-share has no effect without --unlabelled-list or --num-labels")
         elif not 0 < num_unlabelled(options) < options.batch_size:
             problems.append(
                 f"--unlabelled-share {options.unlabelled_share} of a batch of {options.batch_size} leaves no labelled "
                 "or no unlabelled image in it"
             )
-    if options.unlabelled_list and not options.terms and not options.check:
-        problems.append("--unlabelled-list teaches nothing without a distillation method")
+    if options.unlabelled_share and not options.terms and not options.check:
+        problems.append("images without labels teach nothing without a distillation method")
     if "scale_range" in given and not options.random_scale:
         problems.append("--scale-range has no effect without --random-scale")
     least, greatest = options.scale_range

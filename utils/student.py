@@ -18,7 +18,7 @@ from segdistill.utils.evaluate import evaluate
 from segdistill.utils.learner import Learner, Objective, poly
 from segdistill.utils.losses import TaskLoss, build_losses
 from segdistill.utils.options import memory_format
-from segdistill.utils.predict import class_ids, whole
+from segdistill.utils.predict import whole
 from segdistill.utils.run import Run
 from segdistill.utils.teacher import Teacher
 from segdistill.utils.visualize import colorize
@@ -118,7 +118,7 @@ class Student:
         mean_iou = confusion.mean_iou()
         for i in sorted({0, len(self.val_set) // 2}):
             image, label, name, _ = self.val_set[i]
-            prediction = class_ids(predictor(self.normalization(image[None])))[0]
+            prediction = predictor.class_ids(self.normalization(image[None]))[0]
             maps = [colorize(ids.numpy(), self.val_set.PALETTE) for ids in (label, prediction)]
             panel = np.concatenate([image.permute(1, 2, 0).numpy(), *maps], axis=1)
             self.run.show(self.step, f"val/{name}", panel)
@@ -132,14 +132,14 @@ class Student:
 def build_student(
     options: argparse.Namespace, dataset: SegmentationDataset
 ) -> tuple[SegmentationNetwork, Normalization]:
-    """The student and the input convention of its weights; the data set's, if it starts from scratch."""
+    """The student and the input convention of its weights; the data set's, if they do not tell or there are none."""
     network = build_network(options.network, len(dataset.CLASSES), norm=options.norm, **options.network_options)
     file = options.S_ckpt_path or options.student_pretrain_model_imgnet
     if not file:
         return network, dataset.NORMALIZATION
     report = load_weights(network, file, skip_classifier=True)
     logger.info("student %s: %s", file, report)
-    return network, report.normalization
+    return network, report.normalization or dataset.NORMALIZATION
 
 
 def build_learner(
