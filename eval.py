@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 
 from segdistill.dataset import DATASETS, SegmentationDataset, build_dataset
-from segdistill.network import NETWORKS
 from segdistill.utils.checkpoint import LoadReport, load_network
 from segdistill.utils.distributed import rank, start_device
 from segdistill.utils.evaluate import evaluate
@@ -33,7 +32,7 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--data-dir", metavar="DIR", help="folder of the data set")
     parser.add_argument("--data-list", metavar="FILE", help="'image label' lines, in place of the split's own layout")
     parser.add_argument("--split", default="val", help="of the data set (val)")
-    parser.add_argument("--network", choices=sorted(NETWORKS), help="an error if the file holds another one")
+    parser.add_argument("--network", metavar="NAME", help="an error if the file holds another one")
     add_switch(parser, "--count-void", "count predictions on void pixels as errors, as ESPNet's paper did")
     parser.add_argument("--num-workers", type=number(int, 0), default=1, metavar="N")
     parser.add_argument("--device", help="cuda if there is one, else cpu")

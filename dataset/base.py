@@ -83,6 +83,7 @@ class SegmentationDataset(torch.utils.data.Dataset):
         seed: seeds the augmentation.
         data_list: a text file of "image label" lines relative to ``root``, in place of the split's own layout; names
             that hold blanks are separated by a tab.
+        labelled: false where labels are not needed: a line of ``data_list`` may name an image alone.
         unlabelled_list: a text file of images, one a line, that follow the labelled ones and are void throughout; a
             label on the line is passed over.
 
@@ -115,6 +116,7 @@ class SegmentationDataset(torch.utils.data.Dataset):
         seed: int = 0,
         data_list: str | Path | None = None,
         unlabelled_list: str | Path | None = None,
+        labelled: bool = True,
     ):
         name = type(self).__name__
         if split not in self.SPLITS:
@@ -125,7 +127,7 @@ class SegmentationDataset(torch.utils.data.Dataset):
         self.split, self.transform, self.seed = split, transform, seed
         self.memory: Sequence[Sample] = []
         self.unused: list[Path] = []
-        self.pairs = self._read_list(Path(data_list)) if data_list else self.find_pairs()
+        self.pairs = self._read_list(Path(data_list), labelled) if data_list else self.find_pairs()
         if self.unused:
             logger.warning("%s %s: %s", name, split, describe_unused(self.unused))
         if not self.pairs:

@@ -2,11 +2,14 @@
 
 import copy
 from collections.abc import Iterable
-from typing import ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from segdistill.dataset import Normalization
 
 
 class Feature(NamedTuple):
@@ -35,8 +38,12 @@ class SegmentationNetwork(nn.Module):
     before its activation. A head that nobody asks for is not run.
     """
 
-    num_classes: int
+    num_classes: int  # 0: no classes, and no "logits" among the features
     features: dict[str, Feature]
+    # The input convention of the weights that it was built with; None: the data set's.
+    normalization: "Normalization | None" = None
+    # The options that build it again, where they are not those it was built with: its weights were fetched, say.
+    rebuild: dict | None = None
     # Set by ``build_network``: what it takes to build this network again; checkpoints carry it.
     config: dict
     # Why bfloat16 autocast on the CPU is refused for this network; empty where it is not.
@@ -57,9 +64,14 @@ class SegmentationNetwork(nn.Module):
             ValueError: a feature that the network does not have.
         """
         features = frozenset(features)
-        self.check_features(features)
-        maps = self.maps(images, features | ({"logits"} & self.features.keys()))
-        return SegmentationOutput(maps.get("logits"), {name: maps[name] for name in sorted(features)})
+        output = self.answer(images, features | ({"logits"} & self.features.keys()))
+        return SegmentationOutput(output.logits, {name: output.features[name] for name in sorted(features)})
+
+    def answer(self, images: Tensor, wanted: frozenset[str]) -> SegmentationOutput:
+        """The wanted features alone; logits only if they are among them. Raises: as ``forward``."""
+        self.check_features(wanted)
+        maps = self.maps(images, wanted)
+        return SegmentationOutput(maps.get("logits"), {name: maps[name] for name in sorted(wanted)})
 
     def check_features(self, names: Iterable[str]) -> None:
         """Raise ValueError if one of ``names`` is no feature of this network."""

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from segdistill.dataset import Normalization
-from segdistill.network import NETWORKS, build_network
+from segdistill.dataset.normalization import IMAGENET
+from segdistill.network import HIDDEN, SegmentationNetwork, build_network, network_class
 from segdistill.utils import weights as families
 from segdistill.utils.archive import read_file
 from segdistill.utils.settings import parse_settings
@@ -54,22 +55,31 @@ class LoadReport:
 
 
 def load_network(
-    source: str | os.PathLike | Mapping | Weights, norm: str = "batch_norm", options: Sequence[str] = ()
-) -> tuple[nn.Module, LoadReport]:
+    source: str | os.PathLike | Mapping | Weights,
+    norm: str = "batch_norm",
+    options: Sequence[str] = (),
+    expected: SegmentationNetwork | None = None,
+) -> tuple[SegmentationNetwork, LoadReport]:
     """Build the network that a checkpoint describes and load it; eval mode, on the CPU.
 
     Args:
         options: ``key=value`` settings of the network in place of what the file says, for what a file cannot tell:
             ``output_stride=8``.
+        expected: the network that the file must hold; a plain state dict, in that network's own or its library's keys,
+            describes none and is loaded into it.
 
-    Raises: as ``load_weights``, and ValueError for a file that holds only a backbone, or options its network lacks.
+    Raises: as ``load_weights``, and ValueError for a file that holds only a backbone or another network than expected,
+        or options its network lacks.
     """
-    weights = source if isinstance(source, Weights) else read_weights(source)
+    weights = source if isinstance(source, Weights) else read_weights(source, expected=expected)
     if not weights.config:
-        raise ValueError(f"{weights.source} holds a backbone only; give a network it belongs in")
+        remedy = "; give a network it belongs in" if expected is None else f", not a {expected.config['name']}"
+        raise ValueError(f"{weights.source} holds a backbone only{remedy}")
+    name = weights.config["name"]
+    if expected is not None and name != expected.config["name"]:
+        raise ValueError(f"{weights.source} holds a {name}, not a {expected.config['name']}")
     if options:
-        name = weights.config["name"]
-        weights.config = weights.config | parse_settings(NETWORKS[name], options, name, hidden=["norm"])
+        weights.config = weights.config | parse_settings(network_class(name), options, name, HIDDEN)
     try:
         # Before anything is allocated: a damaged config may describe a network of any size.
         own = blueprint(weights.config, most=10 * len(weights.state_dict))
@@ -77,6 +87,8 @@ def load_network(
         raise ValueError(f"{weights.source}: {error}") from error
     check_fit(own, weights, weights.state_dict, weights.config)
     network = build_network(**weights.config, norm=norm)
+    if expected is not None and network.num_classes == expected.num_classes and shapes(network) != shapes(expected):
+        raise ValueError(f"{weights.source} holds {weights.config}, which is not {expected.config}")
     return network.eval(), load_weights(network, weights)
 
 
@@ -95,7 +107,7 @@ def load_weights(
         ValueError: unreadable or unsafe file, unknown family, or entries that are missing, left over, of another
             shape, of another kind or not finite; the message names them. The network is unchanged then.
     """
-    weights = source if isinstance(source, Weights) else read_weights(source, network.config)
+    weights = source if isinstance(source, Weights) else read_weights(source, expected=network)
     own, given, left_out = network.state_dict(), weights.state_dict, set()
     if skip_classifier and weights.config and weights.config["num_classes"] != network.num_classes:
         left_out = class_dependent(network.config)
@@ -150,22 +162,41 @@ def compare(key: str, given: Tensor, own: Tensor) -> str:
 
 
 def read_weights(
-    source: str | os.PathLike | Mapping, described: Mapping | None = None, only_tensors: bool = False
+    source: str | os.PathLike | Mapping,
+    described: Mapping | None = None,
+    only_tensors: bool = False,
+    expected: SegmentationNetwork | None = None,
 ) -> Weights:
     """Recognise a checkpoint by its keys and rename them to ours.
 
     Args:
         described: the config of the network that it is for; bare state dicts in our key names are read with it.
         only_tensors: read past what in the file is neither tensor nor container.
+        expected: that network itself; bare state dicts in the key names of its library are read with it.
 
     Raises: as ``load_weights``.
     """
     if isinstance(source, Mapping):
-        return families.recognise(source, "the state dict", described)
+        return families.recognise(source, "the state dict", described, expected)
     path = Path(source)
-    weights = families.recognise(read_file(path, only_tensors=only_tensors), str(path), described)
+    weights = families.recognise(read_file(path, only_tensors=only_tensors), str(path), described, expected)
     weights.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     return weights
+
+
+def shapes(network: nn.Module) -> dict[str, torch.Size]:
+    return {key: value.shape for key, value in network.state_dict().items()}
+
+
+def describe(network: SegmentationNetwork) -> LoadReport:
+    """The report of a network whose weights its library fetched; the checksum is that of its tensors."""
+    digest = hashlib.sha256()
+    for key, value in sorted(network.state_dict().items()):
+        digest.update(key.encode() + value.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    family, _, _ = network.config["name"].partition(":")
+    convention = network.normalization or IMAGENET
+    used = sorted(network.state_dict())
+    return LoadReport(family, used, [], [], convention, digest.hexdigest(), network.config)
 
 
 def convert(

@@ -29,7 +29,13 @@ class Predictor:
 
 
 def whole(network: SegmentationNetwork) -> Predictor:
-    """Each image in one piece. The network runs in eval mode and is put back into the mode it was in."""
+    """Each image in one piece. The network runs in eval mode and is put back into the mode it was in.
+
+    Raises:
+        ValueError: the network has no classes.
+    """
+    if not network.num_classes:
+        raise ValueError(f"{type(network).__name__} has no classes, so it predicts nothing")
 
     def coarse(images: Tensor) -> Tensor:
         training = network.training

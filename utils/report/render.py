@@ -130,7 +130,9 @@ def mean_of(values: Sequence[float | None]) -> float | None:
 
 def terms_table(run: FinishedRun) -> str:
     """Markdown: the terms of the loss, their settings, and the share of each at the end of training."""
-    settings = {"cross_entropy": "", **{term["name"]: one_line(term) for term in run.terms}}
+    task_weight = run.options.get("task_weight", 1.0)
+    task = {"cross_entropy": "" if task_weight == 1 else f"weight {task_weight}"} if task_weight else {}
+    settings = {**task, **{term["name"]: one_line(term) for term in run.terms}}
     rows = [[name, text, percent(final_share(run.metrics, name))] for name, text in settings.items()]
     return markdown_table(["term", "settings", "share (%)"], rows, texts=2)
 
@@ -207,6 +209,8 @@ def summary_of(run: FinishedRun) -> str:
         training += f", distilled by {' + '.join(term['name'] for term in run.terms)}"
     if not run.teacher:
         return f"{training}, without a teacher."
+    if run.teacher["mean_iou"] is None:
+        return f"{training}, from {run.teacher['file']}, a network without classes."
     mean_iou, num_images = percent(run.teacher["mean_iou"]), run.teacher["num_images"]
     return f"{training}, from {run.teacher['file']} ({mean_iou} mIoU on {num_images} validation images)."
 

@@ -8,26 +8,42 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from segdistill.utils.weights import akd, cirkd, espnet, imagenet, own, skd
+from segdistill.network import SegmentationNetwork
+from segdistill.utils.weights import akd, cirkd, espnet, imagenet, own, skd, torchvision
 from segdistill.utils.weights.base import Weights, is_state_dict
 
-FAMILIES = {"akd": akd, "cirkd": cirkd, "espnet": espnet, "imagenet": imagenet, "skd": skd}
+FAMILIES = {
+    "akd": akd,
+    "cirkd": cirkd,
+    "espnet": espnet,
+    "imagenet": imagenet,
+    "skd": skd,
+    "torchvision": torchvision,
+}
 
 __all__ = ["FAMILIES", "Weights", "recognise"]
 
 
-def recognise(content: Mapping, source: str, described: Mapping | None = None) -> Weights:
+def recognise(
+    content: Mapping, source: str, described: Mapping | None = None, expected: SegmentationNetwork | None = None
+) -> Weights:
     """Read the content of a file: our own format, or what exactly one family claims.
 
     Args:
         source: its name, for errors.
         described: the config of the network that it is for; bare state dicts in our key names are read with it.
+        expected: that network itself; bare state dicts in the key names of its library are read with it.
 
     Raises:
         ValueError: nobody claims it, or more than one does, or it is not what it seems to be.
     """
     try:
-        weights = own.read(content) if own.claims(content) else read(unwrap(content), described)
+        if own.claims(content):
+            weights = own.read(content)
+        else:
+            described = described or (expected and expected.config)
+            state_dict = unwrap(content)
+            weights = (expected and own.read_plain(state_dict, expected)) or read(state_dict, described)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
     weights.source = source

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from segdistill.dataset import Normalization
+from segdistill.dataset.normalization import IMAGENET
+from segdistill.network import SegmentationNetwork
 from segdistill.utils.weights.base import Weights, is_state_dict
 from segdistill.utils.weights.shapes import blueprint, count_classes
 
@@ -47,6 +49,22 @@ def read_raw(state_dict: Mapping[str, Tensor], config: Mapping) -> Weights:
     """A bare state dict in our key names says neither its class count, which is computed, nor its colours."""
     config = {**config, "num_classes": count_classes(state_dict, config)}
     return Weights("segdistill, bare", dict(state_dict), config, normalization=None)
+
+
+def read_plain(state_dict: Mapping[str, Tensor], network: SegmentationNetwork) -> Weights | None:
+    """A state dict that has every entry of a library's ``network``, by its keys here or there; None if it does not."""
+    family, colon, _ = network.config["name"].partition(":")
+    if not colon:
+        return None
+    own = network.state_dict()
+    needed = {key for key in own if not key.endswith("num_batches_tracked")}
+    for prefix in ("", "model."):
+        renamed = {prefix + key: value for key, value in state_dict.items()}
+        if needed <= renamed.keys():
+            kept = {key: value for key, value in renamed.items() if key in own}
+            skipped = sorted(renamed.keys() - kept.keys())  # the library's classifier of whole images
+            return Weights(family, kept, network.config, network.normalization or IMAGENET, skipped=skipped)
+    return None
 
 
 def field(content: Mapping, name: str, kind: type, meaning: str) -> object:
