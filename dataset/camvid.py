@@ -49,4 +49,4 @@ class CamVid(SegmentationDataset):
 
     def locate(self, entry: str) -> Path:
         # The original lists carry the folder of their author's machine.
-        return super().locate(entry.removeprefix("/SegNet/CamVid/"))
+        return super().locate(entry.lstrip("/").removeprefix("SegNet/CamVid/"))

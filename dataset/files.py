@@ -12,6 +12,7 @@ from torch import Tensor
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF")
+LABEL_FORMATS = ("PNG", "BMP", "TIFF")  # without loss
 # Modes that lose nothing but transparency on the way to 8-bit RGB.
 IMAGE_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 
@@ -55,9 +56,12 @@ def open_image(path: Path, data: bytes) -> tuple[Image.Image, str]:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         arguments = image.tile[0][3] if image.tile else image.mode  # WebP has no tiles
         storage = arguments if isinstance(arguments, str) else arguments[0]
+        pages = getattr(image, "n_frames", 1)
         upright = ImageOps.exif_transpose(image)
     except Exception as error:  # decoders raise whatever a damaged file leads them to
         raise ValueError(f"{path} cannot be read: {diagnose(data, error)}") from error
+    if pages > 1 and image.format != "MPO":  # a camera's JPEG with a preview
+        raise ValueError(f"{path} holds {pages} pictures, and which one is meant is not known: save one to a file")
     upright.format = image.format
     return upright, storage or upright.mode
 
@@ -134,7 +138,7 @@ def open_label(path: Path) -> Image.Image:
         ValueError: damaged, compressed with loss, or not of 8 bits a channel.
     """
     image, storage = open_image(path, read_bytes(path))
-    if image.format in ("JPEG", "WEBP") or image.info.get("compression") in ("jpeg", "webp"):
+    if image.format not in LABEL_FORMATS or image.info.get("compression") in ("jpeg", "webp"):
         raise ValueError(
             f"{path} is a label in {image.format}, which changes values: write labels as PNG from their source, "
             "not from this file"
@@ -142,7 +146,7 @@ def open_label(path: Path) -> Image.Image:
     if image.mode == "RGBA" and image.getextrema()[3] == (255, 255):
         image = image.convert("RGB")
     # Pillow stretches grey values of 1, 2 and 4 bits to 0..255: they are no ids any more.
-    if image.mode not in ("L", "P", "RGB") or storage.startswith(("L;2", "L;4")) or ";16" in storage:
+    if image.mode not in ("L", "P", "RGB") or (image.mode == "L" and storage != "L") or ";16" in storage:
         raise ValueError(
             f"{path}: a label map has one 8-bit channel, this is stored as {storage}: save its ids as 8-bit greyscale "
             "PNG"

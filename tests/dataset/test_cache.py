@@ -6,9 +6,11 @@ import pytest
 import torch
 from trees import LAYOUTS, make_tree, write_pair
 
+import train
 from segdistill.dataset import build_dataset, cache
 from segdistill.dataset.cache import open_cache
 from segdistill.dataset.transforms import RandomCrop
+from segdistill.utils.checkpoint import load_network
 
 FORK = multiprocessing.get_context("fork")
 
@@ -56,6 +58,17 @@ def test_a_moved_data_set_keeps_its_cache(root, tmp_path, monkeypatch):
     root.rename(tmp_path / "elsewhere")
     monkeypatch.setattr(cache, "build", None)
     assert len(open_cache(open_split(tmp_path / "elsewhere"), tmp_path / "cache")) == 3
+
+
+@pytest.mark.slow
+def test_a_run_from_the_cache_is_the_run_from_the_files(tiny, tmp_path):
+    words = ["--dataset", "camvid", "--data-dir", str(tiny / "camvid"), "--network", "espnet_c"]
+    words += ["--network-options", "p=1", "q=1", "--input-size", "32,48", "--num-steps", "3", "--batch-size", "2"]
+    words += ["--snapshot-dir", str(tmp_path), "--num-workers", "2"]
+    assert train.main([*words, "--save-name", "files"]) == 0
+    assert train.main([*words, "--save-name", "cache", "--cache-dir", str(tmp_path / "decoded")]) == 0
+    files, cached = (load_network(tmp_path / name / "best.pth")[0].state_dict() for name in ("files", "cache"))
+    assert all(torch.equal(files[key], cached[key]) for key in files)
 
 
 def test_writing_to_a_sample_leaves_the_cache_as_it_is(root, tmp_path):

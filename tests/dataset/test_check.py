@@ -110,6 +110,11 @@ def as_jpeg(image, label):
     content.save(label, format="JPEG")
 
 
+def save_pages(label, form, count=2):
+    pages = [Image.fromarray(random_ids(11)) for _ in range(count)]
+    pages[0].save(label, format=form, save_all=True, append_images=pages[1:])
+
+
 def four_bits(image, label):
     Image.fromarray(np.zeros(SIZE, np.uint8)).save(label, bits=4)
 
@@ -137,6 +142,17 @@ FAULTS = {
     "permuted palette": ("camvid", replaced(permuted), "label", r"value 0 has the colour .*bicyclist here.*means sky"),
     "colours saved as a palette": ("camvid", replaced(quantised), "label", "palette-coded.*map them to ids"),
     "JPEG label": ("camvid", as_jpeg, "label", "JPEG, which changes values: write labels as PNG"),
+    "camera's JPEG as label": (
+        *("camvid", lambda image, label: save_pages(label, "MPO")),
+        *("label", "MPO, which changes values: write labels as PNG"),
+    ),
+    "WebP label": ("camvid", lambda image, label: save_pages(label, "WEBP", 1), "label", "WEBP, which changes values"),
+    "TIFF of two pages": (
+        "camvid",
+        lambda image, label: save_pages(label, "TIFF"),
+        "label",
+        "holds 2 pictures.*save one",
+    ),
     "16-bit label": ("camvid", replaced(grey16), "label", "one 8-bit channel.*I;16B.*save its ids as 8-bit"),
     "4-bit label": ("camvid", four_bits, "label", "L;4.*save its ids as 8-bit"),
     "1-bit label": ("camvid", replaced(lambda: Image.new("1", SIZE[::-1])), "label", "stored as 1.*8-bit"),

@@ -68,6 +68,8 @@ def teacher(tmp_path):
         (["--save-name", "."], "the name of one folder"),
         (["--save-name", ""], "the name of one folder"),
         (["--also", "cwd"], "expected NAME=METHODS"),
+        (["--preload", "--cache-dir", "x"], "both keep what was decoded"),
+        (["--val-list", "nowhere.txt"], "--val-list: no file nowhere.txt"),
         (["--also", "../x="], "the name of one folder"),
         (["--also", "a=", "--also", "a="], "another student has this name"),
         (["--unlabelled-list", __file__], "teach nothing without a distillation method"),
