@@ -54,7 +54,8 @@ def load_network(
     """
     weights = read_weights(source, expected)
     if not weights.config:
-        raise ValueError(f"{weights.source} holds a backbone only; give a network it belongs in")
+        remedy = "; give a network it belongs in" if expected is None else f", not a {expected.config['name']}"
+        raise ValueError(f"{weights.source} holds a backbone only{remedy}")
     if expected is not None and weights.config["name"] != expected.config["name"]:
         raise ValueError(f"{weights.source} holds a {weights.config['name']}, not a {expected.config['name']}")
     network = build_network(**weights.config, norm=norm)

@@ -13,7 +13,7 @@ import torch
 
 from segdistill.dataset import DATASETS
 from segdistill.libs import NORMS
-from segdistill.network import HIDDEN, SegmentationNetwork, network_class
+from segdistill.network import HIDDEN, NETWORKS, SegmentationNetwork, network_class
 from segdistill.utils.flags import Parser, add_switch, count, folder_name, number, size
 from segdistill.utils.losses import DISTILLATION_LOSSES, Term
 from segdistill.utils.settings import describe_settings, parse_settings, settings_of
@@ -56,7 +56,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--network",
         default="pspnet",
         metavar="NAME",
-        help="pspnet, espnet, espnet_c; torchvision:, timm:, smp:, hf:NAME; FILE.py:CLASS",
+        help=f"(pspnet) or {', '.join(sorted(NETWORKS.keys() - {'pspnet'}))}; torchvision:, timm:, smp:, hf:NAME; "
+        "FILE.py:CLASS",
     )
     student.add_argument("--network-options", nargs="+", default=[], metavar="key=value", help="the network's own")
     student.add_argument("--norm", default="batch_norm", choices=sorted(NORMS), help="normalisation (batch_norm)")

@@ -141,7 +141,7 @@ def test_the_logits_and_the_deepest_stage_depend_on_the_image_and_train(case, bu
 
 @each_case
 def test_an_unknown_feature_is_an_error_that_lists_the_known_ones(case, built):
-    with pytest.raises(ValueError, match="no feature layer9; known: .*layer1"):
+    with pytest.raises(ValueError, match=r"no feature layer9; known: .*layer1"):
         built(*case[:2])(torch.randn(1, 3, 64, 64), ("layer9",))
 
 
