@@ -51,6 +51,9 @@ class HuggingFaceNetwork(SegmentationNetwork):
             self.normalization = convention_of(model)
         else:
             self.model = kind.from_config(config)
+        self.model.float()  # published weights may be of half precision
+        if self.model.main_input_name != "pixel_values":
+            raise ValueError(f"hf:{model} reads {self.model.main_input_name}, not images")
         self.rebuild = {"hf_config": json.loads(config.to_json_string(use_diff=False))}
         patch = getattr(config, "patch_size", 1)
         self.patch = patch if isinstance(patch, int) else max(patch)
@@ -80,6 +83,8 @@ def read_config(model: str, stored: dict | None) -> transformers.PretrainedConfi
     if stored is None and not model.endswith(".json"):
         return transformers.AutoConfig.from_pretrained(model)
     settings = dict(stored or json.loads(Path(model).read_text()))
+    if "model_type" not in settings:
+        raise ValueError(f"{model} is no configuration of Hugging Face: it names no model_type")
     return transformers.AutoConfig.for_model(settings.pop("model_type"), **settings)
 
 

@@ -63,9 +63,11 @@ class TimmBackbone(SegmentationNetwork):
 
 def create(model: str, pretrained: bool, settings: dict) -> nn.Module:
     """timm's model without its classifier, open to any image size where it can be."""
-    for i, any_size in enumerate(ANY_SIZE):
+    for any_size in ANY_SIZE:
         try:
             return timm.create_model(model, pretrained=pretrained, num_classes=0, **any_size, **settings)
-        except TypeError:
-            if i + 1 == len(ANY_SIZE):
-                raise
+        except TypeError as error:
+            reason = error
+        except RuntimeError as error:  # an unknown tag after the dot, weights that were never published
+            raise ValueError(f"timm cannot build {model} (pretrained {pretrained}, {settings}): {error}") from error
+    raise ValueError(f"timm cannot build {model} with {settings}: {reason}")

@@ -46,7 +46,9 @@ class MyNet(SegmentationNetwork):
         x = self.stem(images)
         return {"layer1": x, "context": x} | ({"logits": self.head(x)} if "logits" in wanted else {})
 '''
-FILES = {"segformer.json": json.dumps(SEGFORMER), "dinov2.json": json.dumps(DINOV2), "vit.json": json.dumps(VIT)}
+BERT = {"model_type": "bert", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "vocab_size": 8}
+CONFIGS = {"segformer": SEGFORMER, "dinov2": DINOV2, "vit": VIT, "bert": BERT, "empty": {}}
+FILES = {f"{name}.json": json.dumps(config) for name, config in CONFIGS.items()}
 STAGES = {"layer1", "layer2", "layer3", "layer4", "context"}
 # Name, options, the features that it has at least, the grid that it brings images to.
 CASES = [
@@ -171,12 +173,14 @@ def test_a_folder_of_hugging_face_brings_weights_classes_and_convention(tmp_path
     transformers = pytest.importorskip("transformers")
     settings = {key: value for key, value in SEGFORMER.items() if key != "model_type"}
     model = transformers.SegformerForSemanticSegmentation(transformers.SegformerConfig(**settings)).eval()
-    model.save_pretrained(tmp_path)
+    model.to(torch.bfloat16).save_pretrained(tmp_path)
+    model.float()
     convention = {"do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True}
     convention |= {"image_mean": [0.5, 0.25, 0.125], "image_std": [0.5, 0.5, 0.25]}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(convention))
     network = build_network(f"hf:{tmp_path}", None, pretrained=True).eval()
     assert network.num_classes == 7
+    assert {value.dtype for value in network.parameters()} == {torch.float32}
     assert network.normalization.mean == (127.5, 63.75, 31.875)
     assert network.normalization.std == (127.5, 127.5, 63.75)
     assert "pretrained" not in network.config
@@ -238,6 +242,10 @@ def test_conventions_come_from_the_library(built):
         ("smp:unet", {"encoder_name": "nope"}, "encoder_name=nope"),
         ("smp:unet", {"depth": 3}, "no option depth; known: .*encoder_name"),
         ("timm:resnet10t", {"norm": "inplace_abn"}, "norm inplace_abn has no effect"),
+        ("timm:resnet10t.magic", {}, r"cannot build resnet10t\.magic.*magic"),
+        ("timm:test_vit", {"output_stride": 8}, "cannot build test_vit with {'output_stride': 8}"),
+        ("hf:FOLDER/bert.json", {}, "reads input_ids, not images"),
+        ("hf:FOLDER/empty.json", {}, r"empty\.json is no configuration"),
         ("keras:unet", {}, "unknown network 'keras:unet'; known: .*timm:NAME.*FILE.py:CLASS"),
         ("FOLDER/my_net.py:YourNet", {}, "no class YourNet derived from"),
         ("FOLDER/my_net.py:nn", {}, "no class nn derived from"),
