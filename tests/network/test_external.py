@@ -221,7 +221,11 @@ def test_a_vit_of_timm_answers_as_timm_does(built):
 @pytest.mark.parametrize("num_registers", [0, 4])
 def test_tokens_that_are_no_patches_are_left_out(num_registers, tmp_path):
     pytest.importorskip("transformers")
-    kind = {"model_type": "dinov2_with_registers", "num_register_tokens": num_registers} if num_registers else {}
+    kind = (
+        {"model_type": "dinov2_with_registers", "num_register_tokens": num_registers, "patch_size": 14}
+        if num_registers
+        else {}
+    )
     (tmp_path / "config.json").write_text(json.dumps({**DINOV2, **kind}))
     network = build_network(f"hf:{tmp_path / 'config.json'}", 0).eval()
     images = torch.randn(2, 3, 56, 84)
