@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -23,22 +24,8 @@ from segdistill.utils.teacher import Teacher
 
 STEPS = 2
 PSPNET = ["--network", "pspnet", "--network-options", "backbone=resnet18_v1s"]
-MY_NET = """
-from torch import nn
-from segdistill.network import Feature, SegmentationNetwork
-
-
-class MyNet(SegmentationNetwork):
-    def __init__(self, num_classes, *, width: int = 4):
-        super().__init__()
-        self.num_classes = num_classes
-        self.stem, self.head = nn.Conv2d(3, width, 3, 4, 1), nn.Conv2d(width, num_classes, 1)
-        self.features = {"context": Feature(width, 4), "logits": Feature(num_classes, 4)}
-
-    def maps(self, images, wanted):
-        x = self.stem(images)
-        return {"context": x, "logits": self.head(x)}
-"""
+ROOT = Path(__file__).parents[1]
+MY_NET = re.search(r"^```python\n(# my_net\.py.*?)^```$", (ROOT / "docs/external.md").read_text(), re.M | re.S)[1]
 
 
 def arguments(tiny, folder, name, *more):

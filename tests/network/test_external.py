@@ -218,6 +218,24 @@ def test_a_vit_of_timm_answers_as_timm_does(built):
     torch.testing.assert_close(context.flatten(2).mT, tokens)
 
 
+@pytest.mark.parametrize("num_registers", [0, 4])
+def test_tokens_that_are_no_patches_are_left_out(num_registers, tmp_path):
+    pytest.importorskip("transformers")
+    kind = (
+        {"model_type": "dinov2_with_registers", "num_register_tokens": num_registers, "patch_size": 14}
+        if num_registers
+        else {}
+    )
+    (tmp_path / "config.json").write_text(json.dumps({**DINOV2, **kind}))
+    network = build_network(f"hf:{tmp_path / 'config.json'}", 0).eval()
+    images = torch.randn(2, 3, 56, 84)
+    with torch.no_grad():
+        tokens = network.model(images).last_hidden_state
+        context = network(images, ("context",)).features["context"]
+    assert tokens.shape[1] == 1 + num_registers + 4 * 6
+    assert torch.equal(context.flatten(2).mT, tokens[:, 1 + num_registers :])
+
+
 def test_smp_logits_are_the_library_s_before_it_enlarges_them(built):
     network = built("smp:fpn", {"encoder_name": "tu-resnet10t"})
     images = torch.randn(1, 3, 64, 96)
