@@ -11,10 +11,11 @@ import argparse
 import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import astuple
 
 import torch
 
-from segdistill.dataset import SegmentationDataset, build_dataset
+from segdistill.dataset import Normalization, SegmentationDataset, build_dataset
 from segdistill.dataset.base import require_labels
 from segdistill.dataset.sampler import TrainSampler
 from segdistill.dataset.transforms import RandomCrop
@@ -27,6 +28,7 @@ from segdistill.utils.options import memory_format, num_unlabelled, parse_option
 from segdistill.utils.run import Progress, Run, StopSignal
 from segdistill.utils.student import Student
 from segdistill.utils.teacher import Teacher
+from segdistill.utils.teacher_cache import TeacherCache
 
 logger = logging.getLogger("train")
 
@@ -82,6 +84,7 @@ def fit(
     first = students[0]
     options, normalization = first.options, first.normalization
     wanted = frozenset().union(*(student.learner.wanted for student in students))
+    cache = build_cache(options, teacher, train_set, normalization) if options.teacher_cache else None
     start = min(student.step for student in students)
     progress = Progress(options.num_steps, start)
     for step, sample in enumerate(build_loader(options, train_set, start, device), start + 1):
@@ -92,7 +95,7 @@ def fit(
         for part, batch in enumerate(batches):
             with first.learner.autocast():
                 # Before the students: its maps are gone when theirs, which the backward pass needs, take memory.
-                taught = teacher(batch.images, wanted) if teacher else None
+                taught = cache(batch, wanted) if cache else teacher(batch.images, wanted) if teacher else None
             for student in learning:
                 student.accumulate(step, part, batch, taught)
         stopping = stop.agreed()
@@ -137,6 +140,7 @@ def build_loader(
         rank(),
         world_size(),
         unlabelled=(len(train_set) - train_set.num_labelled, num_unlabelled(options)),
+        views=options.views,
     )
     return Loader(train_set, batch_sampler=sampler, num_workers=options.num_workers, pin_memory=device.type == "cuda")
 
@@ -152,6 +156,16 @@ def build_teacher(
         student.run.check_teacher(teacher.report.sha256)
     logger.info("teacher %s: %s", options.T_ckpt_path, teacher.report)
     return teacher
+
+
+def build_cache(
+    options: argparse.Namespace, teacher: Teacher, train_set: SegmentationDataset, normalization: Normalization
+) -> TeacherCache:
+    """The teacher's answers on disk, for samples of this seed and this augmentation."""
+    names = ("seed", "views", "input_size", "scale_range", "random_mirror", "bf16", "fp16")
+    key = {name: getattr(options, name) for name in names}
+    key |= {"teacher": teacher.report.sha256, "images": train_set.digest(), "input": astuple(normalization)}
+    return TeacherCache(options.teacher_cache, teacher, key, len(train_set), options.views)
 
 
 def verify(teacher: Teacher, val_set: SegmentationDataset) -> None:

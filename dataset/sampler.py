@@ -18,6 +18,7 @@ class TrainSampler(torch.utils.data.Sampler):
         batch_size: labelled samples of the global batch; divisible by ``world_size``.
         unlabelled: (samples in the data set after the labelled ones, how many of them a global batch holds beside the
             labelled ones); a stream of its own.
+        views: epochs after which the samples come as they did before; None: they never do.
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class TrainSampler(torch.utils.data.Sampler):
         rank: int = 0,
         world_size: int = 1,
         unlabelled: tuple[int, int] = (0, 0),
+        views: int | None = None,
     ):
         if batch_size % world_size or unlabelled[1] % world_size:
             raise ValueError(
@@ -37,6 +39,7 @@ class TrainSampler(torch.utils.data.Sampler):
                 f"{world_size} processes"
             )
         self.steps = range(start_step, num_steps)
+        self.views = views
         self.streams = [Stream("order", seed, length, 0, batch_size, rank, world_size)]
         if unlabelled[1]:
             self.streams.append(
@@ -48,7 +51,8 @@ class TrainSampler(torch.utils.data.Sampler):
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for step in self.steps:
-            yield [sample for stream in self.streams for sample in stream.batch(step)]
+            samples = [sample for stream in self.streams for sample in stream.batch(step)]
+            yield [(epoch % self.views, index) for epoch, index in samples] if self.views else samples
 
 
 class Stream:

@@ -22,6 +22,7 @@ from segdistill.utils.settings import describe_settings, parse_settings, setting
 BOOKKEEPING = {
     *("save_name", "snapshot_dir", "resume", "check", "device", "num_workers", "preload", "save_every", "log_every"),
     *("data_dir", "data_list", "unlabelled_list", "T_ckpt_path", "S_ckpt_path", "student_pretrain_model_imgnet"),
+    "teacher_cache",
 }
 OHEM = {"threshold": 0.7, "min_kept": 100_000}
 positive, weight = number(float, above=0), number(float, least=0)
@@ -60,6 +61,10 @@ def make_parser() -> argparse.ArgumentParser:
 
     loss = parser.add_argument_group("losses")
     loss.add_argument("--T_ckpt_path", metavar="FILE", help="the teacher; its network is read from the file")
+    loss.add_argument(
+        "--teacher-cache", type=Path, metavar="DIR", help="keep the teacher's answers there; with --views"
+    )
+    loss.add_argument("--views", type=count, metavar="K", help="after K epochs the samples come as they did before")
     loss.add_argument("--aux-weight", type=weight, metavar="W", help="of the auxiliary head, where there is one (0.4)")
     loss.add_argument("--ohem", nargs="*", metavar="key=value", help="hard pixels only: threshold=0.7 min_kept=100000")
     loss.add_argument("--list-methods", nargs="?", const="", metavar="NAME", help="print the distillation methods")
@@ -229,6 +234,10 @@ def contradictions(options: argparse.Namespace, given: set[str]) -> list[str]:
         problems.append(f"--{options.terms[0].method} needs a teacher: --T_ckpt_path FILE")
     if options.T_ckpt_path and not options.terms:
         problems.append("--T_ckpt_path has no effect without a distillation method: see --list-methods")
+    if options.teacher_cache and not options.T_ckpt_path:
+        problems.append("--teacher-cache has no effect without a teacher")
+    if options.teacher_cache and not options.views:
+        problems.append("--teacher-cache needs --views K: without it no sample comes twice")
     if options.unlabelled_share is not None:
         if not options.unlabelled_list:
             problems.append("--unlabelled-share has no effect without --unlabelled-list")

@@ -1,0 +1,147 @@
+"""The teacher's answers on disk: the same student, whatever the folder held before."""
+
+import shutil
+from collections import namedtuple
+
+import numpy as np
+import pytest
+import torch
+from test_train import arguments, assert_same, rows_of, stop_before
+
+import train
+from segdistill.dataset.normalization import IMAGENET
+from segdistill.dataset.sampler import TrainSampler
+from segdistill.network import build_network
+from segdistill.utils.batch import Batch
+from segdistill.utils.teacher import Teacher
+from segdistill.utils.teacher_cache import TeacherCache
+
+TERMS = ["--pi", "--pa", "on=layer3", "--also", "cwd=--cwd"]
+WANTED = {"logits", "layer3"}
+
+
+class Asked(Teacher):
+    """A teacher that counts how often it is asked."""
+
+    count = 0
+
+    def forward(self, images, wanted):
+        self.count += 1
+        return super().forward(images, wanted)
+
+
+@pytest.fixture
+def teacher():
+    torch.manual_seed(0)
+    return Asked(build_network("espnet_c", 5, p=1, q=1), IMAGENET, IMAGENET)
+
+
+def batch_of(*samples, shift=0.0):
+    """Samples (view, index), whose pictures are a function of both."""
+    images = [
+        torch.randn(3, 32, 48, generator=torch.Generator().manual_seed(10 * view + index)) for view, index in samples
+    ]
+    labels = torch.zeros(len(samples), 32, 48, dtype=torch.uint8)
+    return Batch(torch.stack(images) + shift, labels, torch.tensor(samples), torch.tensor(1.0), 0.0)
+
+
+def test_what_was_said_once_is_not_asked_again(teacher, tmp_path):
+    batch = batch_of((0, 0), (1, 0), (0, 2))
+    cache = TeacherCache(tmp_path, teacher, {}, num_samples=3, views=2)
+    first = cache(batch, WANTED)
+    again = cache(batch_of((0, 2), (0, 0)), WANTED)
+    assert teacher.count == 1
+    expected = teacher(batch.images, WANTED)
+    for name in WANTED:
+        assert first.features[name].dtype == torch.float32
+        torch.testing.assert_close(first.features[name], expected.features[name], rtol=1e-3, atol=1e-3)
+        assert torch.equal(again.features[name], first.features[name][[2, 0]])
+    assert torch.equal(first.logits, first.features["logits"])
+    cache(batch_of((1, 2)), WANTED)
+    assert teacher.count == 3  # one of them above, to compare
+
+
+def test_another_feature_and_another_run_use_the_same_folder(teacher, tmp_path):
+    batch = batch_of((0, 0), (0, 1))
+    one, other = (TeacherCache(tmp_path, teacher, {}, 2, 1) for _ in range(2))
+    said = one(batch, {"logits"}).logits
+    other(batch_of((0, 1)), WANTED)
+    assert torch.equal(other(batch, WANTED).logits, said)
+    assert torch.equal(one(batch, WANTED).features["layer3"], other(batch, WANTED).features["layer3"])
+
+
+@pytest.mark.parametrize("file", ["logits.maps", "logits.sums"])
+def test_a_half_written_map_is_asked_for_again(teacher, tmp_path, file):
+    batch = batch_of((0, 0), (0, 1))
+    said = TeacherCache(tmp_path, teacher, {}, 2, 1)(batch, {"logits"}).logits
+    (path,) = tmp_path.glob(f"*/{file}")
+    content = np.memmap(path, np.uint8, "r+")
+    content[: len(content) // 2] = 7
+    cache = TeacherCache(tmp_path, teacher, {}, 2, 1)
+    cache(batch, {"logits"})
+    torch.testing.assert_close(cache(batch, {"logits"}).logits, said, rtol=1e-3, atol=1e-3)
+
+
+def test_other_pictures_under_the_same_names_are_noticed(teacher, tmp_path):
+    TeacherCache(tmp_path, teacher, {}, 2, 1)(batch_of((0, 0), (0, 1)), {"logits"})
+    with pytest.raises(ValueError, match="delete that folder"):
+        TeacherCache(tmp_path, teacher, {}, 2, 1)(batch_of((0, 0), (0, 1), shift=0.5), {"logits"})
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_written(teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: namedtuple("usage", "free")(100))
+    with pytest.raises(OSError, match=r"logits of 2 views needs 0\.00 GiB.*--views"):
+        TeacherCache(tmp_path, teacher, {}, 2, 1)(batch_of((0, 0)), {"logits"})
+    assert not list(tmp_path.glob("*/logits.*"))
+
+
+def test_values_beyond_float16_are_refused(teacher, tmp_path):
+    with torch.no_grad():
+        teacher.network.classifier.conv.weight.mul_(1e8)
+    with pytest.raises(ValueError, match="float16"):
+        TeacherCache(tmp_path, teacher, {}, 1, 1)(batch_of((0, 0)), {"logits"})
+
+
+def test_views_come_back_after_as_many_epochs():
+    batches = list(TrainSampler(3, 3, num_steps=6, seed=0, views=2))
+    assert [{view for view, _ in batch} for batch in batches] == [{0}, {1}] * 3
+    assert all(sorted(index for _, index in batch) == [0, 1, 2] for batch in batches)
+
+
+def students(folder):
+    """The checkpoints and rows of both students."""
+    return {name: torch.load(folder / name / "last.pth", weights_only=True) for name in ("run", "cwd")}
+
+
+@pytest.mark.slow
+def test_a_cached_run_gives_the_same_student(tiny, tmp_path, monkeypatch):
+    """Cold, warm, and killed in between: to the bit. Without a cache: as close as float16."""
+
+    def command(name, *more):
+        counts = ["--num-steps", "6", "--views", "2", "--save-every", "1"]
+        return arguments(tiny, tmp_path / name, "run", TERMS, *counts, *more)
+
+    cache = ["--teacher-cache", str(tmp_path / "cache")]
+    train.main(command("cold", *cache))
+    train.main(command("warm", *cache))
+    with monkeypatch.context() as context:
+        stop_before(context, 4)
+        with pytest.raises(MemoryError):
+            train.main(command("killed", "--teacher-cache", str(tmp_path / "other")))
+    train.main(command("killed", "--teacher-cache", str(tmp_path / "other"), "--resume"))
+    for name in ("warm", "killed"):
+        assert_same(students(tmp_path / name), students(tmp_path / "cold"))
+
+    train.main(command("plain"))
+    cached, plain = (rows_of(tmp_path / name / "run") for name in ("cold", "plain"))
+    for one, other in zip(cached, plain, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("terms", "words", "message"), [(["--pi"], [], "--views"), ([], ["--views", "2"], "without a teacher")]
+)
+def test_a_cache_that_could_not_act_is_an_error(tiny, tmp_path, capsys, terms, words, message):
+    with pytest.raises(SystemExit):
+        train.main(arguments(tiny, tmp_path, "run", terms, *words, "--teacher-cache", "cache"))
+    assert message in capsys.readouterr().err

@@ -1,0 +1,148 @@
+"""A teacher's answers on disk: a view of a training sample is shown to the teacher once."""
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import shutil
+import zlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from segdistill.network import SegmentationOutput
+from segdistill.utils.batch import Batch
+from segdistill.utils.files import write_json
+from segdistill.utils.teacher import Teacher
+
+logger = logging.getLogger(__name__)
+
+TOLERANCE = 5e-3  # of the greatest value, between a stored map and one computed now: float16 and another batch
+
+
+class Shelf(NamedTuple):
+    """One feature of all views of all samples.
+
+    maps: (samples * views, C, h, w) float16. sums: (samples * views,) uint32, the CRC-32 of each map, 0 where there is
+    none yet; a map that was half written at a kill, or by two processes at once, does not have its sum.
+    """
+
+    maps: np.ndarray
+    sums: np.ndarray
+
+
+class TeacherCache:
+    """Called like a teacher, it answers from ``folder`` and asks the teacher for what is not there yet.
+
+    Answers have float16 precision, the first time too, so that a run does not depend on what it found in the folder.
+    Several processes and runs may fill the same folder. The first batch that is read is compared with the teacher.
+
+    Args:
+        folder: holds a folder for every key.
+        teacher: asked in its own precision.
+        key: what the answers depend on beside the sample and its view, as plain data: teacher, images, augmentation.
+        num_samples, views: samples of the training set, and how many views each has.
+
+    Raises:
+        ValueError: what is stored is not what this teacher says, or float16 cannot hold it.
+        OSError: the disk has no room; says how much is needed.
+    """
+
+    def __init__(self, folder: Path, teacher: Teacher, key: Mapping, num_samples: int, views: int):
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()
+        self.folder = folder / digest[:16]
+        self.teacher, self.length, self.views = teacher, num_samples * views, views
+        self.shelves: dict[str, Shelf] = {}
+        self.verified = False
+        self.key = dict(key)
+
+    def __call__(self, batch: Batch, wanted: Iterable[str]) -> SegmentationOutput:
+        """The wanted features of a batch, float32 on its device."""
+        wanted = sorted(wanted)
+        view, index = batch.keys.T.numpy()
+        places = index * self.views + view
+        if not self.verified or not all(self.known(name, places).all() for name in wanted):
+            answer = self.teacher(batch.images, wanted).features
+            for name in wanted:
+                self.write(name, places, answer[name])
+                self.verify(name, self.shelves[name].maps[places], answer[name])
+            self.verified = True
+        maps = {name: torch.from_numpy(self.shelves[name].maps[places]) for name in wanted}
+        features = {name: one.to(batch.images.device).float() for name, one in maps.items()}
+        return SegmentationOutput(features.get("logits"), features)
+
+    def known(self, name: str, places: np.ndarray) -> np.ndarray:
+        """Which of the maps are there, whole; (N,) bool."""
+        shelf = self.shelf(name)
+        if shelf is None:
+            return np.zeros(len(places), bool)
+        return np.array([checksum(shelf.maps[place]) == shelf.sums[place] for place in places])
+
+    def write(self, name: str, places: np.ndarray, maps: Tensor) -> None:
+        """Keep those of the maps (N, C, h, w) that are not there yet; the others stay as earlier steps saw them."""
+        maps = maps.detach().half().cpu().contiguous().numpy()
+        if not np.isfinite(maps).all():
+            raise ValueError(f"the teacher's {name} does not fit into float16: train without --teacher-cache")
+        shelf = self.shelf(name) or self.make_shelf(name, maps.shape[1:])
+        for place, one, known in zip(places, maps, self.known(name, places), strict=True):
+            if not known:
+                shelf.maps[place] = one
+                shelf.sums[place] = checksum(one)
+
+    def verify(self, name: str, stored: np.ndarray, maps: Tensor) -> None:
+        """Compare what is stored with what the teacher says now."""
+        expected = maps.float().cpu()
+        worst = (torch.from_numpy(stored).float() - expected).abs().max() / expected.abs().max().clamp(min=1e-6)
+        if worst > TOLERANCE:
+            raise ValueError(
+                f"{self.folder}: the stored {name} differs from the teacher's by {worst:.2%} of its greatest value: "
+                "the images or the network changed; delete that folder"
+            )
+
+    def shelf(self, name: str) -> Shelf | None:
+        """The files of a feature, if they exist."""
+        if name not in self.shelves:
+            path = self.folder / f"{name}.json"
+            if not path.exists():
+                return None
+            shape = (self.length, *json.loads(path.read_text())["shape"])
+            maps = np.memmap(self.folder / f"{name}.maps", np.float16, "r+", shape=shape)
+            sums = np.memmap(self.folder / f"{name}.sums", np.uint32, "r+", shape=shape[:1])
+            self.shelves[name] = Shelf(maps, sums)
+        return self.shelves[name]
+
+    def make_shelf(self, name: str, shape: tuple[int, int, int]) -> Shelf:
+        """Reserve the room for a feature: a map that outgrew a full disk would end the process without a word."""
+        sizes = {"maps": 2 * self.length * int(np.prod(shape)), "sums": 4 * self.length}
+        size = sum(sizes.values())
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (self.folder / f"{name}.json").exists():  # another process may have been faster
+                free = shutil.disk_usage(self.folder).free
+                logger.info("teacher cache %s: %s %s, %d views in %s", self.folder, name, shape, self.length, gib(size))
+                if size > free:
+                    raise OSError(
+                        f"{self.folder}: {name} of {self.length} views needs {gib(size)}, the disk has {gib(free)}: "
+                        "lower --views, raise --teacher-stride or name another --teacher-cache"
+                    )
+                for suffix, length in sizes.items():
+                    with (self.folder / f"{name}.{suffix}").open("wb") as file:
+                        os.posix_fallocate(file.fileno(), 0, length)
+                write_json(self.folder / "key.json", self.key)
+                write_json(self.folder / f"{name}.json", {"shape": list(shape)})
+        return self.shelf(name)
+
+
+def checksum(array: np.ndarray) -> int:
+    """CRC-32, never 0."""
+    return zlib.crc32(array) or 1
+
+
+def gib(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB"
