@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+# The features that have a channel for each class.
+CLASS_MAPS = frozenset({"logits", "aux_logits"})
+
 
 class Feature(NamedTuple):
     """A map (N, channels, ~H / stride, ~W / stride) that a network makes of images (N, 3, H, W)."""
@@ -37,6 +40,8 @@ class SegmentationNetwork(nn.Module):
 
     num_classes: int
     features: dict[str, Feature]
+    # The classes that it can tell; None for all. A network of other classes, mapped to these, may not know them all.
+    known_classes: tuple[int, ...] | None = None
     # Set by ``build_network``: what it takes to build this network again; checkpoints carry it.
     config: dict
     # Why bfloat16 autocast on the CPU is refused for this network; empty where it is not.
