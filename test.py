@@ -16,6 +16,7 @@ from segdistill.dataset import DATASETS, build_dataset
 from segdistill.dataset.base import read_image
 from segdistill.dataset.cityscapes import Cityscapes, to_raw_ids
 from segdistill.utils.checkpoint import load_network
+from segdistill.utils.classes import MappedNetwork, match_classes
 from segdistill.utils.distributed import start_device
 from segdistill.utils.flags import Parser, run_command
 from segdistill.utils.predict import class_ids, whole
@@ -29,6 +30,7 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(prog="test.py", description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", required=True, metavar="FILE", help="our own or a released checkpoint")
     parser.add_argument("--dataset", required=True, choices=sorted(DATASETS), help="gives the classes and the colours")
+    parser.add_argument("--class-map", metavar="FILE", help="'its class -> class of the data set' lines, or -> none")
     parser.add_argument("--data-dir", metavar="DIR", help="folder of the data set")
     parser.add_argument("--data-list", metavar="FILE", help="one image a line, in place of the split's own layout")
     parser.add_argument("--split", default="test", help="of the data set (test)")
@@ -51,6 +53,9 @@ def main(argv: list[str] | None = None) -> int:
     options = parse_options(argv)
     data_class = DATASETS[options.dataset]
     network, report = load_network(options.checkpoint)
+    class_map = match_classes(network, report, options.checkpoint, data_class, options.class_map)
+    if options.class_map:
+        network = MappedNetwork(network, class_map)
     network.to(start_device(options.device), memory_format=torch.channels_last)
     files = image_files(options)
     for kind in options.save:

@@ -150,10 +150,16 @@ def build_teacher(
 ) -> Teacher:
     """The teacher; an error if it is not the one that the runs were started with."""
     teacher = Teacher.from_checkpoint(
-        options.T_ckpt_path, students[0].normalization, device=device, memory_format=memory_format(options)
+        options.T_ckpt_path,
+        students[0].normalization,
+        val_set,
+        options.class_map,
+        options.teacher_scale,
+        device=device,
+        memory_format=memory_format(options),
     )
     for student in students:
-        student.run.check_teacher(teacher.report.sha256)
+        student.run.check_teacher(teacher.report.sha256, teacher.class_map.targets)
     logger.info("teacher %s: %s", options.T_ckpt_path, teacher.report)
     return teacher
 
@@ -164,7 +170,8 @@ def build_cache(
     """The teacher's answers on disk, for samples of this seed and this augmentation."""
     names = ("seed", "views", "input_size", "scale_range", "random_mirror", "bf16", "fp16")
     key = {name: getattr(options, name) for name in names}
-    key |= {"teacher": teacher.report.sha256, "images": train_set.digest(), "input": astuple(normalization)}
+    key |= {"teacher": teacher.report.sha256, "classes": teacher.class_map, "scale": teacher.scale}
+    key |= {"images": train_set.digest(), "input": astuple(normalization)}
     return TeacherCache(options.teacher_cache, teacher, key, len(train_set), options.views)
 
 

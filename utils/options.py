@@ -61,6 +61,10 @@ def make_parser() -> argparse.ArgumentParser:
 
     loss = parser.add_argument_group("losses")
     loss.add_argument("--T_ckpt_path", metavar="FILE", help="the teacher; its network is read from the file")
+    loss.add_argument("--class-map", metavar="FILE", help="'teacher class -> class of the data set' lines, or -> none")
+    loss.add_argument(
+        "--teacher-scale", type=positive, metavar="S", help="of the images that the teacher sees (the file's, or 1)"
+    )
     loss.add_argument(
         "--teacher-cache", type=Path, metavar="DIR", help="keep the teacher's answers there; with --views"
     )
@@ -184,8 +188,9 @@ def beside(options: argparse.Namespace, parser: argparse.ArgumentParser) -> argp
                 f"--also {name}: images without labels teach a student alone nothing; train it in a run of its own"
             )
         names.append(name)
-        teacher = options.T_ckpt_path if terms else None
-        changes = {"terms": terms, "save_name": name, "T_ckpt_path": teacher, "also": []}
+        changes = {"terms": terms, "save_name": name, "also": []}
+        if not terms:
+            changes |= {"T_ckpt_path": None, "class_map": None, "teacher_scale": None}
         others.append(argparse.Namespace(**{**vars(options), **changes}))
     options.also = others
     return options
@@ -234,6 +239,9 @@ def contradictions(options: argparse.Namespace, given: set[str]) -> list[str]:
         problems.append(f"--{options.terms[0].method} needs a teacher: --T_ckpt_path FILE")
     if options.T_ckpt_path and not options.terms:
         problems.append("--T_ckpt_path has no effect without a distillation method: see --list-methods")
+    for flag in ("class-map", "teacher-scale"):
+        if getattr(options, flag.replace("-", "_")) and not options.T_ckpt_path:
+            problems.append(f"--{flag} has no effect without a teacher")
     if options.teacher_cache and not options.T_ckpt_path:
         problems.append("--teacher-cache has no effect without a teacher")
     if options.teacher_cache and not options.views:
@@ -284,7 +292,14 @@ def missing_files(options: argparse.Namespace) -> list[str]:
         problems.append(f"--dataset {options.dataset} needs --data-dir")
     if options.data_dir and DATASETS[options.dataset].DEFAULT_ROOT is None and not Path(options.data_dir).is_dir():
         problems.append(f"--data-dir: no folder {options.data_dir}")
-    for name in ("data_list", "unlabelled_list", "T_ckpt_path", "S_ckpt_path", "student_pretrain_model_imgnet"):
+    for name in (
+        "data_list",
+        "unlabelled_list",
+        "class_map",
+        "T_ckpt_path",
+        "S_ckpt_path",
+        "student_pretrain_model_imgnet",
+    ):
         file = getattr(options, name)
         if file and not Path(file).is_file():
             flag = name if name.endswith("path") else name.replace("_", "-")
