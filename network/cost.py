@@ -14,11 +14,12 @@ from segdistill.network.base import CLASS_MAPS, SegmentationNetwork, resize
 class Cost(NamedTuple):
     """parameters: how many. macs: multiply-accumulates of the convolutions and matrix products that an image's logits
     take; an operation (FLOP) is half of one. activations: bytes an image that a training step keeps for its backward
-    pass, in float32. sizes: the shape (C, h, w) of each feature."""
+    pass, in float32. strides and sizes: of each feature, the latter (C, h, w)."""
 
     parameters: int
     macs: int
     activations: int
+    strides: Mapping[str, int]
     sizes: Mapping[str, tuple[int, int, int]]
 
 
@@ -34,6 +35,7 @@ def cost_of(network: SegmentationNetwork, size: tuple[int, int]) -> Cost:
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         macs=counter.get_total_flops() // 2,
         activations=activations_of(network, size),
+        strides={name: feature.stride for name, feature in network.features.items()},
         sizes={name: tuple(features[name].shape[1:]) for name in network.features},
     )
 
