@@ -23,7 +23,7 @@ from segdistill.network import SegmentationNetwork
 from segdistill.network.base import CLASS_MAPS
 from segdistill.utils.checkpoint import LoadReport
 
-NONE = "none"
+NONE, VOID = "none", "void"
 # Code bases whose releases have one class more than the data set, void, which comes last.
 VOID_LAST = {"espnet"}
 # The logit of a class that the network does not know: softmax makes it 0, and it is finite in float16.
@@ -116,7 +116,7 @@ def usual_names(count: int, report: LoadReport | None) -> tuple[str, ...]:
 
     They name the lines of a class map and complete an error; no file is accepted on their account.
     """
-    void = ("void",) if report and report.family in VOID_LAST else ()
+    void = (VOID,) if report and report.family in VOID_LAST else ()
     names = {tuple(dataset.CLASSES) for dataset in DATASETS.values() if len(dataset.CLASSES) + len(void) == count}
     return (*names.pop(), *void) if len(names) == 1 else ()
 
@@ -124,7 +124,8 @@ def usual_names(count: int, report: LoadReport | None) -> tuple[str, ...]:
 def read_class_map(file: str | Path, sources: Sequence[str], targets: Sequence[str]) -> ClassMap:
     """A text file of lines ``class of the network -> class of the data set`` or ``-> none``; # begins a comment.
 
-    Every class of the network has one line; several may become one. A class may be given by its number, from 0.
+    Every class of the network has one line; several may become one. A class may be given by its number, from 0. The
+    class void needs no line, it becomes none.
 
     Args:
         sources, targets: the names of the network's and of the data set's classes.
@@ -148,9 +149,9 @@ def read_class_map(file: str | Path, sources: Sequence[str], targets: Sequence[s
         if index in mapped:
             raise ValueError(f"{where}: {source!r} is mapped a second time")
         mapped[index] = None if target == NONE else index_of(target, targets, f"{where}: the data set")
-    if left_out := [name for index, name in enumerate(sources) if index not in mapped]:
+    if left_out := [name for index, name in enumerate(sources) if index not in mapped and name != VOID]:
         raise ValueError(f"{file} leaves out {', '.join(left_out)}: map each to a class of the data set or to {NONE}")
-    class_map = ClassMap(tuple(mapped[index] for index in range(len(sources))), len(targets))
+    class_map = ClassMap(tuple(mapped.get(index) for index in range(len(sources))), len(targets))
     if not class_map.known:
         raise ValueError(f"{file} maps every class to {NONE}: nothing is left to compare")
     return class_map
