@@ -152,14 +152,14 @@ def build_teacher(
     teacher = Teacher.from_checkpoint(
         options.T_ckpt_path,
         students[0].normalization,
-        val_set,
-        options.class_map,
-        options.teacher_scale,
+        dataset=val_set,
+        class_map=options.class_map,
+        scale=options.teacher_scale,
         device=device,
         memory_format=memory_format(options),
     )
     for student in students:
-        student.run.check_teacher(teacher.report.sha256, teacher.class_map.targets)
+        student.run.check_teacher(teacher.report.sha256, teacher.class_map and teacher.class_map.targets)
     logger.info("teacher %s: %s", options.T_ckpt_path, teacher.report)
     return teacher
 

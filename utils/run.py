@@ -84,7 +84,7 @@ class Run:
         elif "continued" in before:
             self.options["continued"] = before["continued"]
 
-    def check_teacher(self, sha256: str, class_map: Sequence[int | None]) -> None:
+    def check_teacher(self, sha256: str, class_map: Sequence[int | None] | None) -> None:
         """Raise ValueError if this is a run to be continued that was started with another teacher or class map."""
         file = self.folder / "teacher.json"
         if not (self.state and file.exists()):
@@ -92,7 +92,7 @@ class Run:
         before = read_json(file)
         if before["sha256"] != sha256:
             raise ValueError(f"this is not the teacher that {self.folder} was started with ({file})")
-        if before.get("class_map", list(class_map)) != list(class_map):
+        if class_map and before.get("class_map", list(class_map)) != list(class_map):
             raise ValueError(f"this is not the class map that {self.folder} was started with ({file})")
 
     def check_data(self, digest: str) -> None:

@@ -26,8 +26,11 @@ class Teacher(nn.Module):
         network: any segmentation network; moved to ``device``.
         normalization: the convention the network was trained with.
         student_normalization: the convention of the batches that it will be given.
-        class_map: its classes in the student's, see ``segdistill.utils.classes``; None where they are the same.
-        scale: of the images that it is shown to those that it is given.
+        dataset: what the student learns; gives its classes and the size of its images. None for the teacher's own.
+        class_map: a file that says what the teacher's classes become, see ``segdistill.utils.classes``.
+        scale: of the images that it is shown to those that it is given; None for what its file says.
+
+    Raises: as ``segdistill.utils.classes.match_classes``.
     """
 
     def __init__(
@@ -39,43 +42,27 @@ class Teacher(nn.Module):
         memory_format: torch.memory_format = torch.contiguous_format,
         report: LoadReport | None = None,
         source: str | None = None,
-        class_map: ClassMap | None = None,
-        scale: float = 1.0,
+        dataset: SegmentationDataset | None = None,
+        class_map: str | os.PathLike | None = None,
+        scale: float | None = None,
     ):
         super().__init__()
-        if class_map and not class_map.is_identity:
-            network = MappedNetwork(network, class_map)
+        self.class_map: ClassMap | None = None
+        if dataset is not None and network.num_classes:
+            self.class_map = match_classes(network, report, f"teacher {source}", dataset, class_map)
+            if not self.class_map.is_identity:
+                network = MappedNetwork(network, self.class_map)
+        self.scale = scale or (own_scale(report, dataset) if dataset is not None else 1.0)
         network = network.to(device, memory_format=memory_format).eval().requires_grad_(False)
         self._hidden = (network,)  # a tuple, so that nn.Module does not register it
         self.normalization, self.student_normalization = normalization, student_normalization
         self.memory_format, self.report, self.source = memory_format, report, source
-        self.class_map, self.scale = class_map, scale
 
     @classmethod
-    def from_checkpoint(
-        cls,
-        path: str | os.PathLike,
-        student_normalization: Normalization,
-        dataset: SegmentationDataset | None = None,
-        class_map: str | os.PathLike | None = None,
-        scale: float | None = None,
-        **options,
-    ) -> "Teacher":
-        """The network that a file describes.
-
-        Args:
-            dataset: what the student learns; gives its classes and the size of its images. None for the teacher's own.
-            class_map: a file, see ``segdistill.utils.classes.read_class_map``.
-            scale: None for that of the size that the file says its network was trained at.
-
-        Raises: as ``segdistill.utils.checkpoint.load_network`` and ``segdistill.utils.classes.match_classes``.
-        """
+    def from_checkpoint(cls, path: str | os.PathLike, student_normalization: Normalization, **options) -> "Teacher":
+        """The network that a file describes. Raises: as ``segdistill.utils.checkpoint.load_network``."""
         network, report = load_network(path)
-        if dataset is not None:
-            options["class_map"] = match_classes(network, report, f"teacher {path}", dataset, class_map)
-            scale = scale or own_scale(report, dataset)
-        options |= {"report": report, "source": str(path), "scale": scale or 1.0}
-        return cls(network, report.normalization, student_normalization, **options)
+        return cls(network, report.normalization, student_normalization, report=report, source=str(path), **options)
 
     @property
     def network(self) -> SegmentationNetwork:
@@ -142,7 +129,7 @@ class Teacher(nn.Module):
         return self.card
 
 
-def own_scale(report: LoadReport, dataset: SegmentationDataset) -> float:
+def own_scale(report: LoadReport | None, dataset: SegmentationDataset) -> float:
     """The size of the images that a file's network was trained on, over that of a data set's; 1 if it is not known."""
     input_size = getattr(report, "input_size", None)
     if not input_size:

@@ -186,8 +186,10 @@ def test_a_teacher_of_other_classes_answers_in_the_students(camvid, tmp_path):
     lines = [f"class {i} -> {i}\n" for i in range(10)] + ["class 10 -> 9\n", "class 11 -> none\n"]
     (tmp_path / "classes.txt").write_text("".join(lines))
     with pytest.raises(ValueError, match="--class-map"):
-        Teacher.from_checkpoint(tmp_path / "teacher.pth", IMAGENET, camvid)
-    teacher = Teacher.from_checkpoint(tmp_path / "teacher.pth", IMAGENET, camvid, tmp_path / "classes.txt")
+        Teacher.from_checkpoint(tmp_path / "teacher.pth", IMAGENET, dataset=camvid)
+    teacher = Teacher.from_checkpoint(
+        tmp_path / "teacher.pth", IMAGENET, dataset=camvid, class_map=tmp_path / "classes.txt"
+    )
     images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         expected = network(images, {"logits", "aux_logits", "layer4"}).features
@@ -204,7 +206,7 @@ def test_a_teacher_of_other_classes_answers_in_the_students(camvid, tmp_path):
 def test_a_release_that_counts_void_teaches_without_it(camvid, tmp_path):
     network = build_network("espnet", 12, p=2, q=3, skip="fused")
     atomic_save(network.state_dict(), tmp_path / "teacher.pth")
-    teacher = Teacher.from_checkpoint(tmp_path / "teacher.pth", IMAGENET, camvid)
+    teacher = Teacher.from_checkpoint(tmp_path / "teacher.pth", IMAGENET, dataset=camvid)
     assert teacher(torch.randn(1, 3, 32, 64), {"logits"}).logits.shape[1] == 11
     assert teacher.network.known_classes is None
 
