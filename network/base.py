@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 # The features that have a channel for each class.
-CLASS_MAPS = frozenset({"logits", "aux_logits"})
+CLASS_MAPS = frozenset({"logits", "aux_logits", "encoder_logits"})
 
 
 class Feature(NamedTuple):

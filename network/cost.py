@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from segdistill.network.base import CLASS_MAPS, SegmentationNetwork, resize
+from segdistill.network.base import SegmentationNetwork, resize
 
 
 class Cost(NamedTuple):
@@ -57,7 +57,9 @@ def activations_of(network: SegmentationNetwork, size: tuple[int, int]) -> int:
     network.train()
     labels = torch.empty(batch, *size, dtype=torch.long, device="meta")
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        output = network(torch.empty(batch, 3, *size, device="meta"), CLASS_MAPS & network.features.keys())
+        output = network(
+            torch.empty(batch, 3, *size, device="meta"), {"logits", "aux_logits"} & network.features.keys()
+        )
         loss = sum(F.cross_entropy(resize(logits, size), labels) for logits in output.features.values())
     del loss
     network.eval()

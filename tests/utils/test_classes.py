@@ -6,7 +6,7 @@ import torch
 from segdistill.dataset import CamVid, Cityscapes
 from segdistill.dataset.normalization import IMAGENET
 from segdistill.network import SegmentationNetwork, SegmentationOutput, build_network
-from segdistill.network.base import Feature
+from segdistill.network.base import CLASS_MAPS, Feature
 from segdistill.utils.batch import Batch
 from segdistill.utils.checkpoint import LoadReport
 from segdistill.utils.classes import ClassMap, MappedNetwork, match_classes, read_class_map
@@ -110,6 +110,12 @@ def test_a_file_names_the_classes_of_a_network_whose_file_does_not(tmp_path):
     assert mapped.targets[-1] is None
     assert mapped.known == (CamVid.CLASSES.index("car"),)
     assert mapped.targets.index(mapped.known[0]) == Cityscapes.CLASSES.index("truck")
+
+
+@pytest.mark.parametrize("name", ["pspnet", "espnet_c"])
+def test_every_feature_that_grows_with_the_classes_is_mapped(name):
+    few, many = (build_network(name, num_classes).features for num_classes in (23, 29))
+    assert {key for key in few if few[key] != many[key]} == CLASS_MAPS & few.keys()
 
 
 class Fixed(SegmentationNetwork):
