@@ -118,6 +118,13 @@ def test_every_feature_that_grows_with_the_classes_is_mapped(name):
     assert {key for key in few if few[key] != many[key]} == CLASS_MAPS & few.keys()
 
 
+def test_espnet_s_second_head_is_mapped_too():
+    network = MappedNetwork(build_network("espnet", 3, q=1), ClassMap((1, 0, None), 2))
+    output = network(torch.rand(1, 3, 32, 32), {"encoder_logits", "context"})
+    assert output.features["encoder_logits"].shape[1] == output.logits.shape[1] == 2
+    assert output.features["context"].shape[1] == 3
+
+
 class Fixed(SegmentationNetwork):
     """Answers what it is given."""
 
