@@ -1,8 +1,9 @@
-"""mIoU of a checkpoint on a labelled split.
+"""Scores of a checkpoint on a labelled split, at the size of the labels.
 
     python eval.py --dataset camvid --data-dir DIR --split test --checkpoint FILE
 
-The network, its class count and the input convention are read from the file, ours or a released one.
+The network, its class count and the input convention are read from the file, ours or a released one. docs/evaluation.md
+says how scores are counted and which protocols there are.
 """
 
 import argparse
@@ -11,7 +12,6 @@ from pathlib import Path
 import torch
 
 from segdistill.dataset import DATASETS, SegmentationDataset, build_dataset
-from segdistill.network import NETWORKS
 from segdistill.utils.checkpoint import LoadReport, load_network
 from segdistill.utils.classes import MappedNetwork, match_classes
 from segdistill.utils.distributed import rank, start_device
@@ -19,24 +19,29 @@ from segdistill.utils.evaluate import evaluate
 from segdistill.utils.files import write_json
 from segdistill.utils.flags import Parser, add_switch, number, run_command
 from segdistill.utils.metrics import ConfusionMatrix
-from segdistill.utils.predict import whole
+from segdistill.utils.protocol import add_protocol_flags, build_predictor, protocol_of
 from segdistill.utils.report import iou_table, write_run_report
 
 
 def parse_options(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(prog="eval.py", description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", required=True, metavar="FILE", help="our own or a released checkpoint")
+    parser.add_argument(
+        "--network-options", nargs="+", default=[], metavar="key=value", help="in place of the file's: output_stride=8"
+    )
     parser.add_argument("--dataset", required=True, choices=sorted(DATASETS))
     parser.add_argument("--data-dir", metavar="DIR", help="folder of the data set")
     parser.add_argument("--data-list", metavar="FILE", help="'image label' lines, in place of the split's own layout")
     parser.add_argument("--split", default="val", help="of the data set (val)")
     parser.add_argument("--class-map", metavar="FILE", help="'its class -> class of the data set' lines, or -> none")
-    parser.add_argument("--network", choices=sorted(NETWORKS), help="an error if the file holds another one")
+    parser.add_argument("--network", metavar="NAME", help="an error if the file holds another one")
     add_switch(parser, "--count-void", "count predictions on void pixels as errors, as ESPNet's paper did")
     parser.add_argument("--num-workers", type=number(int, 0), default=1, metavar="N")
     parser.add_argument("--device", help="cuda if there is one, else cpu")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the figures there as JSON")
+    add_protocol_flags(parser)
     options = parser.parse_args(argv)
+    options.protocol = protocol_of(options, parser) | {"count_void": options.count_void}
     data_set = DATASETS[options.dataset]
     options.data_dir = options.data_dir or data_set.DEFAULT_ROOT
     if not options.data_dir:
@@ -49,7 +54,7 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     options = parse_options(argv)
     device = start_device(options.device)
-    network, report = load_network(options.checkpoint)
+    network, report = load_network(options.checkpoint, options=options.network_options)
     if options.network not in (None, report.config["name"]):
         raise ValueError(f"{options.checkpoint} holds a {report.config['name']}, not a {options.network}")
     dataset = build_dataset(options.dataset, options.data_dir, options.split, data_list=options.data_list)
@@ -58,8 +63,9 @@ def main(argv: list[str] | None = None) -> int:
         network = MappedNetwork(network, class_map)
     network.to(device, memory_format=torch.channels_last)
 
+    predictor = build_predictor(network, options.protocol, getattr(report, "input_size", None), options.batch_size)
     confusion = evaluate(
-        whole(network), dataset, report.normalization, num_workers=options.num_workers, description="eval"
+        predictor, dataset, report.normalization, None, options.num_workers, "eval", options.batch_size
     )
     if rank() == 0:
         figures = summarise(options, report, dataset, confusion)
@@ -78,25 +84,33 @@ def summarise(
     options: argparse.Namespace, report: LoadReport, dataset: SegmentationDataset, confusion: ConfusionMatrix
 ) -> dict:
     """What was evaluated, how, and the figures, as plain data; a class that never occurs has None."""
-    accuracy = confusion.class_accuracy()
     mapping = {"class_map": options.class_map} if options.class_map else {}
+    count_void = options.count_void
+    iou, accuracy = confusion.iou(count_void), confusion.class_accuracy()
+    groups = [[dataset.CLASSES.index(name) for name in names] for names in dataset.CATEGORIES.values()]
+    categories = confusion.merged(groups).iou(count_void)
     return {
         "checkpoint": str(options.checkpoint),
         "sha256": report.sha256,
         "network": report.config,
+        "input_size": getattr(report, "input_size", None),
         "dataset": options.dataset,
         "data_dir": str(options.data_dir),
         "split": options.split,
         "data_list": options.data_list,
         "num_images": len(dataset),
         "images": dataset.digest(),
-        "protocol": {"prediction": "whole image", "count_void": options.count_void, **mapping},
-        "mean_iou": confusion.mean_iou(options.count_void),
-        "pixel_accuracy": confusion.pixel_accuracy(options.count_void),
+        "protocol": {**options.protocol, **mapping},
+        "mean_iou": confusion.mean_iou(count_void),
+        "pixel_accuracy": confusion.pixel_accuracy(count_void),
         "class_accuracy": accuracy.nanmean().item(),
+        "frequency_weighted_iou": confusion.frequency_weighted_iou(count_void),
+        "mean_category_iou": categories.nanmean().item() if groups else None,
         "classes": list(dataset.CLASSES),
-        "iou": none_for_nan(confusion.iou(options.count_void)),
+        "iou": none_for_nan(iou),
         "accuracy": none_for_nan(accuracy),
+        "absent": [name for name, value in zip(dataset.CLASSES, iou.tolist(), strict=True) if value != value],
+        "category_iou": dict(zip(dataset.CATEGORIES, none_for_nan(categories), strict=True)),
     }
 
 

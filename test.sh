@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A checkpoint to a Cityscapes submission: one label-id PNG for each image of the test split, ready to be zipped.
+# A checkpoint to a Cityscapes submission, $output/cityscapes.zip: one label-id PNG for each image of the test split.
 #   checkpoint=snapshots/RUN/best.pth data_dir=DIR bash test.sh
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -9,6 +9,7 @@ dataset=${dataset:-cityscapes}
 data_dir=${data_dir:?set data_dir to the folder of $dataset}
 split=${split:-test}
 output=${output:-submission}
-save=${save:-"labels colors overlays"}
+save=${save:-"labels colours overlays"}
 
-${python:-python} test.py --dataset "$dataset" --data-dir "$data_dir" --split "$split" --checkpoint "$checkpoint" --output "$output" --save $save
+${python:-python} test.py --dataset "$dataset" --data-dir "$data_dir" --split "$split" --checkpoint "$checkpoint" \
+    --output "$output" --save $save --submission "$output/cityscapes.zip"

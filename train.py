@@ -15,8 +15,9 @@ from dataclasses import astuple
 
 import torch
 
-from segdistill.dataset import Normalization, SegmentationDataset, build_dataset
-from segdistill.dataset.base import require_labels
+from segdistill.dataset import DATASETS, Normalization, SegmentationDataset, build_dataset
+from segdistill.dataset.cache import open_cache
+from segdistill.dataset.check import require_labels
 from segdistill.dataset.sampler import TrainSampler
 from segdistill.dataset.transforms import RandomCrop
 from segdistill.utils.batch import make_batches
@@ -24,7 +25,7 @@ from segdistill.utils.distributed import leave, rank, start_device, wait_for_all
 from segdistill.utils.files import write_json
 from segdistill.utils.flags import run_command
 from segdistill.utils.loader import Loader
-from segdistill.utils.options import memory_format, num_unlabelled, parse_options
+from segdistill.utils.options import has_teacher, memory_format, num_unlabelled, parse_options
 from segdistill.utils.run import Progress, Run, StopSignal
 from segdistill.utils.student import Student
 from segdistill.utils.teacher import Teacher
@@ -42,22 +43,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Several students may learn beside each other: the data and the teacher's answers are the same for all.
     each = [options, *options.also]
     runs = [Run(one) for one in each]
-    train_set, val_set = build_datasets(options)
+    train_set = build_train_set(options)
     for run in runs:
         run.check_data(train_set.digest())
-    students = [Student(one, run, val_set, device) for one, run in zip(each, runs, strict=True)]
-    teacher = build_teacher(options, students, val_set, device) if options.T_ckpt_path else None
+    students = [Student(one, run, train_set, device) for one, run in zip(each, runs, strict=True)]
+    teacher = build_teacher(options, students, train_set, device) if has_teacher(options) else None
     for student in students:
         student.learn_from(teacher)
+    val_set = build_val_set(options) if any(student.learns_classes for student in students) else None
     if teacher:
-        verify(teacher, val_set)
+        verify(teacher, train_set, val_set)
     if options.check:
         return 0
 
     with ExitStack() as stack:
         stack.callback(leave)
         for student in students:
-            student.start()
+            student.start(val_set)
             stack.callback(student.run.close)
             if teacher and student.options.terms and student.run.writes:
                 write_json(student.run.folder / "teacher.json", teacher.card)
@@ -108,8 +110,8 @@ def fit(
     progress.close()
 
 
-def build_datasets(options: argparse.Namespace) -> tuple[SegmentationDataset, SegmentationDataset]:
-    """The augmented training split and the whole images of the validation split."""
+def build_train_set(options: argparse.Namespace) -> SegmentationDataset:
+    """The augmented training split."""
     train_set = build_dataset(
         options.dataset,
         options.data_dir,
@@ -118,13 +120,30 @@ def build_datasets(options: argparse.Namespace) -> tuple[SegmentationDataset, Se
         seed=options.seed,
         data_list=options.data_list,
         unlabelled_list=options.unlabelled_list,
+        labelled=options.task_weight > 0,
     )
-    val_set = build_dataset(options.dataset, options.data_dir, "val")
-    require_labels(train_set)
+    if options.num_labels:
+        train_set.keep_labels(options.num_labels)
+    if options.task_weight > 0:
+        require_labels(train_set)
+    keep_decoded(train_set, options)
+    return train_set
+
+
+def build_val_set(options: argparse.Namespace) -> SegmentationDataset:
+    """The whole images of the validation split."""
+    split = DATASETS[options.dataset].VALIDATION_SPLIT
+    val_set = build_dataset(options.dataset, options.data_dir, split, data_list=options.val_list)
+    keep_decoded(val_set, options)
+    return val_set
+
+
+def keep_decoded(dataset: SegmentationDataset, options: argparse.Namespace) -> None:
+    """Decode the images once, into memory or into a file, if that was asked for."""
     if options.preload:
-        train_set.preload()
-        val_set.preload()
-    return train_set, val_set
+        dataset.preload()
+    if options.cache_dir:
+        dataset.memory = open_cache(dataset, options.cache_dir)
 
 
 def build_loader(
@@ -146,21 +165,19 @@ def build_loader(
 
 
 def build_teacher(
-    options: argparse.Namespace, students: Sequence[Student], val_set: SegmentationDataset, device: torch.device
+    options: argparse.Namespace, students: Sequence[Student], dataset: SegmentationDataset, device: torch.device
 ) -> Teacher:
     """The teacher; an error if it is not the one that the runs were started with."""
-    teacher = Teacher.from_checkpoint(
-        options.T_ckpt_path,
-        students[0].normalization,
-        dataset=val_set,
-        class_map=options.class_map,
-        scale=options.teacher_scale,
-        device=device,
-        memory_format=memory_format(options),
-    )
+    convention, place = students[0].normalization, {"device": device, "memory_format": memory_format(options)}
+    place |= {"dataset": dataset, "class_map": options.class_map, "scale": options.teacher_scale}
+    if options.teacher_network:
+        network, file, classes = options.teacher_network, options.T_ckpt_path, len(dataset.CLASSES)
+        teacher = Teacher.from_network(network, convention, file, classes, options.teacher_options, **place)
+    else:
+        teacher = Teacher.from_checkpoint(options.T_ckpt_path, convention, **place)
     for student in students:
         student.run.check_teacher(teacher.report.sha256, teacher.class_map and teacher.class_map.targets)
-    logger.info("teacher %s: %s", options.T_ckpt_path, teacher.report)
+    logger.info("teacher %s: %s", teacher.source, teacher.report)
     return teacher
 
 
@@ -175,10 +192,13 @@ def build_cache(
     return TeacherCache(options.teacher_cache, teacher, key, len(train_set), options.views)
 
 
-def verify(teacher: Teacher, val_set: SegmentationDataset) -> None:
-    """Measure the teacher on labelled images before it is believed."""
-    card = teacher.verify(val_set)
-    logger.info("teacher mIoU %.2f on %d images of %s", 100 * card["mean_iou"], card["num_images"], val_set.split)
+def verify(teacher: Teacher, train_set: SegmentationDataset, val_set: SegmentationDataset | None) -> None:
+    """Measure the teacher on labelled images before it is believed; its features where nothing is scored."""
+    card = teacher.verify(val_set) if val_set else teacher.verify_features(train_set)
+    if card["mean_iou"] is None:
+        logger.info("teacher: features are finite and differ on %d images", card["num_images"])
+    else:
+        logger.info("teacher mIoU %.2f on %d images of %s", 100 * card["mean_iou"], card["num_images"], val_set.split)
 
 
 if __name__ == "__main__":

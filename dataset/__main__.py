@@ -1,76 +1,74 @@
-"""``python -m segdistill.dataset check NAME DIR`` audits a data set, ``... scenes DIR`` generates one."""
+"""``python -m segdistill.dataset check NAME DIR`` audits a data set, ``... prepare NAME DIR`` fetches one."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from tqdm import tqdm
+from segdistill.dataset import DATASETS, build_dataset
+from segdistill.dataset.check import Verdict, check
 
-from segdistill.dataset import DATASETS, IGNORE_INDEX, SegmentationDataset, build_dataset
-from segdistill.dataset.scenes import generate
-
-
-def check(dataset: SegmentationDataset) -> np.ndarray:
-    """Pixels per class, void last. Raises ValueError naming every bad file of the split (the first 20 in full)."""
-    counts = np.zeros(len(dataset.CLASSES) + 1, dtype=np.int64)
-    problems = []
-    for index in tqdm(range(len(dataset)), desc=dataset.split, unit="image", leave=False, disable=None):
-        try:
-            label = dataset.read(index).label.numpy()
-        except ValueError as error:
-            problems.append(str(error))
-            continue
-        histogram = np.bincount(label.ravel(), minlength=IGNORE_INDEX + 1)
-        counts[:-1] += histogram[: len(dataset.CLASSES)]
-        counts[-1] += histogram[IGNORE_INDEX]
-    if problems:
-        raise ValueError(f"{len(problems)} bad files in {dataset.split}:\n" + "\n".join(problems[:20]))
-    return counts
+SHOWN = 20  # problems of a split in full
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m segdistill.dataset", description="Audit a data set, or generate scenes."
-    )
+    parser = argparse.ArgumentParser(prog="python -m segdistill.dataset", description="Audit or fetch a data set.")
     actions = parser.add_subparsers(dest="action", required=True)
-    audit = actions.add_parser("check", help="read every file and count the pixels of each class")
-    audit.add_argument("name", choices=sorted(DATASETS))
-    audit.add_argument("folder")
-    draw = actions.add_parser("scenes", help="generate the scenes data set in a new folder")
-    draw.add_argument("folder")
-    draw.add_argument("--num-train", type=int, default=400)
-    draw.add_argument("--num-val", type=int, default=80)
-    draw.add_argument("--num-test", type=int, default=20)
-    draw.add_argument("--size", type=int, nargs=2, default=(128, 256), metavar=("HEIGHT", "WIDTH"))
-    draw.add_argument("--seed", type=int, default=0)
+    audit = actions.add_parser("check", help="read every file, count the pixels of each class, name every problem")
+    audit.add_argument("--split", help="of the data set (all that are there)")
+    audit.add_argument("--data-list", metavar="FILE", help="check what this list names, as --split")
+    fetch = actions.add_parser("prepare", help="download what is public, or say what to fetch by hand")
+    for action in (audit, fetch):
+        action.add_argument("name", choices=sorted(DATASETS))
+        action.add_argument("folder", type=Path)
     options = parser.parse_args(argv)
     if options.action == "check":
-        return report(options.name, options.folder)
-    counts = (options.num_train, options.num_val, options.num_test)
-    generate(options.folder, *counts, tuple(options.size), options.seed)
+        if options.data_list and not options.split:
+            parser.error("--data-list needs --split: the split that it stands for")
+        return check_all(options)
+    from segdistill.dataset.prepare import prepare
+
+    try:
+        print(prepare(DATASETS[options.name], options.folder))
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
     return 0
 
 
-def report(name: str, folder: str) -> int:
-    """Print the audit of every split; 1 if one of them is missing or bad."""
-    if not Path(folder).is_dir():  # a data set that makes itself would take a misspelt name for a new one
-        print(f"no folder {folder}", file=sys.stderr)
+def check_all(options: argparse.Namespace) -> int:
+    """Print the audit of every split; 1 if one of them has an error, or none is there."""
+    if not options.folder.is_dir():  # a data set that makes itself would take a misspelt name for a new one
+        print(f"no folder {options.folder}", file=sys.stderr)
         return 1
+    data_set = DATASETS[options.name]
     failed = False
-    for split in DATASETS[name].SPLITS:
+    for split in [options.split] if options.split else data_set.SPLITS:
         try:
-            dataset = build_dataset(name, folder, split)
-            counts = check(dataset)
+            dataset = build_dataset(options.name, options.folder, split, data_list=options.data_list)
+            verdict = check(dataset)
         except (ValueError, FileNotFoundError) as error:
             print(f"{split}: {error}", file=sys.stderr)
-            failed = True
+            # Training needs two splits; others may be absent.
+            failed |= isinstance(error, ValueError) or split in ("train", data_set.VALIDATION_SPLIT, options.split)
             continue
-        print(f"{split}: {len(dataset)} images")
-        for class_name, count in zip((*dataset.CLASSES, "void"), counts, strict=True):
-            print(f"  {class_name:15} {count:13,} pixels {100 * count / counts.sum():6.2f} %")
+        failed |= bool(verdict.errors)
+        print_verdict(split, verdict, dataset.CLASSES)
     return int(failed)
+
+
+def print_verdict(split: str, verdict: Verdict, classes: Sequence[str]) -> None:
+    print(f"{split}: {verdict.num_images} images, {len(verdict.errors)} errors, {len(verdict.warnings)} warnings")
+    print("  mean {:.2f} {:.2f} {:.2f}, std {:.2f} {:.2f} {:.2f} (RGB)".format(*verdict.mean, *verdict.std))
+    total = max(sum(verdict.num_pixels), 1)
+    for name, count in zip((*classes, "void"), verdict.num_pixels, strict=True):
+        print(f"  {name:20} {count:15,} pixels {100 * count / total:6.2f} %")
+    for kind in ("errors", "warnings"):
+        messages = getattr(verdict, kind)
+        for message in messages[:SHOWN]:
+            print(f"{split} {kind[:-1]}: {message}", file=sys.stderr)
+        if len(messages) > SHOWN:
+            print(f"{split}: {len(messages) - SHOWN} more {kind}", file=sys.stderr)
 
 
 if __name__ == "__main__":

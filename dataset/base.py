@@ -1,6 +1,8 @@
 """What all data sets share: pairing, decoding, ids to train ids, and the errors that bad files deserve."""
 
 import hashlib
+import logging
+import os
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,9 +14,11 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from segdistill.dataset.files import SUFFIXES, open_label, read_image
 from segdistill.dataset.normalization import IMAGENET, Normalization
 
 IGNORE_INDEX = 255
+logger = logging.getLogger(__name__)
 
 
 class Pair(NamedTuple):
@@ -30,6 +34,16 @@ class Sample(NamedTuple):
     label: Tensor
     name: str
     key: Tensor
+
+
+class Source(NamedTuple):
+    """A public archive: its address, the folder in it that is wanted, the folder under the data set's that it goes to,
+    and its SHA-256 where known."""
+
+    url: str
+    inside: str = ""
+    into: str = "."
+    sha256: str | None = None
 
 
 class Recipe(NamedTuple):
@@ -67,7 +81,9 @@ class SegmentationDataset(torch.utils.data.Dataset):
         split: one of SPLITS.
         transform: augmentation; None leaves the whole image as it is.
         seed: seeds the augmentation.
-        data_list: a text file of "image label" lines relative to ``root``, in place of the data set's own layout.
+        data_list: a text file of "image label" lines relative to ``root``, in place of the split's own layout; names
+            that hold blanks are separated by a tab.
+        labelled: false where labels are not needed: a line of ``data_list`` may name an image alone.
         unlabelled_list: a text file of images, one a line, that follow the labelled ones and are void throughout; a
             label on the line is passed over.
 
@@ -79,12 +95,18 @@ class SegmentationDataset(torch.utils.data.Dataset):
     CLASSES: ClassVar[tuple[str, ...]]
     PALETTE: ClassVar[tuple[tuple[int, int, int], ...]]
     ID_TO_TRAIN_ID: ClassVar[dict[int, int]]
+    # Groups of classes that are scored too, where the data set's own evaluation has them.
+    CATEGORIES: ClassVar[dict[str, tuple[str, ...]]] = {}
     SPLITS: ClassVar[tuple[str, ...]] = ("train", "val", "test")
+    VALIDATION_SPLIT: ClassVar[str] = "val"
     NORMALIZATION: ClassVar[Normalization] = IMAGENET
     RECIPE: ClassVar[Recipe] = Recipe()
     LABEL_HINT: ClassVar[str] = ""
     # A data set that is made on first use has a folder of its own.
     DEFAULT_ROOT: ClassVar[str | None] = None
+    # Where it comes from: archives that ``prepare`` fetches, or a sentence that says what to fetch by hand.
+    SOURCES: ClassVar[tuple[Source, ...]] = ()
+    BY_HAND: ClassVar[str] = ""
 
     def __init__(
         self,
@@ -94,6 +116,7 @@ class SegmentationDataset(torch.utils.data.Dataset):
         seed: int = 0,
         data_list: str | Path | None = None,
         unlabelled_list: str | Path | None = None,
+        labelled: bool = True,
     ):
         name = type(self).__name__
         if split not in self.SPLITS:
@@ -102,10 +125,13 @@ class SegmentationDataset(torch.utils.data.Dataset):
         if not self.root.is_dir():
             raise FileNotFoundError(f"{name}: no folder {self.root}; --data-dir names it (see docs/datasets.md)")
         self.split, self.transform, self.seed = split, transform, seed
-        self.memory: list[Sample] = []
-        self.pairs = self._read_list(Path(data_list)) if data_list else self.find_pairs()
+        self.memory: Sequence[Sample] = []
+        self.unused: list[Path] = []
+        self.pairs = self._read_list(Path(data_list), labelled) if data_list else self.find_pairs()
+        if self.unused:
+            logger.warning("%s %s: %s", name, split, describe_unused(self.unused))
         if not self.pairs:
-            raise FileNotFoundError(f"{name}: no images of split {split!r} under {self.root}")
+            raise FileNotFoundError(f"{name}: no images of split {split!r} under {self.root} (see docs/datasets.md)")
         self.num_labelled = len(self.pairs)
         if unlabelled_list:
             self.pairs += [Pair(pair.image, None) for pair in self._read_list(Path(unlabelled_list), labelled=False)]
@@ -116,16 +142,63 @@ class SegmentationDataset(torch.utils.data.Dataset):
         """The split's files in the data set's own layout, in a fixed order."""
         raise NotImplementedError
 
+    @classmethod
+    def finish(cls, folder: Path) -> None:
+        """What ``prepare`` does after the archives of SOURCES are unpacked in ``folder``."""
+
+    def list_images(
+        self, folder: str, ending: str = "", other_endings: tuple[str, ...] = (), recursive: bool = False
+    ) -> list[Path]:
+        """The image files of a folder under ``root`` whose stems have the ending, sorted; [] without the folder.
+
+        Hidden files and those with one of ``other_endings`` (``x_color.png``) are passed over; all others that are
+        not taken are kept in ``unused``, to be named.
+        """
+        taken = []
+        for path in walk(self.root / folder):
+            if path.name.startswith(".") or path.stem.endswith(other_endings or ("\0",)):
+                continue
+            in_place = recursive or path.parent == self.root / folder
+            fits = in_place and path.suffix.lower() in SUFFIXES and path.stem.endswith(ending)
+            (taken if fits else self.unused).append(path)
+        return taken
+
     def locate(self, entry: str) -> Path:
         """The file that an entry of a data list names."""
         return self.root / entry.lstrip("/")
 
+    def pair_of(self, entries: list[str]) -> Pair:
+        """The files that a line of a data list, one or two entries, names."""
+        return Pair(*map(self.locate, entries), *[None] * (2 - len(entries)))
+
     def train_id_table(self, label_path: Path) -> np.ndarray:
-        """uint8 (256,), raw label value -> train id or 255; -1 marks values that must not occur."""
+        """int16 (256,), raw label value -> train id or 255; -1 marks values that must not occur."""
         return id_table(self.ID_TO_TRAIN_ID)
+
+    @classmethod
+    def encode(cls, train_ids: np.ndarray) -> np.ndarray:
+        """Train ids (H, W) uint8 as the values of the data set's label files, what its server expects.
+
+        The least value that means a class, or void for ids that are none.
+        """
+        return encode(cls.ID_TO_TRAIN_ID, train_ids)
 
     def __len__(self) -> int:
         return len(self.pairs)
+
+    def keep_labels(self, number: int) -> None:
+        """Forget all labels but those of ``number`` images, evenly spaced; the others follow as images without.
+
+        Raises:
+            ValueError: there are not as many labelled images.
+        """
+        total = self.num_labelled
+        if not 0 < number <= total:
+            raise ValueError(f"cannot keep the labels of {number} images: {self.root} has {total} in {self.split}")
+        kept = [i * total // number for i in range(number)]
+        others = [Pair(self.pairs[i].image, None) for i in range(total) if i not in set(kept)]
+        self.pairs = [*(self.pairs[i] for i in kept), *others, *self.pairs[total:]]
+        self.num_labelled = number
 
     def digest(self) -> str:
         """SHA-256 of the images' names in their order: what tells one choice of images from another."""
@@ -155,54 +228,91 @@ class SegmentationDataset(torch.utils.data.Dataset):
     def _read_label(self, pair: Pair, size: tuple[int, int]) -> Tensor:
         if pair.label is None:
             return torch.full(size, IGNORE_INDEX, dtype=torch.uint8)
-        raw = np.asarray(open_image(pair.label))
-        if raw.ndim != 2 or raw.dtype != np.uint8:
+        image = open_label(pair.label)
+        if image.size != size[::-1]:
             raise ValueError(
-                f"{pair.label}: a label map has one 8-bit channel, this is {raw.dtype} {raw.shape}. {self.LABEL_HINT}"
+                f"{pair.label} is {image.height}x{image.width}, its image {pair.image} {size[0]}x{size[1]} "
+                "(both as their EXIF orientation turns them)"
             )
-        if raw.shape != size:
+        return torch.from_numpy(self.to_train_ids(image, pair.label))
+
+    def to_train_ids(self, label: Image.Image, path: Path) -> np.ndarray:
+        """Train ids (H, W) uint8 of a label file of mode L, P or RGB. ValueError names file, value and remedy."""
+        name = type(self).__name__
+        if label.mode == "RGB":
             raise ValueError(
-                f"{pair.label} is {raw.shape[0]}x{raw.shape[1]}, its image {pair.image} {size[0]}x{size[1]}"
+                f"{path}: a label map has one 8-bit channel, {self.describe_colors(label)} {self.LABEL_HINT}"
             )
-        train_ids = self.train_id_table(pair.label)[raw]
-        if train_ids.min() < 0:
-            wrong = np.unique(raw[train_ids < 0]).tolist()
-            known = ", ".join(str(i) for i in sorted(self.ID_TO_TRAIN_ID))
-            raise ValueError(
-                f"{pair.label} holds values {wrong}; {type(self).__name__} knows {known}. {self.LABEL_HINT}"
+        raw, table = np.asarray(label), self.train_id_table(path)
+        occurring = np.flatnonzero(np.bincount(raw.ravel(), minlength=256))
+        wrong = [int(value) for value in occurring if table[value] < 0]
+        if wrong:
+            known = ranges(np.flatnonzero(table >= 0).tolist())
+            raise ValueError(f"{path} holds values {wrong}; {name} knows {known}. {self.LABEL_HINT}")
+        if label.mode == "P":
+            self._require_palette(label, occurring, table, path)
+        return table[raw].astype(np.uint8)
+
+    def suspect(self, counts: np.ndarray) -> list[str]:
+        """Errors that only all labels of a split together show; ``counts`` int64 (256,), pixels of each train id."""
+        return []
+
+    def describe_colors(self, label: Image.Image) -> str:
+        """What a label in colours is, and the remedy."""
+        colors = {color for _, color in label.getcolors(label.width * label.height)}
+        if colors <= {*self.PALETTE, (0, 0, 0)}:
+            return (
+                "this holds this data set's colours: map each colour to its id, or read the files as a `folder` "
+                "whose classes.txt says rgb."
             )
-        return torch.from_numpy(train_ids.astype(np.uint8))
+        if all(red == green == blue for red, green, blue in colors):
+            return "this holds the same in three: save one of them as 8-bit greyscale PNG."
+        return f"this holds colours, {sorted(colors)[0]} the first, of which some are no class's here: is it a label?"
+
+    def _require_palette(self, label: Image.Image, occurring: np.ndarray, table: np.ndarray, path: Path) -> None:
+        """Raise ValueError if the file's own colours say that its values mean something else."""
+        stored = np.reshape(label.getpalette("RGB"), (-1, 3)).tolist()
+        shown = {int(value): tuple(stored[value]) for value in occurring if value < len(stored)}
+        if any(all(color == scheme(value) for value, color in shown.items()) for scheme in (grey, bit_color)):
+            return
+        for value, color in shown.items():
+            void = table[value] == IGNORE_INDEX
+            # Void may have any colour of its own, and black.
+            fits = color not in self.PALETTE or color == (0, 0, 0) if void else color == self.PALETTE[table[value]]
+            if not fits:
+                meant = self.CLASSES[self.PALETTE.index(color)] if color in self.PALETTE else "no class"
+                expected = "void" if void else f"{self.CLASSES[table[value]]} {self.PALETTE[table[value]]}"
+                raise ValueError(
+                    f"{path} is palette-coded: its value {value} has the colour {color} ({meant} here), but means "
+                    f"{expected}. If the values are right, save them as 8-bit greyscale; if the colours are, map "
+                    "them to ids, or read the files as a `folder` whose classes.txt says rgb."
+                )
 
     def _read_list(self, path: Path, labelled: bool = True) -> list[Pair]:
         if not path.is_file():
             raise FileNotFoundError(f"no data list {path}")
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from error
         pairs = []
-        for number, line in enumerate(path.read_text().splitlines(), 1):
-            fields = line.split()
-            if not fields:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
                 continue
-            if len(fields) > 2 or (len(fields) == 1 and labelled and self.split != "test"):
+            whole = "\t" not in line and self.locate(line.strip()).is_file()
+            entries = [line] if whole else line.split("\t") if "\t" in line else line.split()
+            entries = [entry.strip() for entry in entries]
+            pair = self.pair_of(entries) if len(entries) <= 2 else None
+            if pair is None or (pair.label is None and labelled and self.split != "test"):
                 raise ValueError(
-                    f"{path}:{number}: expected 'image label' (or one image a line for test), not {line!r}"
+                    f"{path}:{number}: expected 'image label' (or one image a line for test), with a tab between "
+                    f"names that hold blanks, not {line!r}"
                 )
-            files = [self.locate(field) for field in fields]
-            for file in files:
+            for file in filter(None, pair):
                 if not file.is_file():
-                    raise FileNotFoundError(f"{path}:{number} names {file}, which does not exist")
-            pairs.append(Pair(files[0], files[1] if len(files) == 2 else None))
+                    raise FileNotFoundError(f"{path}:{number} names {file}, which does not exist or is no file")
+            pairs.append(pair)
         return pairs
-
-
-def require_labels(dataset: SegmentationDataset, num_images: int = 8) -> None:
-    """Raise ValueError if evenly spaced images of the split have no labelled pixel: there is nothing to learn from."""
-    num_images = min(num_images, dataset.num_labelled)
-    for i in range(num_images):
-        if (dataset.read(i * dataset.num_labelled // num_images).label != IGNORE_INDEX).any():
-            return
-    raise ValueError(
-        f"{type(dataset).__name__} {dataset.split}: {num_images} images of {dataset.root}, evenly spaced, are void "
-        "throughout: are these the labels?"
-    )
 
 
 def id_table(mapping: dict[int, int]) -> np.ndarray:
@@ -211,6 +321,15 @@ def id_table(mapping: dict[int, int]) -> np.ndarray:
     for raw, train_id in mapping.items():
         table[raw] = train_id
     return table
+
+
+def encode(id_to_train_id: dict[int, int], train_ids: np.ndarray) -> np.ndarray:
+    """Train ids (uint8, any shape) as the least raw value of each; those that are none become void's."""
+    values = sorted(id_to_train_id.items(), reverse=True)
+    table = np.full(256, min((raw for raw, train_id in values if train_id == IGNORE_INDEX), default=IGNORE_INDEX))
+    for raw, train_id in values:
+        table[train_id] = raw
+    return table.astype(np.uint8)[train_ids]
 
 
 def seed_of(stream: str, *counters: int) -> int:
@@ -227,29 +346,72 @@ def generator_of(stream: str, *counters: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed_of(stream, *counters))
 
 
-def open_image(path: Path) -> Image.Image:
-    """A decoded image, in the file's own mode (palette labels stay ids)."""
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return image
-    except FileNotFoundError:
-        raise
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"{path} cannot be read ({error}); it is truncated or no image: fetch it again") from error
+def pair_up(
+    images: Sequence[Path], labels: Sequence[Path], where: str, key: Callable[[Path], str] = lambda path: path.stem
+) -> list[Pair]:
+    """Pair images and labels that share a key.
 
-
-def read_image(path: Path) -> Tensor:
-    """uint8 (3, H, W) RGB."""
-    return torch.from_numpy(np.array(open_image(path).convert("RGB"))).permute(2, 0, 1).contiguous()
-
-
-def pair_up(images: Sequence[Path], labels: Sequence[Path], key: Callable[[Path], str], where: str) -> list[Pair]:
-    """Pair images and labels that share a key; raises ValueError naming the first files without a partner."""
-    by_key = {key(label): label for label in labels}
-    alone = [image for image in images if key(image) not in by_key]
-    left = sorted(set(by_key) - {key(image) for image in images})
+    Raises:
+        ValueError: files without a partner, or several of one key; names the first.
+    """
+    image_of, label_of = unique(images, key, where), unique(labels, key, where)
+    alone = [image_of[name].name for name in sorted(image_of.keys() - label_of.keys())]
+    left = [label_of[name].name for name in sorted(label_of.keys() - image_of.keys())]
     if alone or left:
-        names = [str(path.name) for path in alone[:3]] + [by_key[name].name for name in left[:3]]
-        raise ValueError(f"{where}: {len(alone)} images without label, {len(left)} labels without image: {names}")
-    return [Pair(image, by_key[key(image)]) for image in images]
+        raise ValueError(
+            f"{where}: {len(alone)} images without label, {len(left)} labels without image: {alone[:3] + left[:3]}"
+        )
+    return [Pair(image, label_of[name]) for name, image in image_of.items()]
+
+
+def unique(files: Sequence[Path], key: Callable[[Path], str], where: str) -> dict[str, Path]:
+    """Key -> file."""
+    found = {}
+    for file in files:
+        other = found.setdefault(key(file), file)
+        if other is not file:
+            raise ValueError(f"{where}: {other} and {file} are both {key(file)!r}: which one is meant? Move one away")
+    return found
+
+
+def walk(folder: Path) -> list[Path]:
+    """Every file below a folder, sorted, [] without the folder; links are followed, hidden folders are not entered.
+
+    Raises:
+        ValueError: a folder that may not be listed.
+    """
+
+    def complain(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise ValueError(f"{error.filename} cannot be listed ({error.strerror}): chmod u+rx it, or ask its owner")
+
+    files, seen = [], set()
+    for parent, folders, names in os.walk(folder, onerror=complain, followlinks=True):
+        if os.path.realpath(parent) in seen:  # a link back
+            folders.clear()
+            continue
+        seen.add(os.path.realpath(parent))
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        files += [Path(parent, name) for name in names]
+    return sorted(files)
+
+
+def describe_unused(files: Sequence[Path]) -> str:
+    names = ", ".join(str(file) for file in files[:3])
+    return f"{len(files)} files are not used ({names}{' ...' if len(files) > 3 else ''}): not where or as expected"
+
+
+def ranges(values: Sequence[int]) -> str:
+    """Sorted integers in words: "0..11, 255"."""
+    starts = [value for value in values if value - 1 not in values]
+    ends = [value for value in values if value + 1 not in values]
+    return ", ".join(str(a) if a == b else f"{a}..{b}" for a, b in zip(starts, ends, strict=True))
+
+
+def grey(value: int) -> tuple[int, int, int]:
+    return value, value, value
+
+
+def bit_color(value: int) -> tuple[int, int, int]:
+    """The colour of an id in Pascal VOC's colour map: bits 3k, 3k + 1 and 3k + 2 are bit 7 - k of red, green, blue."""
+    return tuple(sum((value >> 3 * k + channel & 1) << 7 - k for k in range(3)) for channel in range(3))

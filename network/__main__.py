@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from segdistill.network import NETWORKS, build_network
+from segdistill.network import HIDDEN, NETWORKS, build_network, network_class
 from segdistill.network.cost import Cost, cost_of
 from segdistill.utils.fetch import describe_files, fetch
 from segdistill.utils.flags import Parser, count, run_command
@@ -35,7 +35,7 @@ def list_networks() -> str:
     """The networks with their settings."""
     parts = []
     for name, network in sorted(NETWORKS.items()):
-        settings = {key: setting for key, setting in settings_of(network).items() if key != "norm"}
+        settings = {key: setting for key, setting in settings_of(network).items() if key not in HIDDEN}
         parts.append(f"{name}: {network.__doc__.strip().splitlines()[0]}\n{describe_settings(settings)}")
     return "\n\n".join([*parts, f"{PROGRAM} NAME key=value ... tells what one costs; --help what else there is."])
 
@@ -51,9 +51,7 @@ def describe(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--classes", type=count, default=19, metavar="C", help="(19)")
     options = parser.parse_args(argv)
-    if options.name not in NETWORKS:
-        parser.error(f"no network {options.name!r}; known: {', '.join(sorted(NETWORKS))}")
-    settings = parse_settings(NETWORKS[options.name], options.settings, options.name, hidden=["norm"])
+    settings = parse_settings(network_class(options.name), options.settings, options.name, hidden=HIDDEN)
     with torch.device("meta"):
         network = build_network(options.name, options.classes, **settings)
     size = tuple(options.size)

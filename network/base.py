@@ -2,11 +2,14 @@
 
 import copy
 from collections.abc import Iterable
-from typing import ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from segdistill.dataset import Normalization
 
 # The features that have a channel for each class.
 CLASS_MAPS = frozenset({"logits", "aux_logits", "encoder_logits"})
@@ -38,10 +41,14 @@ class SegmentationNetwork(nn.Module):
     before its activation. A head that nobody asks for is not run.
     """
 
-    num_classes: int
+    num_classes: int  # 0: no classes, and no "logits" among the features
     features: dict[str, Feature]
     # The classes that it can tell; None for all. A network of other classes, mapped to these, may not know them all.
     known_classes: tuple[int, ...] | None = None
+    # The input convention of the weights that it was built with; None: the data set's.
+    normalization: "Normalization | None" = None
+    # The options that build it again, where they are not those it was built with: its weights were fetched, say.
+    rebuild: dict | None = None
     # Set by ``build_network``: what it takes to build this network again; checkpoints carry it.
     config: dict
     # Why bfloat16 autocast on the CPU is refused for this network; empty where it is not.
@@ -62,9 +69,14 @@ class SegmentationNetwork(nn.Module):
             ValueError: a feature that the network does not have.
         """
         features = frozenset(features)
-        self.check_features(features)
-        maps = self.maps(images, features | ({"logits"} & self.features.keys()))
-        return SegmentationOutput(maps.get("logits"), {name: maps[name] for name in sorted(features)})
+        output = self.answer(images, features | ({"logits"} & self.features.keys()))
+        return SegmentationOutput(output.logits, {name: output.features[name] for name in sorted(features)})
+
+    def answer(self, images: Tensor, wanted: frozenset[str]) -> SegmentationOutput:
+        """The wanted features alone; logits only if they are among them. Raises: as ``forward``."""
+        self.check_features(wanted)
+        maps = self.maps(images, wanted)
+        return SegmentationOutput(maps.get("logits"), {name: maps[name] for name in sorted(wanted)})
 
     def check_features(self, names: Iterable[str]) -> None:
         """Raise ValueError if one of ``names`` is no feature of this network."""
@@ -75,11 +87,11 @@ class SegmentationNetwork(nn.Module):
             )
 
 
-def resize(maps: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
-    """Maps (N, C, h, w) at ``size``, bilinear with corners on corners; as they are if they have the size already."""
+def resize(maps: Tensor, size: torch.Size | tuple[int, int], align_corners: bool = True) -> Tensor:
+    """Maps (N, C, h, w) at ``size``, bilinear, by default corners on corners; unchanged if they have the size."""
     if maps.shape[2:] == torch.Size(size):
         return maps
-    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=True)
+    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=align_corners)
 
 
 def freeze_idle(network: SegmentationNetwork, wanted: Iterable[str]) -> list[str]:

@@ -1,36 +1,11 @@
-"""PSPNet (Zhao et al., CVPR 2017), as in SKD, CWD and IFVD: output stride 8, widths 128 (resnet18_v1s) and 512."""
+"""PSPNet (Zhao et al., CVPR 2017), as in SKD, CWD and IFVD or as in CIRKD and DIST."""
 
-import torch
 from torch import Tensor, nn
 
-from segdistill.libs import get_norm
-from segdistill.network.backbone import BACKBONES
-from segdistill.network.base import Feature, SegmentationNetwork, resize
-
-
-class PyramidPooling(nn.Module):
-    """Averages over 1x1, 2x2, 3x3 and 6x6 bins, each brought back to full size, beside the map itself, then merged."""
-
-    def __init__(self, in_channels: int, channels: int, norm: str, bins: tuple[int, ...] = (1, 2, 3, 6)):
-        super().__init__()
-        make_norm = get_norm(norm)
-        self.stages = nn.ModuleList(
-            nn.Sequential(
-                nn.AdaptiveAvgPool2d(bin_size),
-                nn.Conv2d(in_channels, channels, 1, bias=False),
-                make_norm(channels, activation="leaky_relu"),
-            )
-            for bin_size in bins
-        )
-        self.bottleneck = nn.Sequential(
-            nn.Conv2d(in_channels + len(bins) * channels, channels, 3, padding=1, bias=False),
-            make_norm(channels, activation="leaky_relu"),
-            nn.Dropout2d(0.1),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        pooled = [resize(stage(x), x.shape[2:]) for stage in self.stages]
-        return self.bottleneck(torch.cat([*pooled, x], dim=1))
+from segdistill.network.backbone import build_backbone
+from segdistill.network.base import Feature, SegmentationNetwork
+from segdistill.network.head.fcn import fcn_head
+from segdistill.network.head.pyramid_pooling import PyramidPooling
 
 
 class PSPNet(SegmentationNetwork):
@@ -38,9 +13,14 @@ class PSPNet(SegmentationNetwork):
 
     Args:
         num_classes: channels of the logits.
-        backbone: resnet18_v1s, resnet50_v1s or resnet101_v1s.
+        backbone: a name of ``segdistill.network.backbone``.
+        family: "skd" (pooled maps as wide as the context, leaky ReLU in the heads, dilation from a layer's first
+            convolution on) or "cirkd" (pooled maps of a quarter of layer4, ReLU, dilation after that convolution).
+        width: channels of ``context``; None: 128, or under 2048 channels 512 (skd) and 256 (cirkd; DIST: 512).
+        aux: whether there is a head on layer3 for deep supervision.
+        output_stride: of the backbone, 8, 16 or 32.
         norm: name of a normalisation factory in ``libs``.
-        activation: of the backbone: relu as in the originals, or leaky_relu, which can be fused in place.
+        activation: of a ResNet: relu as in the originals, or leaky_relu, which can be fused in place.
         checkpoint_blocks: recompute the backbone's blocks in the backward pass instead of keeping their maps.
     """
 
@@ -49,31 +29,39 @@ class PSPNet(SegmentationNetwork):
         num_classes: int,
         *,
         backbone: str = "resnet18_v1s",
+        family: str = "skd",
+        width: int | None = None,
+        aux: bool = True,
+        output_stride: int = 8,
         norm: str = "batch_norm",
-        activation: str = "relu",
+        activation: str | None = None,
         checkpoint_blocks: bool = False,
     ):
         super().__init__()
-        if backbone not in BACKBONES:
-            raise ValueError(f"pspnet has no backbone {backbone!r}; known: {', '.join(sorted(BACKBONES))}")
+        if family not in ("skd", "cirkd"):
+            raise ValueError(f"unknown pspnet family {family!r}; known: cirkd, skd")
+        skd = family == "skd"
         self.num_classes = num_classes
-        self.backbone = BACKBONES[backbone](norm=norm, activation=activation, checkpoint_blocks=checkpoint_blocks)
-        deep, deepest = (self.backbone.features[name].channels for name in ("layer3", "layer4"))
-        width = 128 if deepest == 512 else 512
-        self.pspmodule = PyramidPooling(deepest, width, norm)
-        self.head = nn.Conv2d(width, num_classes, 1)
-        self.dsn = nn.Sequential(
-            nn.Conv2d(deep, width, 3, padding=1),
-            get_norm(norm)(width, activation="leaky_relu"),
-            nn.Dropout2d(0.1),
-            nn.Conv2d(width, num_classes, 1),
+        self.backbone = build_backbone(
+            backbone,
+            family=family,
+            norm=norm,
+            activation=activation,
+            output_stride=output_stride,
+            checkpoint_blocks=checkpoint_blocks,
         )
+        (deep, aux_stride), (deepest, stride) = (self.backbone.features[name] for name in ("layer3", "layer4"))
+        width = width or (128 if deepest < 2048 else 512 if skd else 256)
+        self.pspmodule = PyramidPooling(deepest, width if skd else deepest // 4, width, norm, skd=skd)
+        self.head = nn.Conv2d(width, num_classes, 1)
         self.features = {
             **self.backbone.features,
-            "context": Feature(width, 8),
-            "logits": Feature(num_classes, 8),
-            "aux_logits": Feature(num_classes, 8),
+            "context": Feature(width, stride),
+            "logits": Feature(num_classes, stride),
         }
+        if aux:
+            self.dsn = fcn_head(deep, width if skd else deep // 4, num_classes, norm, skd=skd)
+            self.features["aux_logits"] = Feature(num_classes, aux_stride)
 
     def maps(self, images: Tensor, wanted: frozenset[str]) -> dict[str, Tensor]:
         maps = self.backbone(images, wanted | {"layer3", "layer4"})

@@ -99,12 +99,12 @@ def test_classes_that_do_not_fit_are_an_error_until_a_class_map_says_what_they_b
 def test_predictions_are_written_for_every_image(tiny, tmp_path):
     data = ["--dataset", "camvid", "--data-dir", str(tiny / "camvid")]
     weights = ["--checkpoint", str(tiny / "teacher.pth")]
-    kinds = ["--save", "labels", "colors", "overlays"]
+    kinds = ["--save", "labels", "colours", "overlays"]
     assert prediction.main([*data, *weights, "--output", str(tmp_path), *kinds]) == 0
     truth = np.asarray(Image.open(tiny / "camvid/testannot/1.png"))
     written = np.asarray(Image.open(tmp_path / "labels/1.png"))
     assert np.array_equal(written[truth != 11], truth[truth != 11])
-    assert sorted(path.name for path in (tmp_path / "colors").iterdir()) == ["0.png", "1.png"]
+    assert sorted(path.name for path in (tmp_path / "colours").iterdir()) == ["0.png", "1.png"]
     assert Image.open(tmp_path / "overlays/0.png").size == (64, 64)
 
 

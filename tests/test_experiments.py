@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-RECIPES = sorted(path.stem for path in (ROOT / "experiments").glob("*.sh") if path.stem != "common")
+RECIPES = sorted(path.stem for path in (ROOT / "experiments").glob("*.sh") if path.stem not in ("common", "compare"))
 NOT_THERE_YET = 3
 
 
@@ -44,3 +44,38 @@ def test_recipe_runs_from_end_to_end(name, smoke):
     last = json.loads((distilled.parent / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["step"] == 3
     assert {key for key in last if key.startswith("loss/")} > {"loss/cross_entropy"}
+
+
+def compare(tiny, folder, **settings):
+    environment = os.environ | {
+        "python": sys.executable,
+        "OMP_NUM_THREADS": "1",
+        **{"dataset": "camvid", "data_dir": str(tiny / "camvid"), "teacher": str(tiny / "teacher.pth")},
+        "student": "--network espnet_c --network-options p=1 q=1",
+        "methods": "\n  cwd: --cwd weight=3\n  both: --pi --fitnet on=layer3\n",
+        "flags": "--input-size 64,64 --batch-size 4 --num-steps 3 --num-workers 0 --save-every 1",
+        **{"seeds": "0", "output": str(folder), **settings},
+    }
+    command = ["bash", "experiments/compare.sh"]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_a_comparison_runs_and_continues_with_the_same_command(tiny, tmp_path):
+    settings = {"labels": "2", "share": "0.5", "cache": str(tmp_path / "cache"), "views": "2"}
+    done = compare(tiny, tmp_path / "out", **settings)
+    assert done.returncode == 0, done.stderr[-3000:]
+    report = (tmp_path / "out/report.md").read_text()
+    assert all(f"| {name}" in report for name in ("alone", "cwd", "both"))
+    before = {path: path.read_bytes() for path in (tmp_path / "out").glob("*/best.pth")}
+    assert len(before) == 3
+    (tmp_path / "out/both_seed0/last.pth").unlink()
+    (tmp_path / "out/both_seed0/best.pth").unlink()
+    assert compare(tiny, tmp_path / "out", **settings).returncode == 0
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_method_without_a_name_is_refused(tiny, tmp_path):
+    done = compare(tiny, tmp_path, methods="--cwd weight=3")
+    assert done.returncode == 2
+    assert "cwd: --cwd weight=3" in done.stderr

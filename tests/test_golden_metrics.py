@@ -1,4 +1,4 @@
-"""Metrics and whole-image prediction against the original evaluation scripts."""
+"""Metrics and predictors against the original evaluation scripts."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from golden_cases import ESPNET, SKD, Case, Handlers, assert_close, case_id, data_folder
+from golden_cases import AKD, CIRKD, ESPNET, SKD, Case, Handlers, assert_close, case_id, data_folder
 from PIL import Image
 from torch import Tensor
 
 from segdistill.network import resize
 from segdistill.utils.checkpoint import load_network
 from segdistill.utils.metrics import ConfusionMatrix
+from segdistill.utils.predict import Predictor, multi_scale, sliding
 
 METRICS = Handlers("metric")
 
@@ -42,10 +43,71 @@ def skd_confusion(case: Case) -> None:
     assert torch.equal(confusion.matrix[:num_classes, :num_classes], torch.from_numpy(case.array("confusion")))
 
 
+@METRICS.register(AKD)
+def akd_evaluator(case: Case) -> None:
+    confusion = count(case.parameters["num_class"], case.array("pred"), case.array("gt"))
+    computed = {
+        "Acc": confusion.pixel_accuracy(),
+        "Acc_class": confusion.class_accuracy().nanmean(),
+        "mIoU": confusion.mean_iou(),
+        "FWIoU": confusion.frequency_weighted_iou(),
+    }
+    check(case, computed, **case["tolerance"]["values"])
+    assert torch.equal(confusion.matrix[:-1, :-1], torch.from_numpy(case.array("confusion")))
+
+
+@METRICS.register(CIRKD, computes="hist_info")
+def cirkd_hist(case: Case) -> None:
+    confusion = count(case.parameters["num_cls"], case.array("pred"), case.array("target"))
+    iou = confusion.iou()
+    computed = {
+        "iu": iou,
+        "mean_IU": confusion.mean_iou(),
+        "mean_IU_no_back": iou[1:].nanmean(),
+        "mean_pixel_acc": confusion.pixel_accuracy(),
+    }
+    check(case, computed, **case["tolerance"]["values"])
+    assert torch.equal(confusion.matrix[:-1, :-1], torch.from_numpy(case.array("hist")))
+
+
+@METRICS.register(CIRKD, computes="SegmentationMetric")
+def cirkd_score(case: Case) -> None:
+    """Absent classes count 0, and void of any other value than -1 counts. Its accuracy is of logits cut to integers."""
+    num_classes, count_void = case.parameters["nclass"], case.parameters["ignore"] != -1
+    logits, target = case.array("logits"), case.array("target")
+    confusion = count(num_classes, logits.argmax(2), target)
+    cut = count(num_classes, np.trunc(logits).argmax(2), target)
+    iou = confusion.iou(count_void).nan_to_num(0)
+    computed = {"iou": iou, "mIoU": iou.mean(), "pixAcc": cut.pixel_accuracy(count_void)}
+    check(case, computed, **case["tolerance"]["values"])
+
+
 @METRICS.register(SKD, computes="predict_whole:")
 def skd_predict_whole(case: Case) -> None:
-    logits = resize(tiny_network(case)(torch.from_numpy(case.array("image"))), case.parameters["tile_size"])
-    maps = logits[0].permute(1, 2, 0)
+    """The original answers at a size of its own, whatever the image's."""
+    logits = tiny_network(case)(torch.from_numpy(case.array("image")).double())
+    check_logits(case, Predictor(lambda images: resize(logits, case.parameters["tile_size"])))
+
+
+@METRICS.register(SKD, computes="predict_sliding")
+def skd_predict_sliding(case: Case) -> None:
+    """The original moves along both axes by the stride that fits the height."""
+    tile = case.parameters["tile_size"]
+    stride = case.parameters.get("stride", -(-2 * tile[0] // 3))
+    overlap = tuple(1 - stride / side for side in tile)
+    check_logits(case, sliding(Predictor(tiny_network(case)), tile, overlap, batch_size=5))
+
+
+@METRICS.register(SKD, computes="predict_multiscale")
+def skd_predict_multiscale(case: Case) -> None:
+    scales, flip = case.parameters["scales"], case.parameters["flip"]
+    check_logits(case, multi_scale(Predictor(tiny_network(case)), scales, flip, of_logits=True))
+
+
+def check_logits(case: Case, predictor: Predictor) -> None:
+    """All three answer at full size at once."""
+    image = torch.from_numpy(case.array("image")).double()
+    maps = predictor.coarse(image)[0].permute(1, 2, 0)
     expected = case.array("out")
     step = -(-maps.shape[0] // expected.shape[0])
     assert_close(maps[::step, ::step], expected, **case["tolerance"]["out"], what="logits")
@@ -54,8 +116,8 @@ def skd_predict_whole(case: Case) -> None:
 
 
 def tiny_network(case: Case) -> Callable[[Tensor], Tensor]:
-    """The three convolutions that stand for a network in these cases."""
-    weights = {name: torch.from_numpy(case.array(name)) for name in case["inputs"] if name.startswith("w.")}
+    """The three convolutions that stand for a network in these cases, in float64, as the scaled images were made."""
+    weights = {name: torch.from_numpy(case.array(name)).double() for name in case["inputs"] if name.startswith("w.")}
 
     def forward(x: Tensor) -> Tensor:
         x = F.conv2d(x, weights["w.c1.weight"], weights["w.c1.bias"], stride=2, padding=1).relu()

@@ -1,5 +1,6 @@
 """Networks against the original implementations: hashed weights, and the released ESPNet checkpoints."""
 
+import functools
 import hashlib
 from pathlib import Path
 
@@ -8,7 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from golden_cases import (
+    AKD,
+    CIRKD,
     CWD,
+    DIST,
     ESPNET,
     IFVD,
     SKD,
@@ -23,15 +27,16 @@ from golden_cases import (
 from PIL import Image
 from torch import Tensor
 
-from segdistill.network import SegmentationOutput, resize
+from segdistill.network import SegmentationNetwork, SegmentationOutput, resize
 from segdistill.utils.checkpoint import load_network
+from segdistill.utils.weights import FAMILIES
 
 NETWORKS = Handlers("network")
 CHECKPOINTS = Handlers("espnet_checkpoint")
 
 
 @NETWORKS.register(SKD, CWD, IFVD, computes="Res_pspnet")
-def pspnet_outputs(output: SegmentationOutput) -> dict[str, Tensor]:
+def pspnet_outputs(output: SegmentationOutput, images: Tensor) -> dict[str, Tensor]:
     layers = {f"x{i}": output.features[f"layer{i}"] for i in (1, 2, 3, 4)}
     return layers | {
         "logits": output.logits,
@@ -41,23 +46,60 @@ def pspnet_outputs(output: SegmentationOutput) -> dict[str, Tensor]:
 
 
 @NETWORKS.register(ESPNET)
-def espnet_outputs(output: SegmentationOutput) -> dict[str, Tensor]:
+def espnet_outputs(output: SegmentationOutput, images: Tensor) -> dict[str, Tensor]:
     return {"logits": output.logits}
 
 
-@pytest.mark.parametrize("case", NETWORKS.covered(), ids=case_id)
+@NETWORKS.register(CIRKD, DIST, source_file=r"models/\w+\.py")
+def cirkd_outputs(output: SegmentationOutput, images: Tensor) -> dict[str, Tensor]:
+    names = {"feat": "context", "aux": "aux_logits", "c4": "layer4"}
+    features = {name: output.features[ours] for name, ours in names.items() if ours in output.features}
+    return features | {"logits": output.logits}
+
+
+@NETWORKS.register(AKD, source_file="modeling/")
+def akd_outputs(output: SegmentationOutput, images: Tensor) -> dict[str, Tensor]:
+    features = {f"feat{i}": output.features[f"layer{i}.pre"] for i in (1, 2, 3, 4)}
+    for i in (1, 2, 3):
+        if f"layer{i}.expanded.pre" in output.features:  # of MobileNetV2
+            features[f"feat{i}"] = output.features[f"layer{i}.expanded.pre"]
+    features |= {"feat5": output.features["aspp.pre"], "feat6": output.features["context.pre"]}
+    return features | {"logits": resize(output.logits, images.shape[2:])}
+
+
+def options_of(case: Case) -> tuple[str, ...]:
+    """What the case has and its state dict cannot tell."""
+    return tuple(f"{key}={value}" for key, value in case.parameters.items() if key == "output_stride")
+
+
+@functools.lru_cache(maxsize=1)  # cases of one network follow each other
+def load_hashed(state_keys: str, options: tuple[str, ...]) -> SegmentationNetwork:
+    return load_network(hashed_state_dict(read_state_keys({"state_keys": state_keys})), options=options)[0]
+
+
+def mark_deep(case: Case) -> object:
+    return pytest.param(case, marks=pytest.mark.slow) if case["param_count"] > 3e7 else case
+
+
+@pytest.mark.parametrize("case", [mark_deep(case) for case in NETWORKS.covered()], ids=case_id)
 @torch.no_grad()
 def test_network_matches_the_original(case: Case):
     assert case["weights"] == "hashed"
-    network, _ = load_network(hashed_state_dict(read_state_keys(case)))
+    network = load_hashed(case["state_keys"], options_of(case))
     assert sum(parameter.numel() for parameter in network.parameters()) == case["param_count"]
     network.train(case["mode"] == "train")
     images = torch.from_numpy(case.array("x"))
     for dtype in (torch.float32, torch.float64):
         output = network.to(dtype)(images.to(dtype), features=network.features)
-        outputs = NETWORKS.find(case)(output)
+        outputs = NETWORKS.find(case)(output, images)
         for name, expected in case["outputs"].items():
             check_output(outputs[name], case.arrays[name], expected, f"{name} {dtype}")
+
+
+@pytest.mark.parametrize("state_keys", sorted({case["state_keys"] for case in NETWORKS.covered()}))
+def test_one_code_base_claims_a_file(state_keys: str):
+    keys = dict.fromkeys(entry["key"] for entry in read_state_keys({"state_keys": state_keys}))
+    assert len([name for name, family in FAMILIES.items() if family.claims(keys)]) == 1
 
 
 def check_output(output: Tensor, stored: np.ndarray, expected: dict, what: str) -> None:

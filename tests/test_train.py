@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 import train
+from segdistill.dataset import CamVid
 from segdistill.utils.checkpoint import load_network
 from segdistill.utils.learner import Learner
 from segdistill.utils.losses import DISTILLATION_LOSSES
@@ -470,6 +471,32 @@ def test_images_without_labels_are_distilled_and_no_more(tiny, tmp_path, few_lab
         assert batch.num_kept == batch.num_valid + 64 * 64
     with pytest.raises(SystemExit):
         train.main(arguments(tiny, tmp_path, "other", [], *few_labels, *more))
+
+
+@pytest.mark.parametrize(("terms", "unlabelled"), [([], 0), (["--pi"], 2)])
+def test_few_labels_are_kept_and_the_rest_is_distilled(tiny, tmp_path, monkeypatch, terms, unlabelled):
+    batches = []
+    accumulate = Learner.accumulate
+    monkeypatch.setattr(Learner, "accumulate", lambda *given: (batches.append(given[1]), accumulate(*given)))
+    more = ["--unlabelled-share", "0.5"] if unlabelled else []
+    train.main(arguments(tiny, tmp_path, "run", terms, "--num-labels", "2", *more, "--batch-size", "4"))
+    for batch in batches:
+        labelled = (batch.labels != 255).flatten(1).any(1)
+        assert labelled.tolist() == [True] * (4 - unlabelled) + [False] * unlabelled
+        assert ((batch.keys[:, 1] < 2) == labelled).all()
+
+
+def test_the_kept_labels_are_spread_evenly(tiny):
+    dataset = CamVid(tiny / "camvid", "train")
+    dataset.keep_labels(2)
+    assert [(pair.image.name, pair.label is None) for pair in dataset.pairs] == [
+        ("0.png", False),
+        ("2.png", False),
+        ("1.png", True),
+        ("3.png", True),
+    ]
+    with pytest.raises(ValueError, match=r"labels of 3 images: .* has 2"):
+        dataset.keep_labels(3)
 
 
 def test_a_run_with_unlabelled_images_resumes_to_the_bit(tiny, tmp_path, few_labels, monkeypatch):

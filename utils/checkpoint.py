@@ -3,8 +3,8 @@
 import hashlib
 import math
 import os
-import re
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
@@ -12,43 +12,83 @@ import torch
 from torch import Tensor, nn
 
 from segdistill.dataset import Normalization
-from segdistill.network import build_network
+from segdistill.dataset.normalization import IMAGENET
+from segdistill.network import HIDDEN, SegmentationNetwork, build_network, network_class
 from segdistill.utils import weights as families
+from segdistill.utils.archive import read_file
+from segdistill.utils.settings import parse_settings
 from segdistill.utils.weights import Weights
-
-FORMAT_VERSION = 1
+from segdistill.utils.weights.own import FORMAT_VERSION
+from segdistill.utils.weights.shapes import blueprint, class_dependent
 
 
 @dataclass
 class LoadReport:
-    """What ``load_weights`` did: entries used, in the file but not used, and left at their initial values."""
+    """What ``load_weights`` did: entries used, in the file but not used, and left at their initial values.
+
+    normalization: None if the file does not tell, which a bare state dict in our key names does not.
+    input_size: height and width that an image is shown at; None for its own.
+    """
 
     family: str
     used: list[str]
     skipped: list[str]
     missing: list[str]
-    normalization: Normalization
+    normalization: Normalization | None
     sha256: str | None
     config: dict
     classes: tuple[str, ...] | None = None
+    input_size: tuple[int, int] | None = None
 
     def __str__(self) -> str:
-        digest = f", SHA-256 {self.sha256[:12]}" if self.sha256 else ""
-        return (
-            f"{self.family}: {len(self.used)} entries used, {len(self.skipped)} skipped, {len(self.missing)} missing"
-            f"{digest}; input {self.normalization.channels}, scale {self.normalization.scale:.4g}"
-        )
+        words = [f"{len(self.used)} entries used, {len(self.skipped)} skipped, {len(self.missing)} missing"]
+        if self.config:
+            names = textwrap.shorten(f"({', '.join(self.classes)})", 80, placeholder=" ...)") if self.classes else ""
+            words.append(f"{self.config['num_classes']} classes {names}".strip())
+        colours = self.normalization
+        words.append(f"input {colours.channels}, scale {colours.scale:.4g}" if colours else "input not told")
+        if self.input_size:
+            words.append("shown at {}x{} (height x width)".format(*self.input_size))
+        if self.sha256:
+            words.append(f"SHA-256 {self.sha256[:12]}")
+        return f"{self.family}: {'; '.join(words)}"
 
 
-def load_network(source: str | os.PathLike | Mapping, norm: str = "batch_norm") -> tuple[nn.Module, LoadReport]:
+def load_network(
+    source: str | os.PathLike | Mapping | Weights,
+    norm: str = "batch_norm",
+    options: Sequence[str] = (),
+    expected: SegmentationNetwork | None = None,
+) -> tuple[SegmentationNetwork, LoadReport]:
     """Build the network that a checkpoint describes and load it; eval mode, on the CPU.
 
-    Raises: as ``load_weights``, and ValueError for a file that holds only a backbone.
+    Args:
+        options: ``key=value`` settings of the network in place of what the file says, for what a file cannot tell:
+            ``output_stride=8``.
+        expected: the network that the file must hold; a plain state dict, in that network's own or its library's keys,
+            describes none and is loaded into it.
+
+    Raises: as ``load_weights``, and ValueError for a file that holds only a backbone or another network than expected,
+        or options its network lacks.
     """
-    weights = read_weights(source)
+    weights = source if isinstance(source, Weights) else read_weights(source, expected=expected)
     if not weights.config:
-        raise ValueError(f"{weights.source} holds a backbone only; give a network it belongs in")
+        remedy = "; give a network it belongs in" if expected is None else f", not a {expected.config['name']}"
+        raise ValueError(f"{weights.source} holds a backbone only{remedy}")
+    name = weights.config["name"]
+    if expected is not None and name != expected.config["name"]:
+        raise ValueError(f"{weights.source} holds a {name}, not a {expected.config['name']}")
+    if options:
+        weights.config = weights.config | parse_settings(network_class(name), options, name, HIDDEN)
+    try:
+        # Before anything is allocated: a damaged config may describe a network of any size.
+        own = blueprint(weights.config, most=10 * len(weights.state_dict))
+    except ValueError as error:
+        raise ValueError(f"{weights.source}: {error}") from error
+    check_fit(own, weights, weights.state_dict, weights.config)
     network = build_network(**weights.config, norm=norm)
+    if expected is not None and network.num_classes == expected.num_classes and shapes(network) != shapes(expected):
+        raise ValueError(f"{weights.source} holds {weights.config}, which is not {expected.config}")
     return network.eval(), load_weights(network, weights)
 
 
@@ -64,111 +104,154 @@ def load_weights(
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: unreadable or unsafe file, unknown family, or keys that are missing, left over or of another shape;
-            the message names them. The network is unchanged then.
+        ValueError: unreadable or unsafe file, unknown family, or entries that are missing, left over, of another
+            shape, of another kind or not finite; the message names them. The network is unchanged then.
     """
-    weights = source if isinstance(source, Weights) else read_weights(source)
-    own = network.state_dict()
-    given = dict(weights.state_dict)
-    backbone_only = not weights.config
-
-    reshaped = [key for key in given if key in own and given[key].shape != own[key].shape]
-    other_classes = not backbone_only and weights.config["num_classes"] != network.num_classes
-    skipped = list(weights.skipped)
-    if skip_classifier and other_classes:
-        skipped += reshaped
-        given = {key: value for key, value in given.items() if key not in reshaped}
-        reshaped = []
-
-    left_over = [key for key in given if key not in own]
-    # BatchNorm's counter is absent from files older than PyTorch 0.4.1 and from the originals' in-place layers.
-    missing = [key for key in own if key not in given and not key.endswith("num_batches_tracked")]
-    absent = [key for key in missing if key not in skipped and not (backbone_only and not key.startswith("backbone."))]
-    problems = [f"{key}: {tuple(given[key].shape)} -> {tuple(own[key].shape)}" for key in reshaped]
-    problems += [f"{key}: missing in the file" for key in absent]
-    problems += [f"{key}: not in the network" for key in left_over]
-    if problems:
-        more = f"\n  ... and {len(problems) - 12} more" if len(problems) > 12 else ""
-        hint = ""
-        if other_classes:
-            hint = f" (the file has {weights.config['num_classes']} classes, the network {network.num_classes})"
-        raise ValueError(
-            f"{weights.source} ({weights.family}) does not fit {type(network).__name__}{hint}:\n  "
-            + "\n  ".join(problems[:12])
-            + more
-        )
+    weights = source if isinstance(source, Weights) else read_weights(source, expected=network)
+    own, given, left_out = network.state_dict(), weights.state_dict, set()
+    if skip_classifier and weights.config and weights.config["num_classes"] != network.num_classes:
+        left_out = class_dependent(network.config)
+        given = {key: value for key, value in given.items() if key not in left_out}
+    check_fit({key: value for key, value in own.items() if key not in left_out}, weights, given, network.config)
     network.load_state_dict(given, strict=False)
     return LoadReport(
         weights.family,
         sorted(given),
-        skipped,
-        missing,
+        [*weights.skipped, *sorted(left_out & weights.state_dict.keys())],
+        [key for key in own if key not in given and not is_counter(key)],
         weights.normalization,
         weights.sha256,
         weights.config,
         weights.classes,
+        weights.input_size,
     )
 
 
-def read_weights(source: str | os.PathLike | Mapping) -> Weights:
-    """Recognise a checkpoint by its keys and rename them to ours. Raises: as ``load_weights``."""
+def is_counter(key: str) -> bool:
+    """BatchNorm's, which files older than PyTorch 0.4.1 and the originals' in-place layers do not have."""
+    return key.endswith("num_batches_tracked")
+
+
+def check_fit(own: Mapping[str, Tensor], weights: Weights, given: Mapping[str, Tensor], config: Mapping) -> None:
+    """Raise ValueError if ``given``, entries of ``weights``, are not what the network of ``config`` has, ``own``."""
+    problems = [misfit for key in given.keys() & own.keys() if (misfit := compare(key, given[key], own[key]))]
+    absent = [key for key in own if key not in given and not is_counter(key)]
+    if not weights.config:
+        absent = [key for key in absent if key.startswith("backbone.")]
+    problems += [f"{key}: missing in the file" for key in absent]
+    problems += [f"{key}: not in the network" for key in given if key not in own]
+    if not problems:
+        return
+    more = f"\n  ... and {len(problems) - 12} more" if len(problems) > 12 else ""
+    hint = ""
+    if weights.config and weights.config["num_classes"] != config["num_classes"]:
+        hint = f" (the file has {weights.config['num_classes']} classes, the network {config['num_classes']})"
+    listed = "\n  ".join(sorted(problems)[:12])
+    raise ValueError(f"{weights.source} ({weights.family}) does not fit {config['name']}{hint}:\n  {listed}{more}")
+
+
+def compare(key: str, given: Tensor, own: Tensor) -> str:
+    """What keeps an entry from being used in the place of ``own``; empty if nothing does."""
+    if given.shape != own.shape:
+        return f"{key}: {tuple(given.shape)} -> {tuple(own.shape)}"
+    if given.dtype == torch.bool or given.is_complex() or (own.is_floating_point() and not given.is_floating_point()):
+        return f"{key}: {given.dtype} where {own.dtype} belongs"
+    if not given.isfinite().all() or not given.to(own.dtype).isfinite().all():
+        return f"{key}: not finite"
+    return ""
+
+
+def read_weights(
+    source: str | os.PathLike | Mapping,
+    described: Mapping | None = None,
+    only_tensors: bool = False,
+    expected: SegmentationNetwork | None = None,
+) -> Weights:
+    """Recognise a checkpoint by its keys and rename them to ours.
+
+    Args:
+        described: the config of the network that it is for; bare state dicts in our key names are read with it.
+        only_tensors: read past what in the file is neither tensor nor container.
+        expected: that network itself; bare state dicts in the key names of its library are read with it.
+
+    Raises: as ``load_weights``.
+    """
     if isinstance(source, Mapping):
-        return recognise(source)
+        return families.recognise(source, "the state dict", described, expected)
     path = Path(source)
-    content = read_file(path)
-    weights = recognise(content, str(path))
+    weights = families.recognise(read_file(path, only_tensors=only_tensors), str(path), described, expected)
     weights.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     return weights
 
 
-def read_file(path: Path, remedy: str = "fetch it again") -> Mapping:
-    """The content of a .pth file; tensors and plain containers only, never code.
+def shapes(network: nn.Module) -> dict[str, torch.Size]:
+    return {key: value.shape for key, value in network.state_dict().items()}
 
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: it is damaged (the message ends with ``remedy``), unsafe or no mapping.
+
+def describe(network: SegmentationNetwork) -> LoadReport:
+    """The report of a network whose weights its library fetched; the checksum is that of its tensors."""
+    digest = hashlib.sha256()
+    for key, value in sorted(network.state_dict().items()):
+        digest.update(key.encode() + value.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    family, _, _ = network.config["name"].partition(":")
+    convention = network.normalization or IMAGENET
+    used = sorted(network.state_dict())
+    return LoadReport(family, used, [], [], convention, digest.hexdigest(), network.config)
+
+
+def convert(
+    source: str | os.PathLike,
+    output: str | os.PathLike,
+    *,
+    network: str | None = None,
+    options: Mapping | None = None,
+    classes: Sequence[str] | None = None,
+    normalization: Normalization | None = None,
+) -> LoadReport:
+    """Make our own file of any recognised one, or of a bare state dict whose network is described.
+
+    Reads tensors alone: what else a pickle holds is passed over, and none of it is run.
+
+    Args:
+        network: its name; needed where the file does not tell.
+        options: the network's own keywords; they go before what the file tells.
+        classes: their names.
+        normalization: the input convention; needed where the file does not tell, goes before it where it does.
+
+    Raises: as ``load_network``, and ValueError if the network is another one than the file's, if the names are not as
+        many as the classes, or if nobody tells the input convention.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint {path}; docs/checkpoints.md says where released files are found")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged bytes break the reader in any way
-        if unsafe := re.search(r"unsupported (global|class):? \S+ ?\S*", str(error), re.IGNORECASE):
-            raise ValueError(
-                f"{path} is refused: it holds more than tensors and could run code ({unsafe[0]})"
-            ) from error
-        # PyTorch surrounds the reason with advice to switch weights_only off.
-        lines = [line.strip() for line in str(error).splitlines() if line.strip() and "weights_only" not in line]
-        why = lines[0] if lines else type(error).__name__
-        raise ValueError(f"{path} cannot be read ({why}); it is truncated or no PyTorch file: {remedy}") from error
-    if not isinstance(content, Mapping):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not a state dict")
-    return content
+    described = {**(options or {}), "name": network} if network else None
+    weights = read_weights(source, described, only_tensors=True)
+    if weights.config and network not in (None, weights.config["name"]):
+        raise ValueError(f"{source} holds a {weights.config['name']}, not a {network}")
+    if weights.config:
+        weights.config |= options or {}
+    weights.normalization = normalization or weights.normalization
+    weights.classes = tuple(classes) if classes else weights.classes
+    if weights.config and weights.classes and len(weights.classes) != weights.config["num_classes"]:
+        raise ValueError(f"{source} has {weights.config['num_classes']} classes, not {len(weights.classes)}")
+    if not weights.normalization:
+        raise ValueError(f"{source} does not tell the colours that its network was trained with: give a normalization")
+    loaded, report = load_network(weights)
+    card = {"source_sha256": report.sha256} | ({"classes": report.classes} if report.classes else {})
+    atomic_save(export_weights(loaded, report.normalization, report.input_size, **card), output)
+    return report
 
 
-def recognise(content: Mapping, source: str = "the state dict") -> Weights:
-    """Tell the family of a loaded file by its keys."""
-    if content.get("format") == "segdistill":
-        if content["format_version"] > FORMAT_VERSION:
-            raise ValueError(f"{source} was written by a newer segdistill (format {content['format_version']})")
-        try:
-            normalization = Normalization(*content["normalization"])
-        except ValueError as error:
-            raise ValueError(f"{source}: {error}") from error
-        classes = tuple(content["classes"]) if "classes" in content else None
-        return Weights("segdistill", content["state_dict"], content["config"], normalization, source, classes=classes)
-    if isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
-    return families.recognise({key.removeprefix("module."): value for key, value in content.items()}, source)
+def export_weights(
+    network: nn.Module, normalization: Normalization, input_size: tuple[int, int] | None = None, **card
+) -> dict:
+    """What ``best.pth`` holds: a network's weights and all it takes to use them; ``card`` is plain data for people.
 
-
-def export_weights(network: nn.Module, normalization: Normalization, **card) -> dict:
-    """What ``best.pth`` holds: a network's weights and all it takes to use them; ``card`` is plain data for people."""
+    input_size: height and width that an image is shown at; None for its own.
+    """
     return {
         "format": "segdistill",
         "format_version": FORMAT_VERSION,
         "config": network.config,
         "normalization": astuple(normalization),
+        "input_size": input_size,
         "state_dict": network.state_dict(),
         **card,
     }

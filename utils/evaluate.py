@@ -1,14 +1,16 @@
 """Evaluation: one confusion matrix over a data set."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+import torch
 from tqdm import tqdm
 
 from segdistill.dataset import Normalization, SegmentationDataset
+from segdistill.dataset.base import Sample
 from segdistill.utils.distributed import collective_device, rank, world_size
 from segdistill.utils.loader import Loader
 from segdistill.utils.metrics import ConfusionMatrix
-from segdistill.utils.predict import Predictor, class_ids
+from segdistill.utils.predict import Predictor
 
 
 def evaluate(
@@ -18,20 +20,26 @@ def evaluate(
     indices: Iterable[int] | None = None,
     num_workers: int = 0,
     description: str | None = None,
+    batch_size: int = 1,
 ) -> ConfusionMatrix:
-    """The confusion matrix over ``dataset`` (or its ``indices``), image by image, whatever their sizes.
+    """The confusion matrix over ``dataset`` (or its ``indices``) at the size of the labels, whatever that is.
 
-    Several processes share the images, each counted exactly once. ``description`` shows a progress bar under that name.
+    Several processes share the images, each counted exactly once. Of ``batch_size`` images those of one size are shown
+    to the network together. ``description`` shows a progress bar under that name.
 
     Raises:
         ValueError: no pixel of the images is labelled, so there is nothing to score.
     """
     everyone = list(indices if indices is not None else range(len(dataset)))
-    loader = Loader(dataset, batch_size=1, sampler=everyone[rank() :: world_size()], num_workers=num_workers)
+    own = everyone[rank() :: world_size()]
+    loader = Loader(dataset, batch_size=batch_size, sampler=own, num_workers=num_workers, collate_fn=by_size)
     confusion = ConfusionMatrix(len(dataset.CLASSES))
     hidden = True if description is None or rank() > 0 else None
-    for sample in tqdm(loader, desc=description, unit="image", disable=hidden, leave=False):
-        confusion.update(class_ids(predictor(normalization(sample.image))), sample.label)
+    with tqdm(total=len(own), desc=description, unit="image", disable=hidden, leave=False) as progress:
+        for batches in loader:
+            for images, labels in batches:
+                confusion.update(predictor.class_ids(normalization(images)), labels)
+                progress.update(len(images))
     confusion.reduce(collective_device())
     if confusion.matrix[:-1].sum() == 0:
         raise ValueError(
@@ -39,3 +47,14 @@ def evaluate(
             "so there is nothing to score: name a labelled split"
         )
     return confusion
+
+
+def by_size(samples: Sequence[Sample]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Images (N, 3, H, W) and labels (N, H, W) of each size among the samples."""
+    groups: dict[torch.Size, list[Sample]] = {}
+    for sample in samples:
+        groups.setdefault(sample.label.shape, []).append(sample)
+    return [
+        (torch.stack([sample.image for sample in group]), torch.stack([sample.label for sample in group]))
+        for group in groups.values()
+    ]

@@ -21,32 +21,36 @@ PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 class Objective(nn.Module):
     """The student, the task loss and the distillation terms: all that trains, as one module.
 
-    Parameters of the student that none of them depends on are frozen.
+    Parameters of the student that none of them depends on are frozen. Without a task loss the student learns from the
+    terms alone and needs no labels.
 
     Raises:
         ValueError: a term asks for a feature that the student does not have.
     """
 
-    def __init__(self, student: SegmentationNetwork, task_loss: TaskLoss, losses: Mapping[str, DistillationLoss]):
+    def __init__(
+        self, student: SegmentationNetwork, task_loss: TaskLoss | None, losses: Mapping[str, DistillationLoss]
+    ):
         super().__init__()
         self.student, self.task_loss, self.losses = student, task_loss, nn.ModuleDict(losses)
+        asked = task_loss.wanted if task_loss else frozenset()
         self.wanted = Wanted(
-            task_loss.wanted.union(*(loss.wanted.student for loss in losses.values())),
+            asked.union(*(loss.wanted.student for loss in losses.values())),
             frozenset().union(*(loss.wanted.teacher for loss in losses.values())),
         )
         student.check_features(self.wanted.student)
         freeze_idle(student, self.wanted.student)
 
     def forward(self, batch: Batch, taught: SegmentationOutput | None) -> tuple[SegmentationOutput, dict[str, Tensor]]:
-        """The student's output and the unweighted terms by name."""
-        output = self.student(batch.images, self.wanted.student)
-        terms = {self.task_loss.name: self.task_loss(output, batch)}
+        """The student's output, of what is wanted alone, and the unweighted terms by name."""
+        output = self.student.answer(batch.images, self.wanted.student)
+        terms = {self.task_loss.name: self.task_loss(output, batch)} if self.task_loss else {}
         return output, terms | {name: loss(output, taught, batch) for name, loss in self.losses.items()}
 
     def weights_at(self, progress: float) -> dict[str, float]:
         """The factor of each term when ``progress`` (0..1) of the training lies behind."""
         weights = {name: loss.weight_at(progress) for name, loss in self.losses.items()}
-        return {self.task_loss.name: 1.0, **weights}
+        return ({self.task_loss.name: self.task_loss.weight} if self.task_loss else {}) | weights
 
 
 class Learner:

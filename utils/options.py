@@ -13,7 +13,7 @@ import torch
 
 from segdistill.dataset import DATASETS
 from segdistill.libs import NORMS
-from segdistill.network import NETWORKS
+from segdistill.network import HIDDEN, NETWORKS, SegmentationNetwork, network_class
 from segdistill.utils.flags import Parser, add_switch, count, folder_name, number, size
 from segdistill.utils.losses import DISTILLATION_LOSSES, Term
 from segdistill.utils.settings import describe_settings, parse_settings, settings_of
@@ -21,8 +21,8 @@ from segdistill.utils.settings import describe_settings, parse_settings, setting
 # Options that say where and how a run is done and not what: they may change when it is continued.
 BOOKKEEPING = {
     *("save_name", "snapshot_dir", "resume", "check", "device", "num_workers", "preload", "save_every", "log_every"),
-    *("data_dir", "data_list", "unlabelled_list", "T_ckpt_path", "S_ckpt_path", "student_pretrain_model_imgnet"),
-    "teacher_cache",
+    *("data_dir", "data_list", "val_list", "unlabelled_list", "cache_dir", "teacher_cache"),
+    *("T_ckpt_path", "S_ckpt_path", "student_pretrain_model_imgnet"),
 }
 OHEM = {"threshold": 0.7, "min_kept": 100_000}
 positive, weight = number(float, above=0), number(float, least=0)
@@ -41,19 +41,30 @@ def make_parser() -> argparse.ArgumentParser:
     data.add_argument("--dataset", default="scenes", choices=sorted(DATASETS), help="scenes is made on first use")
     data.add_argument("--data-dir", metavar="DIR", help="folder of the data set")
     data.add_argument("--data-list", metavar="FILE", help="'image label' lines in place of the training split")
+    data.add_argument("--val-list", metavar="FILE", help="the same in place of the split that validates")
     data.add_argument("--input-size", type=size, metavar="H,W", help="training crop (recipe)")
     add_switch(data, "--random-scale", "scale each sample by a factor in --scale-range (recipe)", None)
     data.add_argument("--scale-range", type=positive, nargs=2, metavar=("MIN", "MAX"), help="(recipe)")
     add_switch(data, "--random-mirror", "mirror half of the samples (recipe)", None)
+    data.add_argument("--num-labels", type=count, metavar="N", help="keep the labels of N images, evenly spaced (all)")
     data.add_argument("--unlabelled-list", metavar="FILE", help="images without labels, one a line, to be distilled")
     data.add_argument(
         "--unlabelled-share", type=number(float, above=0), metavar="S", help="their part of every batch (0.5)"
     )
     add_switch(data, "--preload", "decode the data set once and keep it in memory")
+    data.add_argument(
+        "--cache-dir", type=Path, metavar="DIR", help="decode the data set once and keep it in files there"
+    )
     data.add_argument("--num-workers", type=number(int, 0), default=2, metavar="N", help="loader processes")
 
     student = parser.add_argument_group("student")
-    student.add_argument("--network", default="pspnet", choices=sorted(NETWORKS), help="architecture (pspnet)")
+    student.add_argument(
+        "--network",
+        default="pspnet",
+        metavar="NAME",
+        help=f"(pspnet) or {', '.join(sorted(NETWORKS.keys() - {'pspnet'}))}; torchvision:, timm:, smp:, hf:NAME; "
+        "FILE.py:CLASS",
+    )
     student.add_argument("--network-options", nargs="+", default=[], metavar="key=value", help="the network's own")
     student.add_argument("--norm", default="batch_norm", choices=sorted(NORMS), help="normalisation (batch_norm)")
     student.add_argument("--student-pretrain-model-imgnet", metavar="FILE", help="ImageNet weights of the backbone")
@@ -66,9 +77,14 @@ def make_parser() -> argparse.ArgumentParser:
         "--teacher-scale", type=positive, metavar="S", help="of the images that the teacher sees (the file's, or 1)"
     )
     loss.add_argument(
+        "--teacher-network", metavar="NAME", help="as --network, of a file that does not say it, or of none"
+    )
+    loss.add_argument("--teacher-options", nargs="+", default=[], metavar="key=value", help="its own: pretrained=true")
+    loss.add_argument(
         "--teacher-cache", type=Path, metavar="DIR", help="keep the teacher's answers there; with --views"
     )
     loss.add_argument("--views", type=count, metavar="K", help="after K epochs the samples come as they did before")
+    loss.add_argument("--task-weight", type=weight, default=1.0, metavar="W", help="of the labels; 0 needs none (1)")
     loss.add_argument("--aux-weight", type=weight, metavar="W", help="of the auxiliary head, where there is one (0.4)")
     loss.add_argument("--ohem", nargs="*", metavar="key=value", help="hard pixels only: threshold=0.7 min_kept=100000")
     loss.add_argument("--list-methods", nargs="?", const="", metavar="NAME", help="print the distillation methods")
@@ -149,19 +165,24 @@ def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     blank = argparse.Namespace(**{**dict.fromkeys(vars(options)), "terms": [], "also": []})
     given = {name for name, value in vars(parser.parse_args(argv, blank)).items() if value is not None}
     try:
-        options.network_options = parse_settings(
-            NETWORKS[options.network], options.network_options, options.network, hidden=["norm"]
-        )
+        student = network_class(options.network)
+        options.network_options = parse_settings(student, options.network_options, options.network, HIDDEN)
+        words, options.teacher_options = options.teacher_options, {}
+        if options.teacher_network:
+            teacher = network_class(options.teacher_network)
+            options.teacher_options = parse_settings(teacher, words, options.teacher_network, HIDDEN)
+        elif words:
+            raise ValueError("--teacher-options has no effect without --teacher-network")
         options.ohem = None if options.ohem is None else read_ohem(options.ohem)
         options.terms = name_terms(options.terms)
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))
     for name, value in DATASETS[options.dataset].RECIPE._asdict().items():
         if getattr(options, name) is None:
             setattr(options, name, value)
     if options.unlabelled_list and options.unlabelled_share is None:
         options.unlabelled_share = 0.5
-    for problem in (*contradictions(options, given), *missing_files(options)):
+    for problem in (*contradictions(options, given, student), *missing_files(options)):
         parser.error(problem)
 
     options.scale_range = tuple(options.scale_range) if options.random_scale else None
@@ -183,14 +204,17 @@ def beside(options: argparse.Namespace, parser: argparse.ArgumentParser) -> argp
             parser.error(str(error))
         if name in names:
             parser.error(f"--also {name}: another student has this name")
-        if options.unlabelled_list and not terms:
+        if options.unlabelled_share and not terms:
             parser.error(
                 f"--also {name}: images without labels teach a student alone nothing; train it in a run of its own"
             )
+        if options.task_weight == 0 and not terms:
+            parser.error(f"--also {name}: --task-weight 0 leaves it nothing to learn from")
         names.append(name)
         changes = {"terms": terms, "save_name": name, "also": []}
         if not terms:
-            changes |= {"T_ckpt_path": None, "class_map": None, "teacher_scale": None}
+            changes |= {"T_ckpt_path": None, "teacher_network": None, "teacher_options": {}}
+            changes |= {"class_map": None, "teacher_scale": None}
         others.append(argparse.Namespace(**{**vars(options), **changes}))
     options.also = others
     return options
@@ -232,47 +256,59 @@ def name_terms(given: Sequence[tuple[str, dict]]) -> list[Term]:
     return [Term(name, method, settings) for name, (method, settings) in zip(names, terms, strict=True)]
 
 
-def contradictions(options: argparse.Namespace, given: set[str]) -> list[str]:
-    """What is wrong with the options, each as a sentence."""
+def contradictions(options: argparse.Namespace, given: set[str], network: type[SegmentationNetwork]) -> list[str]:
+    """What is wrong with the options of a student of class ``network``, each as a sentence."""
     problems = []
-    if options.terms and not options.T_ckpt_path and not options.check:
-        problems.append(f"--{options.terms[0].method} needs a teacher: --T_ckpt_path FILE")
-    if options.T_ckpt_path and not options.terms:
-        problems.append("--T_ckpt_path has no effect without a distillation method: see --list-methods")
+    if options.terms and not has_teacher(options) and not (options.check and options.task_weight):
+        problems.append(f"--{options.terms[0].method} needs a teacher: --T_ckpt_path FILE or --teacher-network NAME")
+    for name, flag in (("T_ckpt_path", "--T_ckpt_path"), ("teacher_network", "--teacher-network")):
+        if getattr(options, name) and not options.terms:
+            problems.append(f"{flag} has no effect without a distillation method: see --list-methods")
     for flag in ("class-map", "teacher-scale"):
-        if getattr(options, flag.replace("-", "_")) and not options.T_ckpt_path:
+        if getattr(options, flag.replace("-", "_")) and not has_teacher(options):
             problems.append(f"--{flag} has no effect without a teacher")
-    if options.teacher_cache and not options.T_ckpt_path:
+    if options.teacher_cache and not has_teacher(options):
         problems.append("--teacher-cache has no effect without a teacher")
     if options.teacher_cache and not options.views:
         problems.append("--teacher-cache needs --views K: without it no sample comes twice")
+    if options.task_weight == 0:
+        if not options.terms:
+            problems.append("--task-weight 0 leaves nothing to learn from without a distillation method")
+        for flag, value in (("--ohem", options.ohem), ("--aux-weight", options.aux_weight)):
+            if value is not None:
+                problems.append(f"{flag} has no effect with --task-weight 0")
+        for flag, value in (("--unlabelled-list", options.unlabelled_list), ("--num-labels", options.num_labels)):
+            if value:
+                problems.append(f"{flag} has no effect with --task-weight 0, which needs no labels: --data-list")
     if options.unlabelled_share is not None:
-        if not options.unlabelled_list:
-            problems.append("--unlabelled-share has no effect without --unlabelled-list")
+        if not options.unlabelled_list and not options.num_labels:
+            problems.append("--unlabelled-share has no effect without --unlabelled-list or --num-labels")
         elif not 0 < num_unlabelled(options) < options.batch_size:
             problems.append(
                 f"--unlabelled-share {options.unlabelled_share} of a batch of {options.batch_size} leaves no labelled "
                 "or no unlabelled image in it"
             )
-    if options.unlabelled_list and not options.terms and not options.check:
-        problems.append("--unlabelled-list teaches nothing without a distillation method")
+    if options.unlabelled_share and not options.terms and not options.check:
+        problems.append("images without labels teach nothing without a distillation method")
     if "scale_range" in given and not options.random_scale:
         problems.append("--scale-range has no effect without --random-scale")
     least, greatest = options.scale_range
     if least > greatest:
         problems.append(f"--scale-range {least} {greatest}: the smaller factor comes first")
-    has_backbone = "backbone" in settings_of(NETWORKS[options.network])
+    has_backbone = "backbone" in settings_of(network)
     if options.student_pretrain_model_imgnet and not has_backbone:
         problems.append(f"--student-pretrain-model-imgnet has no effect with {options.network}, which has no backbone")
     if options.S_ckpt_path and options.student_pretrain_model_imgnet:
         problems.append("--S_ckpt_path and --student-pretrain-model-imgnet both set the student's weights: give one")
     if options.optimizer == "adam" and options.momentum is not None:
         problems.append("--momentum has no effect with --optimizer adam")
+    if options.preload and options.cache_dir:
+        problems.append("--preload and --cache-dir both keep what was decoded: give one")
     if options.bf16 and options.fp16:
         problems.append("--bf16 and --fp16 exclude each other")
     on_cpu = (options.device or ("cuda" if torch.cuda.is_available() else "cpu")) == "cpu"
-    if options.bf16 and on_cpu and NETWORKS[options.network].BF16_ON_CPU:
-        problems.append(f"--bf16: {NETWORKS[options.network].BF16_ON_CPU}")
+    if options.bf16 and on_cpu and network.BF16_ON_CPU:
+        problems.append(f"--bf16: {network.BF16_ON_CPU}")
     share = int(os.environ.get("WORLD_SIZE", 1)) * options.accumulate
     if options.batch_size % share:
         problems.append(f"--batch-size {options.batch_size} does not divide by {share} (processes x --accumulate)")
@@ -292,14 +328,8 @@ def missing_files(options: argparse.Namespace) -> list[str]:
         problems.append(f"--dataset {options.dataset} needs --data-dir")
     if options.data_dir and DATASETS[options.dataset].DEFAULT_ROOT is None and not Path(options.data_dir).is_dir():
         problems.append(f"--data-dir: no folder {options.data_dir}")
-    for name in (
-        "data_list",
-        "unlabelled_list",
-        "class_map",
-        "T_ckpt_path",
-        "S_ckpt_path",
-        "student_pretrain_model_imgnet",
-    ):
+    weights = ("T_ckpt_path", "S_ckpt_path", "student_pretrain_model_imgnet")
+    for name in ("data_list", "val_list", "unlabelled_list", "class_map", *weights):
         file = getattr(options, name)
         if file and not Path(file).is_file():
             flag = name if name.endswith("path") else name.replace("_", "-")
@@ -314,7 +344,8 @@ def name_run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> st
         key: value for key, value in vars(options).items() if key not in BOOKKEEPING | {"num_steps", "seed", "also"}
     }
     changed = {key: value for key, value in kept.items() if json_of(value) != json_of(defaults.get(key))}
-    words = [options.network, options.network_options.get("backbone"), options.dataset]
+    network = re.sub(r"[^\w.]+", "-", options.network)
+    words = [network, options.network_options.get("backbone"), options.dataset]
     words.append("+".join(term.name for term in options.terms) or "alone")
     digest = hashlib.sha256(json_of(changed).encode()).hexdigest()[:6]
     return "_".join([*filter(None, words), digest, f"seed{options.seed}"])
@@ -327,7 +358,7 @@ def complete(stored: Mapping, parser: argparse.ArgumentParser | None = None) -> 
         name: value for name, value in vars(parser.parse_args([])).items() if name not in ("list_methods", "also")
     }
     recipe = DATASETS[stored["dataset"]].RECIPE._asdict()
-    whole = {**defaults, "network_options": {}, **recipe, **stored}
+    whole = {**defaults, "network_options": {}, "teacher_options": {}, **recipe, **stored}
     if not whole["random_scale"]:
         whole["scale_range"] = None
     if whole["optimizer"] == "sgd" and whole["momentum"] is None:
@@ -337,6 +368,10 @@ def complete(stored: Mapping, parser: argparse.ArgumentParser | None = None) -> 
         known = settings_of(DISTILLATION_LOSSES[term["method"]]).items()
         terms.append({**{name: setting.default for name, setting in known}, **term})
     return whole | {"terms": terms}
+
+
+def has_teacher(options: argparse.Namespace) -> bool:
+    return bool(options.T_ckpt_path or options.teacher_network)
 
 
 def num_unlabelled(options: argparse.Namespace) -> int:

@@ -1,30 +1,185 @@
-"""Predictors: functions from normalised images (N, 3, H, W) to logits (N, C, H, W) at the size of the images."""
+"""Predictors: functions from normalised images (N, 3, H, W) to logits (N, C, H, W) at the size of the images.
 
-from collections.abc import Callable
+They compose: ``resized(multi_scale(whole(network), (0.75, 1, 1.25), flip=True), (512, 1024))``.
+"""
+
+import math
+from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from segdistill.network import SegmentationNetwork, resize
 
-Predictor = Callable[[Tensor], Tensor]
+
+class Predictor:
+    """``coarse`` makes logits (N, C, h, w) of images (N, 3, H, W), of any size that spans the images' area."""
+
+    def __init__(self, coarse: Callable[[Tensor], Tensor]):
+        self.coarse = torch.no_grad()(coarse)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits (N, C, H, W) float32 of normalised images (N, 3, H, W)."""
+        return resize(self.coarse(images), images.shape[2:])
+
+    def class_ids(self, images: Tensor) -> Tensor:
+        """The best class of each pixel, (N, H, W) uint8 on the CPU; cheaper than of the logits at full size."""
+        return class_ids(self.coarse(images), images.shape[2:])
 
 
 def whole(network: SegmentationNetwork) -> Predictor:
-    """Each image in one piece. The network runs in eval mode and is put back into the mode it was in."""
+    """Each image in one piece. The network runs in eval mode and is put back into the mode it was in.
 
-    @torch.no_grad()
-    def predict(images: Tensor) -> Tensor:
+    Raises:
+        ValueError: the network has no classes.
+    """
+    if not network.num_classes:
+        raise ValueError(f"{type(network).__name__} has no classes, so it predicts nothing")
+
+    def coarse(images: Tensor) -> Tensor:
         training = network.training
         network.eval()
         parameter = next(network.parameters())
         logits = network(images.to(parameter.device).contiguous(memory_format=torch.channels_last)).logits.float()
         network.train(training)
-        return resize(logits, images.shape[2:])
+        return logits
 
-    return predict
+    return Predictor(coarse)
 
 
-def class_ids(logits: Tensor) -> Tensor:
-    """The best class of each position, (N, H, W) uint8 on the CPU, of logits (N, C, H, W)."""
-    return logits.argmax(1).to(torch.uint8).cpu()
+def sliding(
+    predictor: Predictor, tile: tuple[int, int], overlap: float | tuple[float, float] = 1 / 3, batch_size: int = 8
+) -> Predictor:
+    """Tiles of the images, several at a time; where they overlap the mean of their logits counts.
+
+    The last tiles of a row or a column are moved back inside. An image smaller than the tile is padded at the bottom
+    and at the right by 0, the mean colour.
+
+    Args:
+        tile: (height, width).
+        overlap: share of a tile that its neighbour covers too, at least; one for both axes, or vertical, horizontal.
+        batch_size: tiles shown to the network together.
+
+    Raises:
+        ValueError: overlap outside 0 <= overlap < 1.
+    """
+    overlaps = overlap if isinstance(overlap, Sequence) else (overlap, overlap)
+    if not all(0 <= share < 1 for share in overlaps):
+        raise ValueError(f"tiles overlap by 0 or more and less than 1 of their size, not {overlap}")
+    height, width = tile
+
+    def coarse(images: Tensor) -> Tensor:
+        rows, columns = images.shape[2:]
+        images = F.pad(images, (0, max(width - columns, 0), 0, max(height - rows, 0)))
+        windows = [
+            (n, slice(y, y + height), slice(x, x + width))
+            for n in range(len(images))
+            for y in tile_starts(images.shape[2], height, overlaps[0])
+            for x in tile_starts(images.shape[3], width, overlaps[1])
+        ]
+        total = None
+        for i in range(0, len(windows), batch_size):
+            part = windows[i : i + batch_size]
+            logits = predictor(torch.stack([images[n, :, ys, xs] for n, ys, xs in part]))
+            if total is None:
+                total = logits.new_zeros(len(images), logits.shape[1], *images.shape[2:])
+                hits = logits.new_zeros(len(images), 1, *images.shape[2:])
+            for (n, ys, xs), answer in zip(part, logits, strict=True):
+                total[n, :, ys, xs] += answer
+                hits[n, :, ys, xs] += 1
+        return total.div_(hits)[:, :, :rows, :columns]
+
+    return Predictor(coarse)
+
+
+def tile_starts(length: int, tile: int, overlap: float) -> list[int]:
+    """Where tiles begin that cover ``length`` without a gap."""
+    stride = math.ceil(round(tile * (1 - overlap), 6))
+    return [min(i * stride, length - tile) for i in range(math.ceil((length - tile) / stride) + 1)]
+
+
+def multi_scale(
+    predictor: Predictor, scales: Sequence[float] = (1.0,), flip: bool = False, of_logits: bool = False
+) -> Predictor:
+    """The images at several scales, with ``flip`` also mirrored: the mean of the probabilities, as logits.
+
+    ``of_logits`` takes the mean of the logits, as SKD's and CIRKD's evaluation did.
+    """
+
+    def coarse(images: Tensor) -> Tensor:
+        size = images.shape[2:]
+        total = 0
+        for scale in scales:
+            shown = resize(images, [round(side * scale) for side in size])
+            answers = [predictor.coarse(shown)]
+            if flip:
+                answers.append(predictor.coarse(shown.flip(3)).flip(3))
+            for answer in answers:
+                logits = resize(answer, size)
+                total = total + (logits if of_logits else logits.softmax(1))
+        mean = total / (len(scales) * (1 + flip))
+        # A probability of 0 would be an infinite logit, which no interpolation survives.
+        return mean if of_logits else mean.clamp_(min=torch.finfo(mean.dtype).tiny).log_()
+
+    return Predictor(coarse)
+
+
+def resized(predictor: Predictor, size: tuple[int, int] | float) -> Predictor:
+    """The images are shown at another size: bilinear, without antialiasing; the answer is at their own size.
+
+    Args:
+        size: (height, width), or a factor of the images' own.
+    """
+
+    def coarse(images: Tensor) -> Tensor:
+        shown = size if isinstance(size, Sequence) else [round(side * size) for side in images.shape[2:]]
+        return predictor.coarse(F.interpolate(images, size=tuple(shown), mode="bilinear", align_corners=False))
+
+    return Predictor(coarse)
+
+
+def class_ids(logits: Tensor, size: Sequence[int] | None = None) -> Tensor:
+    """The best class of each position, (N, H, W) uint8 on the CPU, of logits (N, C, h, w) brought to ``size`` (H, W).
+
+    Equal to ``resize(logits, size).argmax(1)``; of classes that tie exactly, any.
+    """
+    size = tuple(size or logits.shape[2:])
+    enlarged = size != logits.shape[2:] and all(1 < old <= new for old, new in zip(logits.shape[2:], size, strict=True))
+    if logits.device.type == "cpu" and enlarged:
+        return torch.stack([enlarged_class_ids(image, size) for image in logits])
+    # max finds its index several times as fast as argmax does.
+    return resize(logits, size).max(1).indices.to(torch.uint8).cpu()
+
+
+def enlarged_class_ids(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """``class_ids`` of the logits (C, h, w) of one image, without a map of C x H x W.
+
+    Between four neighbouring positions of the logits interpolation is monotone: where one class is the best at all
+    four it is the best in between, and nothing is to be computed.
+    """
+    logits = logits.permute(1, 2, 0).contiguous()
+    height, width, _ = logits.shape
+    rows, below = interpolation(height, size[0])
+    columns, right = interpolation(width, size[1])
+    best = logits.max(2).indices.to(torch.uint8)
+    corners = torch.stack([best[:-1, :-1], best[:-1, 1:], best[1:, :-1], best[1:, 1:]])
+    mixed = (corners != corners[0]).any(0)
+    ids = corners[0][rows][:, columns]
+    end = 0
+    for row, count in enumerate(torch.bincount(rows).tolist()):
+        start, end = end, end + count
+        places = mixed[row][columns].nonzero()[:, 0]
+        left = columns[places]
+        band = logits[row : row + 2]
+        upper, lower = torch.lerp(band[:, left], band[:, left + 1], right[places, None])
+        ids[start:end, places] = torch.lerp(upper, lower, below[start:end, None, None]).max(2).indices.to(torch.uint8)
+    return ids
+
+
+def interpolation(old: int, new: int) -> tuple[Tensor, Tensor]:
+    """For ``new`` positions, ends on ends: the one of ``old`` before each, and the weight of the one after it."""
+    # In float32, as torch's own: the weights are to be the same to the last bit.
+    places = torch.arange(new) * (torch.tensor(float(old - 1)) / (new - 1))
+    before = places.long().clamp_(max=old - 2)
+    return before, places - before

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from segdistill.utils.checkpoint import atomic_save, not_finite, read_file
+from segdistill.utils.archive import read_file
+from segdistill.utils.checkpoint import atomic_save, not_finite
 from segdistill.utils.distributed import any_process, rank
 from segdistill.utils.files import REMEDY, append, keep_rows, read_json, stamp, write_json
 from segdistill.utils.options import BOOKKEEPING, complete, plain

@@ -18,7 +18,7 @@ from segdistill.utils.evaluate import evaluate
 from segdistill.utils.learner import Learner, Objective, poly
 from segdistill.utils.losses import TaskLoss, build_losses
 from segdistill.utils.options import memory_format
-from segdistill.utils.predict import class_ids, whole
+from segdistill.utils.predict import whole
 from segdistill.utils.run import Run
 from segdistill.utils.teacher import Teacher
 from segdistill.utils.visualize import colorize
@@ -32,16 +32,16 @@ class Student:
     Args:
         options: of train.py.
         run: the folder; what it holds is continued.
-        val_set: scored every ``val_every`` steps.
+        dataset: what it learns from; its classes are the student's.
 
     Raises:
         ValueError: options that do not fit the networks, or a checkpoint that does not fit the student.
     """
 
-    def __init__(self, options: argparse.Namespace, run: Run, val_set: SegmentationDataset, device: torch.device):
-        self.options, self.run, self.val_set, self.device = options, run, val_set, device
+    def __init__(self, options: argparse.Namespace, run: Run, dataset: SegmentationDataset, device: torch.device):
+        self.options, self.run, self.dataset, self.device = options, run, dataset, device
         torch.manual_seed(options.seed)
-        network, self.normalization = build_student(options, val_set)
+        network, self.normalization = build_student(options, dataset)
         self.network = network.to(device, memory_format=memory_format(options))
         self.step, self.best = 0, -1.0
 
@@ -50,8 +50,14 @@ class Student:
         torch.manual_seed(seed_of("losses", self.options.seed))
         self.learner = build_learner(self.options, self.network, teacher, self.device)
 
-    def start(self) -> None:
-        """Take up the run where its checkpoint stands, or write its first one."""
+    @property
+    def learns_classes(self) -> bool:
+        """Whether its logits are trained, so that there is something to score."""
+        return "logits" in self.learner.objective.wanted.student
+
+    def start(self, val_set: SegmentationDataset | None) -> None:
+        """Take up the run where its checkpoint stands, or write its first one; ``val_set`` is for scores."""
+        self.val_set = val_set
         self.run.open()
         if self.run.state:
             self.step, self.best = self.run.state["step"], self.run.state["best"]
@@ -108,9 +114,17 @@ class Student:
         )
 
     def validate(self) -> dict[str, float]:
-        """Scores on the validation split, with pictures of two of its images: image, truth, prediction."""
+        """Scores on the validation split, with pictures of two of its images: image, truth, prediction.
+
+        Keeps the weights if they are the best so far; those of a student that learns no classes in any case.
+        """
         network = self.learner.network
         share_buffers(network)
+        share_buffers(network)
+        card = {"dataset": self.options.dataset, "classes": self.dataset.CLASSES, "step": self.step}
+        if not self.learns_classes:  # nothing says which step was best, so it is the last
+            self.run.save(self.run.best, export_weights(network, self.normalization, **card))
+            return {}
         predictor = whole(network)
         # Decoded images need no help, and starting processes takes longer than reading a few.
         num_workers = 0 if self.options.preload else self.options.num_workers
@@ -118,13 +132,12 @@ class Student:
         mean_iou = confusion.mean_iou()
         for i in sorted({0, len(self.val_set) // 2}):
             image, label, name, _ = self.val_set[i]
-            prediction = class_ids(predictor(self.normalization(image[None])))[0]
+            prediction = predictor.class_ids(self.normalization(image[None]))[0]
             maps = [colorize(ids.numpy(), self.val_set.PALETTE) for ids in (label, prediction)]
             panel = np.concatenate([image.permute(1, 2, 0).numpy(), *maps], axis=1)
             self.run.show(self.step, f"val/{name}", panel)
         if mean_iou > self.best:
             self.best = mean_iou
-            card = {"dataset": self.options.dataset, "classes": self.val_set.CLASSES, "step": self.step}
             self.run.save(self.run.best, export_weights(network, self.normalization, **card, mean_iou=mean_iou))
         return {"val/mean_iou": mean_iou, "val/pixel_accuracy": confusion.pixel_accuracy()}
 
@@ -132,14 +145,14 @@ class Student:
 def build_student(
     options: argparse.Namespace, dataset: SegmentationDataset
 ) -> tuple[SegmentationNetwork, Normalization]:
-    """The student and the input convention of its weights; the data set's, if it starts from scratch."""
+    """The student and the input convention of its weights; its library's or the data set's, if they do not tell."""
     network = build_network(options.network, len(dataset.CLASSES), norm=options.norm, **options.network_options)
     file = options.S_ckpt_path or options.student_pretrain_model_imgnet
     if not file:
-        return network, dataset.NORMALIZATION
+        return network, network.normalization or dataset.NORMALIZATION
     report = load_weights(network, file, skip_classifier=True)
     logger.info("student %s: %s", file, report)
-    return network, report.normalization
+    return network, report.normalization or network.normalization or dataset.NORMALIZATION
 
 
 def build_learner(
@@ -149,8 +162,14 @@ def build_learner(
     if options.aux_weight and not has_head:
         raise ValueError(f"--aux-weight has no effect with {options.network}, which has no auxiliary head")
     aux_weight = (0.4 if options.aux_weight is None else options.aux_weight) if has_head else 0.0
+    if options.task_weight and "logits" not in network.features:
+        raise ValueError(
+            f"{options.network} has no classes to learn from labels: --task-weight 0 distils its features alone, and "
+            "smp: builds a decoder on the same backbone (--network smp:unet --network-options encoder_name=tu-NAME)"
+        )
+    task_loss = TaskLoss(aux_weight, options.ohem, options.task_weight) if options.task_weight else None
     losses = build_losses(options.terms, network, teacher.network) if teacher and options.terms else {}
-    objective = Objective(network, TaskLoss(aux_weight, options.ohem), losses).to(device)
+    objective = Objective(network, task_loss, losses).to(device)
     parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
     if options.optimizer == "adam":
         optimizer = torch.optim.Adam(parameters, options.lr_g, weight_decay=options.weight_decay)

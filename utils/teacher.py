@@ -2,18 +2,18 @@
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segdistill.dataset import Normalization, SegmentationDataset
-from segdistill.network import SegmentationNetwork, SegmentationOutput, resize
-from segdistill.utils.checkpoint import LoadReport, load_network
+from segdistill.network import SegmentationNetwork, SegmentationOutput, build_network
+from segdistill.utils.checkpoint import LoadReport, describe, load_network
 from segdistill.utils.classes import ClassMap, MappedNetwork, match_classes
 from segdistill.utils.evaluate import evaluate
-from segdistill.utils.predict import whole
+from segdistill.utils.predict import Predictor, whole
 
 
 class Teacher(nn.Module):
@@ -64,6 +64,39 @@ class Teacher(nn.Module):
         network, report = load_network(path)
         return cls(network, report.normalization, student_normalization, report=report, source=str(path), **options)
 
+    @classmethod
+    def from_network(
+        cls,
+        name: str,
+        student_normalization: Normalization,
+        path: str | os.PathLike | None = None,
+        num_classes: int | None = None,
+        settings: Mapping[str, object] | None = None,
+        **options,
+    ) -> "Teacher":
+        """A network by name, with the weights that its library publishes or those of a file.
+
+        Args:
+            name, settings: as ``segdistill.network.build_network``; without a file the settings say pretrained=true.
+            path: a file that describes the same network, or a plain state dict in its keys or its library's.
+            num_classes: of the network in a file that does not say it.
+
+        Raises: as ``build_network`` and ``segdistill.utils.checkpoint.load_network``, and ValueError for a network
+            that has neither a file nor published weights.
+        """
+        settings = dict(settings or {})
+        if path is None and not settings.get("pretrained"):
+            raise ValueError(f"{name} without weights is untrained and teaches nothing: give a file or pretrained=true")
+        if path is None:
+            network = build_network(name, None, **settings)
+            report = describe(network)
+        else:
+            settings.pop("pretrained", None)  # the file's weights replace the published ones
+            expected = build_network(name, num_classes, **settings)
+            network, report = load_network(path, expected=expected)
+        source = name if path is None else str(path)
+        return cls(network, report.normalization, student_normalization, report=report, source=source, **options)
+
     @property
     def network(self) -> SegmentationNetwork:
         return self._hidden[0]
@@ -78,11 +111,8 @@ class Teacher(nn.Module):
         Raises:
             ValueError: a feature that the network does not have.
         """
-        wanted = frozenset(wanted)
-        self.network.check_features(wanted)
         images = self.student_normalization.convert(images, self.normalization)
-        maps = self.network.maps(self.rescale(images).contiguous(memory_format=self.memory_format), wanted)
-        return SegmentationOutput(maps.get("logits"), {name: maps[name] for name in wanted})
+        return self.network.answer(self.rescale(images).contiguous(memory_format=self.memory_format), frozenset(wanted))
 
     def rescale(self, images: Tensor) -> Tensor:
         """Images (N, 3, H, W) at the size at which the network is shown them."""
@@ -94,21 +124,23 @@ class Teacher(nn.Module):
     def verify(self, dataset: SegmentationDataset, num_images: int = 8) -> dict:
         """Measure the teacher on evenly spaced labelled images before it is believed.
 
+        One without classes is measured by ``verify_features``.
+
         Returns:
-            file, family, sha256, num_classes, num_images and mean_iou (0..1).
+            file, network, family, sha256, num_classes, num_images and mean_iou (0..1; None without classes).
 
         Raises:
             ValueError: the classes are not the data set's, no image has a label, or the teacher does no better than
-                the best answer that calls every pixel by one class.
+                the best answer that calls every pixel by one class; features that cannot teach.
         """
+        if not self.network.num_classes:
+            return self.verify_features(dataset)
         if self.class_map is None:
             match_classes(self.network, self.report, f"teacher {self.source}", dataset)
         num_images = min(num_images, len(dataset))
         indices = [i * len(dataset) // num_images for i in range(num_images)]
-        predict = whole(self.network)
-        confusion = evaluate(
-            lambda images: resize(predict(self.rescale(images)), images.shape[2:]), dataset, self.normalization, indices
-        )
+        predictor = Predictor(lambda images: whole(self.network).coarse(self.rescale(images)))
+        confusion = evaluate(predictor, dataset, self.normalization, indices)
         mean_iou, constant = confusion.mean_iou(), confusion.best_constant()
         if not mean_iou > constant:
             raise ValueError(
@@ -116,8 +148,37 @@ class Teacher(nn.Module):
                 f"{dataset.split} split, no better than one class everywhere ({100 * constant:.2f}): is it trained, "
                 "and for these classes?"
             )
+        return self._make_card(num_images, mean_iou)
+
+    @torch.no_grad()
+    def verify_features(self, dataset: SegmentationDataset) -> dict:
+        """What can be checked without classes or labels, on two images of ``dataset``. Returns: as ``verify``.
+
+        Raises:
+            ValueError: a feature is not finite, is the same for two images, or the same all over an image; or there
+                are no two images.
+        """
+        if len(dataset) < 2:
+            raise ValueError(f"teacher {self.source} has no classes: two images verify it, {dataset.root} has one")
+        device = next(self.network.parameters()).device
+        outputs = []
+        for index in (0, len(dataset) // 2):
+            images = self.normalization(dataset.read(index).image[None]).to(device)
+            outputs.append(self.network.answer(images, frozenset(self.network.features)).features)
+        for name, first in outputs[0].items():
+            first, second = first.double(), outputs[1][name].double()
+            if not (first.isfinite().all() and second.isfinite().all()):
+                raise ValueError(f"teacher {self.source}: its feature {name} is not finite")
+            if torch.allclose(first.mean((2, 3)), second.mean((2, 3))):
+                raise ValueError(f"teacher {self.source}: its feature {name} is the same for two images: untrained?")
+            if torch.allclose(first, first.mean((2, 3), keepdim=True).expand_as(first)):
+                raise ValueError(f"teacher {self.source}: its feature {name} is the same all over an image: untrained?")
+        return self._make_card(num_images=2, mean_iou=None)
+
+    def _make_card(self, num_images: int, mean_iou: float | None) -> dict:
         self.card = {
             "file": self.source,
+            "network": self.report.config["name"] if self.report else None,
             "family": self.report.family if self.report else None,
             "sha256": self.report.sha256 if self.report else None,
             "num_classes": self.network.num_classes,

@@ -1,8 +1,9 @@
-"""Label maps in colour."""
+"""Label maps in colour, and pictures side by side."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from PIL import Image, ImageDraw
 
 Palette = Sequence[Sequence[int]]
 
@@ -31,6 +32,17 @@ def overlay(image: np.ndarray, label: np.ndarray, palette: Palette, alpha: float
         raise ValueError(f"image {image.shape} and label {ids.shape} differ in size; expected (H, W, 3) and (H, W)")
     tinted = (1 - alpha) * image + alpha * colorize(label, palette)
     return np.where((ids < len(palette))[..., None], tinted.round().astype(np.uint8), image)
+
+
+def side_by_side(pictures: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Pictures (H, W, 3) uint8 of one size in a row, each below its name: (H + strip, n W, 3)."""
+    height, width, _ = next(iter(pictures.values())).shape
+    text_size = max(12, height // 24)
+    strip = Image.new("RGB", (len(pictures) * width, 3 * text_size // 2))
+    draw = ImageDraw.Draw(strip)
+    for i, name in enumerate(pictures):
+        draw.text((i * width + text_size // 2, text_size // 6), name, fill=(255, 255, 255), font_size=text_size)
+    return np.concatenate([np.asarray(strip), np.concatenate(list(pictures.values()), axis=1)])
 
 
 def _fold(label: np.ndarray, num_classes: int) -> np.ndarray:

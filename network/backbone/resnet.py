@@ -1,14 +1,12 @@
-"""ResNet for segmentation: output stride 8 (dilated layer3 and layer4), parameter names of torchvision and SKD."""
+"""ResNet (He et al., CVPR 2016) for segmentation, dilated. Parameter names are torchvision's and SKD's."""
 
 from collections.abc import Callable, Collection
-from contextlib import nullcontext
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from segdistill.libs import frozen_statistics, get_norm
+from segdistill.libs import get_norm
+from segdistill.network.backbone.base import Backbone, dilate
 from segdistill.network.base import Feature
 
 
@@ -38,7 +36,7 @@ class ResidualBlock(nn.Module):
 
 
 class BasicBlock(ResidualBlock):
-    """conv3x3 - conv3x3 with a shortcut; both convolutions are dilated."""
+    """conv3x3 - conv3x3 with a shortcut; the first has the dilation ``first``."""
 
     expansion = 1
 
@@ -47,12 +45,13 @@ class BasicBlock(ResidualBlock):
         in_channels: int,
         channels: int,
         stride: int,
+        first: int,
         dilation: int,
         norm: Callable[..., nn.Module],
         activation: str,
     ):
         super().__init__()
-        self.conv1 = conv3x3(in_channels, channels, stride, dilation)
+        self.conv1 = conv3x3(in_channels, channels, stride, first)
         self.bn1 = norm(channels, activation=activation)
         self.conv2 = conv3x3(channels, channels, dilation=dilation)
         self.bn2 = norm(channels)
@@ -64,7 +63,7 @@ class BasicBlock(ResidualBlock):
 
 
 class Bottleneck(ResidualBlock):
-    """conv1x1 - conv3x3 (stride, dilation) - conv1x1 to four times the width, with a shortcut."""
+    """conv1x1 - conv3x3 (stride, dilation ``first``) - conv1x1 to four times the width, with a shortcut."""
 
     expansion = 4
 
@@ -73,6 +72,7 @@ class Bottleneck(ResidualBlock):
         in_channels: int,
         channels: int,
         stride: int,
+        first: int,
         dilation: int,
         norm: Callable[..., nn.Module],
         activation: str,
@@ -80,7 +80,7 @@ class Bottleneck(ResidualBlock):
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, channels, 1, bias=False)
         self.bn1 = norm(channels, activation=activation)
-        self.conv2 = conv3x3(channels, channels, stride, dilation)
+        self.conv2 = conv3x3(channels, channels, stride, first)
         self.bn2 = norm(channels, activation=activation)
         self.conv3 = nn.Conv2d(channels, 4 * channels, 1, bias=False)
         self.bn3 = norm(4 * channels)
@@ -97,10 +97,8 @@ def shortcut(in_channels: int, channels: int, stride: int, norm: Callable[..., n
     return nn.Sequential(nn.Conv2d(in_channels, channels, 1, stride, bias=False), norm(channels))
 
 
-class ResNet(nn.Module):
-    """Images (N, 3, H, W) to the maps ``layer1`` (stride 4) and ``layer2``, ``layer3``, ``layer4`` (stride 8).
-
-    Each is a feature, and so is each before its activation (``layer1.pre`` ...).
+class ResNet(Backbone):
+    """Features: ``layer1`` (stride 4) to ``layer4``, and each before its activation (``layer1.pre`` ...).
 
     Args:
         block: BasicBlock or Bottleneck.
@@ -109,23 +107,37 @@ class ResNet(nn.Module):
         norm: name of a normalisation factory in ``libs``.
         activation: "relu" as in the originals, or "leaky_relu", with which every pair of BatchNorm and activation
             can be fused in place (Rota Bulo et al., CVPR 2018).
+        output_stride: 8, 16 or 32; dilation replaces the strides beyond it.
+        dilation: where that begins, "after" the convolution that loses its stride, as torchvision, GluonCV and CIRKD
+            have it, or "at" it.
+        ceil_pool: round the size of the pooled map up.
+        multi_grid: factors of the dilation in layer4, a block each; of Bottlenecks alone.
         checkpoint_blocks: recompute each block in the backward pass instead of keeping its maps.
     """
+
+    FAMILIES = {
+        "skd": {"dilation": "at", "ceil_pool": True},
+        "akd": {"dilation": "at", "multi_grid": (1, 2, 4)},
+    }
 
     def __init__(
         self,
         block: type[BasicBlock] | type[Bottleneck],
         depths: tuple[int, int, int, int],
-        stem: str = "deep",
+        *,
+        stem: str,
         norm: str = "batch_norm",
         activation: str = "relu",
+        output_stride: int = 8,
+        dilation: str = "after",
+        ceil_pool: bool = False,
+        multi_grid: tuple[int, ...] = (1, 1, 1),
         checkpoint_blocks: bool = False,
     ):
-        super().__init__()
+        super().__init__(checkpoint_blocks)
         if activation not in ("relu", "leaky_relu"):
             raise ValueError(f"unknown backbone activation {activation!r}; known: leaky_relu, relu")
         make_norm = get_norm(norm)
-        self.checkpoint_blocks = checkpoint_blocks
         deep = stem == "deep"
         self.conv1 = conv3x3(3, 64, stride=2) if deep else nn.Conv2d(3, 64, 7, 2, padding=3, bias=False)
         self.bn1 = make_norm(64, activation=activation)
@@ -135,17 +147,21 @@ class ResNet(nn.Module):
             self.conv3 = conv3x3(64, 128)
             self.bn3 = make_norm(128, activation=activation)
         self.deep = deep
-        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=True)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=ceil_pool)
 
         in_channels = 128 if deep else 64
         self.features = {}
-        for number, (depth, stride, dilation) in enumerate(zip(depths, (1, 2, 1, 1), (1, 1, 2, 4), strict=True), 1):
-            width = 64 * 2 ** (number - 1)
-            blocks = [block(in_channels, width, stride, dilation, make_norm, activation)]
-            in_channels = width * block.expansion
-            blocks += [block(in_channels, width, 1, dilation, make_norm, activation) for _ in range(depth - 1)]
+        groups = dilate((1, 2, 2, 2), 4, output_stride, dilation)
+        for number, (depth, (stride, first, rest, reached)) in enumerate(zip(depths, groups, strict=True), 1):
+            grid = multi_grid if number == 4 and block is Bottleneck else (1,) * depth
+            blocks = []
+            for index, factor in enumerate(grid):
+                dilations = (factor * (rest if index else first), factor * rest)
+                width = 64 * 2 ** (number - 1)
+                blocks.append(block(in_channels, width, 1 if index else stride, *dilations, make_norm, activation))
+                in_channels = width * block.expansion
             setattr(self, f"layer{number}", nn.Sequential(*blocks))
-            self.features[f"layer{number}"] = Feature(in_channels, 4 if number == 1 else 8)
+            self.features[f"layer{number}"] = Feature(in_channels, reached)
         self.features |= {f"{name}.pre": feature for name, feature in self.features.items()}
 
         for module in self.modules():
@@ -153,7 +169,6 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
-        """The maps named in ``wanted``."""
         x = self.bn1(self.conv1(images))
         if self.deep:
             x = self.bn3(self.conv3(self.bn2(self.conv2(x))))
@@ -162,12 +177,12 @@ class ResNet(nn.Module):
         for name in ("layer1", "layer2", "layer3", "layer4"):
             *blocks, last = getattr(self, name)
             for block in blocks:
-                x = self._run(block, x)
+                x = self.run(block, x)
             if f"{name}.pre" in wanted:
                 maps[f"{name}.pre"] = x = last.pre(x)
                 x = last.activate(x, inplace=False)
             else:
-                x = self._run(last, x)
+                x = self.run(last, x)
             if name in wanted:
                 maps[name] = x
         return maps
@@ -175,14 +190,6 @@ class ResNet(nn.Module):
     def norm_before(self, feature: str) -> nn.BatchNorm2d:
         """The last BatchNorm of the block whose sum is the map ``feature`` ("layer3.pre")."""
         if feature not in self.features or not feature.endswith(".pre"):
-            raise ValueError(f"there is no BatchNorm before {feature}; known: layer1.pre to layer4.pre")
+            return super().norm_before(feature)
         block = getattr(self, feature.removesuffix(".pre"))[-1]
         return block.bn3 if isinstance(block, Bottleneck) else block.bn2
-
-    def _run(self, block: nn.Module, x: Tensor) -> Tensor:
-        if not (self.checkpoint_blocks and self.training):
-            return block(x)
-        if torch.compiler.is_compiling():  # it traces the block once and takes no context_fn
-            return checkpoint(block, x, use_reentrant=False)
-        # The recomputation must not count the batch a second time in BatchNorm's running statistics.
-        return checkpoint(block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), frozen_statistics(block)))

@@ -6,41 +6,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from trees import LAYOUTS, SIZE, camvid_files, cityscapes_files, make_tree, write_pair
 
 from segdistill.dataset import DATASETS, IGNORE_INDEX, build_dataset
-from segdistill.dataset.__main__ import check
-from segdistill.dataset.cityscapes import Cityscapes, to_raw_ids
+from segdistill.dataset.check import check
+from segdistill.dataset.cityscapes import Cityscapes
+from segdistill.dataset.coco_stuff import CocoStuff
 
-SIZE = (24, 32)
-
-
-def write_pair(image, label, values):
-    for path in (image, label):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(0)
-    Image.fromarray(rng.integers(0, 256, (*SIZE, 3), dtype=np.uint8)).save(image)
-    Image.fromarray(rng.choice(np.array(values, dtype=np.uint8), SIZE)).save(label)
-
-
-def camvid_files(root, name, split="train"):
-    return root / split / f"{name}.png", root / f"{split}annot" / f"{name}.png"
-
-
-def cityscapes_files(root, name, split="train"):
-    city, stem = "aachen", f"aachen_{name}_000019"
-    image = root / "leftImg8bit" / split / city / f"{stem}_leftImg8bit.png"
-    return image, root / "gtFine" / split / city / f"{stem}_gtFine_labelIds.png"
-
-
-LAYOUTS = {"camvid": camvid_files, "cityscapes": cityscapes_files, "scenes": cityscapes_files}
 each_dataset = pytest.mark.parametrize("name", sorted(DATASETS))
-
-
-def make_tree(root, name, count=3):
-    values = sorted(DATASETS[name].ID_TO_TRAIN_ID)
-    for index in range(count):
-        write_pair(*LAYOUTS[name](root, f"00000{index}"), values)
-    return root
 
 
 @each_dataset
@@ -54,18 +27,28 @@ def test_samples_are_uint8_rgb_with_train_ids(name, tmp_path):
 
 
 @each_dataset
-def test_classes_and_palette_agree(name):
-    dataset = DATASETS[name]
+def test_classes_and_palette_agree(name, tmp_path):
+    dataset = build_dataset(name, make_tree(tmp_path, name), "train")
     assert len(dataset.CLASSES) == len(dataset.PALETTE) == len(set(dataset.PALETTE))
     assert set(dataset.ID_TO_TRAIN_ID.values()) == {*range(len(dataset.CLASSES)), IGNORE_INDEX}
+    assert DATASETS[name].VALIDATION_SPLIT in DATASETS[name].SPLITS
+
+
+@each_dataset
+def test_an_encoded_label_is_read_as_what_it_was(name, tmp_path):
+    dataset = build_dataset(name, make_tree(tmp_path, name), "train")
+    train_ids = dataset[0].label.numpy()
+    _, label = LAYOUTS[name](tmp_path, "000000")
+    Image.fromarray(dataset.encode(train_ids)).save(label)
+    assert np.array_equal(dataset[0].label, train_ids)
 
 
 @each_dataset
 def test_an_unknown_label_value_names_file_and_value(name, tmp_path):
     root = make_tree(tmp_path, name)
     image, label = LAYOUTS[name](root, "000001")
-    write_pair(image, label, [0, 77])
-    with pytest.raises(ValueError, match=rf"{label.name}.*\[77\]"):
+    write_pair(image, label, [0, 254])
+    with pytest.raises(ValueError, match=rf"{label.name}.*\[254\]"):
         build_dataset(name, root, "train")[1]
 
 
@@ -73,7 +56,7 @@ def test_an_unknown_label_value_names_file_and_value(name, tmp_path):
 def test_an_image_without_label_is_named(name, tmp_path):
     root = make_tree(tmp_path, name)
     LAYOUTS[name](root, "000002")[1].unlink()
-    with pytest.raises(ValueError, match="000002"):
+    with pytest.raises((ValueError, FileNotFoundError), match="000002"):
         build_dataset(name, root, "train")
 
 
@@ -107,7 +90,7 @@ def test_a_colour_label_is_refused_with_a_hint(name, tmp_path):
 @each_dataset
 def test_a_missing_folder_and_an_empty_split_are_errors(name, tmp_path):
     with pytest.raises((FileNotFoundError, ValueError), match="split"):
-        build_dataset(name, make_tree(tmp_path, name), "val")
+        build_dataset(name, make_tree(tmp_path, name), DATASETS[name].VALIDATION_SPLIT)
     if name != "scenes":
         with pytest.raises(FileNotFoundError, match="nowhere"):
             build_dataset(name, tmp_path / "nowhere", "train")
@@ -122,8 +105,8 @@ def test_unknown_names_list_the_known_ones(tmp_path):
 
 def test_the_audit_counts_every_pixel_once(tmp_path):
     dataset = build_dataset("camvid", make_tree(tmp_path, "camvid"), "train")
-    counts = check(dataset)
-    assert counts.sum() == 3 * SIZE[0] * SIZE[1]
+    counts = check(dataset).num_pixels
+    assert sum(counts) == 3 * SIZE[0] * SIZE[1]
     assert counts[-1] == sum((dataset[i].label == IGNORE_INDEX).sum() for i in range(3))
 
 
@@ -131,8 +114,8 @@ def test_the_audit_lists_all_bad_files(tmp_path):
     root = make_tree(tmp_path, "camvid")
     for index in (0, 2):
         write_pair(*camvid_files(root, f"00000{index}"), [50])
-    with pytest.raises(ValueError, match=r"(?s)2 bad files.*000000.*000002"):
-        check(build_dataset("camvid", root, "train"))
+    errors = check(build_dataset("camvid", root, "train")).errors
+    assert ["000000" in errors[0], "000002" in errors[1]] == [True, True]
 
 
 def test_camvid_reads_its_original_list_with_its_fake_prefix(tmp_path):
@@ -140,6 +123,120 @@ def test_camvid_reads_its_original_list_with_its_fake_prefix(tmp_path):
     (tmp_path / "train.txt").write_text("/SegNet/CamVid/train/000001.png /SegNet/CamVid/trainannot/000001.png\n\n")
     dataset = build_dataset("camvid", root, "train", data_list=tmp_path / "train.txt")
     assert [sample.name for sample in (dataset[i] for i in range(len(dataset)))] == ["000001"]
+
+
+@pytest.fixture
+def spread(tmp_path):
+    """CamVid files of the same name in two folders, and one with blanks in its name; they hold 0, 1 and 2."""
+    for value, name in enumerate(("a/train/x", "b/train/x", "train/with some blanks")):
+        image, label = tmp_path / f"{name}.png", tmp_path / f"labels/{name}.png"
+        write_pair(image, label, [value])
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("line", "value"),
+    [
+        ("b/train/x.png labels/b/train/x.png", 1),
+        ("/b/train/x.png  /labels/b/train/x.png", 1),
+        ("/SegNet/CamVid/a/train/x.png /SegNet/CamVid/labels/a/train/x.png", 0),
+        ("train/with some blanks.png\tlabels/train/with some blanks.png", 2),
+        ("\ufeffa/train/x.png labels/a/train/x.png\r", 0),
+    ],
+)
+def test_a_list_is_relative_to_the_folder(line, value, spread):
+    (spread / "some.txt").write_text(f"{line}\n")
+    dataset = build_dataset("camvid", spread, "val", data_list=spread / "some.txt")
+    assert dataset[0].label.unique().tolist() == [value]
+
+
+def test_unlabelled_images_may_have_blanks_in_their_names(spread):
+    (spread / "some.txt").write_text("a/train/x.png labels/a/train/x.png\n")
+    (spread / "rest.txt").write_text("train/with some blanks.png\n")
+    lists = {"data_list": spread / "some.txt", "unlabelled_list": spread / "rest.txt"}
+    assert build_dataset("camvid", spread, "train", **lists)[1].name == "with some blanks"
+
+
+@pytest.mark.parametrize("name", ["camvid", "folder"])
+def test_a_text_file_that_is_not_utf_8_is_named(name, tmp_path):
+    root = make_tree(tmp_path, name)
+    path = root / ("some.txt" if name == "camvid" else "classes.txt")
+    path.write_bytes("Straße x\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=rf"{path.name} is not UTF-8 text \(byte 4\): save it as UTF-8"):
+        build_dataset(name, root, "train", data_list=path if name == "camvid" else None)
+
+
+def test_voc_lists_hold_ids_and_sbd_fills_what_voc_lacks(tmp_path):
+    root = make_tree(tmp_path, "voc2012", count=1)
+    lists = root / "ImageSets/Segmentation"
+    write_pair(root / "JPEGImages/extra.jpg", root / "SegmentationClassAug/extra.png", [7])
+    write_pair(root / "JPEGImages/000000.jpg", root / "SegmentationClassAug/000000.png", [9])
+    (lists / "train_aug.txt").write_text("000000\nextra\n")
+    dataset = build_dataset("voc2012", root, "train", data_list=lists / "train_aug.txt")
+    assert [pair.label.parent.name for pair in dataset.pairs] == ["SegmentationClass", "SegmentationClassAug"]
+    assert dataset[1].label.unique().tolist() == [7]
+    (lists / "test.txt").write_text("extra\n")
+    assert (build_dataset("voc2012", root, "test")[0].label == IGNORE_INDEX).all()
+
+
+@each_dataset
+def test_names_of_classes_hold_no_stray_blanks(name, tmp_path):
+    classes = build_dataset(name, make_tree(tmp_path, name), "train").CLASSES
+    assert list(classes) == [" ".join(text.split()) for text in classes]
+
+
+def test_coco_stuff_has_the_classes_that_occur():
+    classes, table = CocoStuff.CLASSES, CocoStuff.ID_TO_TRAIN_ID
+    assert len(classes) == 171
+    assert [classes[table[value]] for value in (0, 12, 89, 91, 181)] == [
+        *("person", "stop sign", "toothbrush", "banner", "wood"),
+    ]
+    assert not {11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90, 182} & table.keys()
+
+
+def test_a_folder_s_classes_are_those_of_its_file(tmp_path):
+    dataset = build_dataset("folder", make_tree(tmp_path, "folder"), "train")
+    assert dataset.CLASSES == ("grass", "garden path")
+    assert dataset.PALETTE == ((0, 0, 0), (255, 0, 0))
+    assert dataset.ID_TO_TRAIN_ID == {0: 0, 7: 1, 8: 0, 255: IGNORE_INDEX}
+
+
+@pytest.mark.parametrize("mode", ["RGB", "P", "RGBA"])
+def test_a_folder_s_labels_may_hold_colours(mode, tmp_path):
+    root = make_tree(tmp_path, "folder")
+    (root / "classes.txt").write_text("rgb 0,0,0 grass\nrgb 255,0,0 path\nrgb 1,2,3 path\nrgb 9,9,9 ignore\n")
+    colors = np.array([(0, 0, 0), (255, 0, 0), (1, 2, 3), (9, 9, 9)], np.uint8)
+    ids = np.random.default_rng(0).integers(0, 4, SIZE)
+    label = Image.fromarray(colors[ids])
+    for index in range(3):
+        path = LAYOUTS["folder"](root, f"00000{index}")[1]
+        (label.quantize(4) if mode == "P" else label.convert(mode)).save(path)
+    dataset = build_dataset("folder", root, "train")
+    train_ids = np.array([0, 1, 1, 255])[ids]
+    assert np.array_equal(dataset[1].label, train_ids)
+    assert np.array_equal(dataset.encode(train_ids)[ids < 2], colors[ids][ids < 2])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0 0,0,0", "classes.txt:1: expected 'VALUE R,G,B NAME'"),
+        ("# none\n0 0,0 road", "classes.txt:2: expected"),
+        ("x 0,0,0 road", "classes.txt:1: expected"),
+        ("256 0,0,0 road", "values and colours are 0..255"),
+        ("0 0,0,300 road", "values and colours are 0..255"),
+        ("0 0,0,0 road\n0 1,1,1 car", "classes.txt:2: 0 is 'road' already"),
+        ("0 1,1,1 road\n1 1,1,1 car", "classes.txt:2: 'car' has the colour of 'road'"),
+        ("rgb 1,1,1 road\n1 2,1,1 car", "classes.txt:2: rgb is for every line or for none"),
+        ("0 0,0,0 ignore", "names no class"),
+        ("", "names no class"),
+    ],
+)
+def test_a_line_of_classes_that_means_nothing_is_named(text, message, tmp_path):
+    root = make_tree(tmp_path, "folder")
+    (root / "classes.txt").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        build_dataset("folder", root, "train")
 
 
 def test_cityscapes_maps_the_official_ids():
@@ -152,7 +249,7 @@ def test_cityscapes_maps_the_official_ids():
 
 def test_cityscapes_train_ids_go_back_to_label_ids():
     train_ids = np.array([[0, 18, 255], [10, 13, 99]], dtype=np.uint8)
-    assert to_raw_ids(train_ids).tolist() == [[7, 33, 0], [23, 26, 0]]
+    assert Cityscapes.encode(train_ids).tolist() == [[7, 33, 0], [23, 26, 0]]
 
 
 def test_cityscapes_list_may_name_train_id_labels(tmp_path):

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segdistill.dataset import scenes
-from segdistill.dataset.__main__ import main as command_line
+from segdistill.dataset.__main__ import main as check
 from segdistill.dataset.cityscapes import RAW_IDS, Cityscapes
-from segdistill.dataset.drawing import Id
-from segdistill.dataset.scenes import generate, render_scene
-from segdistill.dataset.street import RARE
+from segdistill.dataset.scenes import generator
+from segdistill.dataset.scenes.__main__ import main as command_line
+from segdistill.dataset.scenes.drawing import Id
+from segdistill.dataset.scenes.generator import generate
+from segdistill.dataset.scenes.street import RARE, render_scene
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +125,7 @@ def test_no_two_images_are_alike(small_root):
 
 
 def test_complete_folder_is_left_alone(small_root, monkeypatch):
-    monkeypatch.setattr(scenes, "render_scene", None)
+    monkeypatch.setattr(generator, "render_scene", None)
     before = files_of(small_root)
     assert generate(small_root, 4, 2, 1, size=(64, 128)) == small_root
     assert files_of(small_root) == before
@@ -154,7 +155,7 @@ def test_interrupted_generation_leaves_nothing(tmp_path, monkeypatch, error):
             raise error
         return render_scene(seed, index, size)
 
-    monkeypatch.setattr(scenes, "render_scene", fail_at_third)
+    monkeypatch.setattr(generator, "render_scene", fail_at_third)
     with pytest.raises(error):
         generate(tmp_path / "scenes", 4, 1, 1, size=(64, 128))
     assert list(tmp_path.iterdir()) == []
@@ -168,8 +169,8 @@ def test_two_processes_at_once_leave_one_data_set(tmp_path, monkeypatch):
         generate(root, 2, 0, 0, size=size)
         return render_scene(seed, index, size)
 
-    monkeypatch.setattr(scenes, "render_scene", render_while_another_process_finishes)
-    monkeypatch.setattr(scenes.os, "getpid", lambda: 1)
+    monkeypatch.setattr(generator, "render_scene", render_while_another_process_finishes)
+    monkeypatch.setattr(generator.os, "getpid", lambda: 1)
     generate(root, 2, 0, 0, size=(64, 128))
     assert [path.name for path in tmp_path.iterdir()] == ["scenes"]
     assert len(Cityscapes(root, "train")) == 2
@@ -178,7 +179,7 @@ def test_two_processes_at_once_leave_one_data_set(tmp_path, monkeypatch):
 def test_command_line_writes_what_it_is_told(tmp_path):
     root = tmp_path / "deep" / "scenes"
     counts = "--num-train 1 --num-val 1 --num-test 0 --seed 7 --size 64 160"
-    assert command_line(["scenes", str(root), *counts.split()]) == 0
+    assert command_line([str(root), *counts.split()]) == 0
     card = json.loads((root / "scenes.json").read_text())
     assert (card["seed"], card["size"], card["train"], card["val"], card["test"]) == (7, [64, 160], 1, 1, 0)
     image = np.asarray(Image.open(next(root.glob("leftImg8bit/val/*/*.png"))))
@@ -186,6 +187,6 @@ def test_command_line_writes_what_it_is_told(tmp_path):
 
 
 def test_checking_a_misspelt_folder_draws_nothing(tmp_path, capsys):
-    assert command_line(["check", "scenes", str(tmp_path / "typo")]) == 1
+    assert check(["check", "scenes", str(tmp_path / "typo")]) == 1
     assert "no folder" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

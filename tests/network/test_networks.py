@@ -1,29 +1,38 @@
-"""One contract for every network of the registry: a new one is tested by being registered."""
+"""One contract for every network of the registry: a new one is tested by being registered, as its defaults build it."""
 
 import pytest
 import torch
+from torch import nn
 
 from segdistill.network import NETWORKS, build_network
 from segdistill.network.base import freeze_idle
+from segdistill.utils.settings import settings_of
 
 NUM_CLASSES = 5
-OPTIONS = {"pspnet": [{"backbone": "resnet18_v1s"}, {"backbone": "resnet50_v1s"}]}
-CASES = [(name, options) for name in NETWORKS for options in OPTIONS.get(name, [{}])]
-each_network = pytest.mark.parametrize(("name", "options"), CASES)
+each_network = pytest.mark.parametrize("name", NETWORKS)
 
 
-def build(name, options):
+def build(name, **options):
     torch.manual_seed(0)
     return build_network(name, NUM_CLASSES, **options)
 
 
+def fill_norms(network):
+    """BatchNorms as training leaves them, so that nothing is hidden by weights of 1 and biases of 0."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias)
+    return network
+
+
 @each_network
 @pytest.mark.parametrize("size", [(64, 64), (65, 97), (48, 71)])
-def test_features_have_the_declared_channels_and_strides_at_any_size(name, options, size):
-    network = build(name, options).eval()
+def test_features_have_the_declared_channels_and_strides_at_any_size(name, size):
+    network = build(name).eval()
     with torch.no_grad():
         output = network(torch.randn(1, 3, *size), features=network.features)
-    assert output.features.keys() == network.features.keys() >= {"context", "logits", "layer3", "layer3.pre"}
+    assert output.features.keys() == network.features.keys() >= {"context", "logits", "layer3"}
     assert torch.equal(output.logits, output.features["logits"])
     for key, (channels, stride) in network.features.items():
         expected = [-(-side // stride) for side in size]
@@ -32,21 +41,38 @@ def test_features_have_the_declared_channels_and_strides_at_any_size(name, optio
 
 
 @each_network
-def test_a_map_before_its_activation_becomes_the_map(name, options):
-    network = build(name, options).eval()
+def test_a_map_before_its_activation_becomes_the_map(name):
+    network = fill_norms(build(name)).eval()
+    images = torch.randn(1, 3, 64, 64)
+    # Both are positive in the same places and equal there.
+    pairs = [(f"{key}.pre", key) for key in ("layer3", "context") if f"{key}.pre" in network.features]
     with torch.no_grad():
-        images = torch.randn(1, 3, 64, 64)
-        output = network(images, features=("layer3", "layer3.pre"))
-        positive = output.features["layer3.pre"] > 0
-        torch.testing.assert_close(output.features["layer3"][positive], output.features["layer3.pre"][positive])
-        assert (output.features["layer3.pre"] < 0).any()
-        assert torch.equal(network(images, features=("layer3",)).features["layer3"], output.features["layer3"])
-    assert network.norm_before("layer3.pre").num_features <= network.features["layer3.pre"].channels
+        for before, after in pairs:
+            features = network(images, features=(before, after)).features
+            positive = features[before] > 0
+            assert 0 < positive.sum() < positive.numel()
+            torch.testing.assert_close(features[after][positive], features[before][positive])
+            assert torch.equal(network(images, features=(after,)).features[after], features[after])
 
 
 @each_network
-def test_what_nothing_asks_for_is_frozen_and_the_rest_is_not(name, options):
-    network = build(name, options).train()
+def test_the_norm_before_a_map_shifts_it(name):
+    network = build(name).eval()
+    images = torch.randn(1, 3, 64, 64)
+    for feature in network.features:
+        if not feature.endswith(".pre"):
+            with pytest.raises(ValueError, match=feature):
+                network.norm_before(feature)
+            continue
+        with torch.no_grad():
+            before = network(images, (feature,)).features[feature]
+            network.norm_before(feature).bias += 1
+            torch.testing.assert_close(network(images, (feature,)).features[feature], before + 1)
+
+
+@each_network
+def test_what_nothing_asks_for_is_frozen_and_the_rest_is_not(name):
+    network = build(name).train()
     before = {key: value.clone() for key, value in network.state_dict().items()}
     idle = set(freeze_idle(network, {"layer2"}))
     assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
@@ -56,30 +82,30 @@ def test_what_nothing_asks_for_is_frozen_and_the_rest_is_not(name, options):
 
 
 @each_network
-def test_only_the_asked_features_are_returned(name, options):
-    network = build(name, options).eval()
+def test_only_the_asked_features_are_returned(name):
+    network = build(name).eval()
     with torch.no_grad():
         assert network(torch.randn(1, 3, 64, 64)).features == {}
         assert set(network(torch.randn(1, 3, 64, 64), features=("context",)).features) == {"context"}
 
 
 @each_network
-def test_an_unknown_feature_is_an_error_that_lists_the_known_ones(name, options):
+def test_an_unknown_feature_is_an_error_that_lists_the_known_ones(name):
     with pytest.raises(ValueError, match="layer3"):
-        build(name, options)(torch.randn(1, 3, 64, 64), features=("layer9",))
+        build(name)(torch.randn(1, 3, 64, 64), features=("layer9",))
 
 
 @each_network
-def test_the_classifier_reads_context(name, options):
-    network = build(name, options).eval()
+def test_the_classifier_reads_context(name):
+    network = build(name).eval()
     output = network(torch.randn(1, 3, 64, 64), features=("context",))
     (gradient,) = torch.autograd.grad(output.logits.sum(), output.features["context"])
     assert gradient.abs().sum() > 0
 
 
 @each_network
-def test_gradients_reach_every_parameter(name, options):
-    network = build(name, options).train()
+def test_gradients_reach_every_parameter(name):
+    network = build(name).train()
     logits = [key for key in network.features if key.endswith("logits")]
     output = network(torch.randn(2, 3, 64, 96), logits)
     sum(output.features[key].square().mean() for key in logits).backward()
@@ -88,8 +114,8 @@ def test_gradients_reach_every_parameter(name, options):
 
 
 @each_network
-def test_eval_mode_does_not_change_statistics_and_train_mode_does(name, options):
-    network = build(name, options)
+def test_eval_mode_does_not_change_statistics_and_train_mode_does(name):
+    network = build(name)
     before = {key: value.clone() for key, value in network.named_buffers()}
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
@@ -100,8 +126,8 @@ def test_eval_mode_does_not_change_statistics_and_train_mode_does(name, options)
 
 
 @each_network
-def test_channels_last_gives_the_same_logits(name, options):
-    network = build(name, options).eval()
+def test_channels_last_gives_the_same_logits(name):
+    network = build(name).eval()
     images = torch.randn(1, 3, 64, 80)
     with torch.no_grad():
         expected = network(images).logits
@@ -110,8 +136,8 @@ def test_channels_last_gives_the_same_logits(name, options):
 
 
 @each_network
-def test_saved_weights_rebuild_the_network_from_its_config(name, options, tmp_path):
-    network = build(name, options).eval()
+def test_saved_weights_rebuild_the_network_from_its_config(name, tmp_path):
+    network = build(name).eval()
     torch.save(network.state_dict(), tmp_path / "weights.pth")
     copy = build_network(**network.config).eval()
     copy.load_state_dict(torch.load(tmp_path / "weights.pth", weights_only=True))
@@ -120,11 +146,52 @@ def test_saved_weights_rebuild_the_network_from_its_config(name, options, tmp_pa
         assert torch.equal(copy(images).logits, network(images).logits)
 
 
+@each_network
+def test_in_place_norms_give_the_same_maps_and_gradients(name):
+    plain = fill_norms(build(name)).train()
+    in_place = build(name, norm="inplace_abn").train()
+    in_place.load_state_dict(plain.state_dict())
+    images = torch.randn(2, 3, 64, 64)
+    results = []
+    for network in (plain, in_place):
+        torch.manual_seed(1)
+        maps = network(images, network.features).features
+        torch.manual_seed(2)
+        sum((value * torch.randn(value.shape)).sum() / value[0].numel() for value in maps.values()).backward()
+        results.append(maps | {key: value.grad for key, value in network.named_parameters()})
+    for key, expected in results[0].items():
+        error = (results[1][key] - expected).norm()
+        assert error <= 2e-3 * expected.norm() + 1e-5, key
+
+
+@pytest.mark.slow
+@each_network
+def test_compiled_and_exported_networks_give_the_same_logits(name):
+    network = build(name).eval()
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = network(images).logits
+        compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
+        torch.testing.assert_close(compiled(images).logits, expected, rtol=1e-4, atol=1e-5)
+        exported = torch.export.export(network, (images,)).module()
+        torch.testing.assert_close(exported(images).logits, expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("name", "options", "num_classes", "count"),
     [
         ("pspnet", {"backbone": "resnet18_v1s"}, 19, 13_068_262),
         ("pspnet", {"backbone": "resnet101_v1s"}, 11, 70_429_142),
+        ("pspnet", {"backbone": "resnet50_v1s", "family": "cirkd"}, 19, 39_637_478),
+        ("pspnet", {"backbone": "resnet101_v1s", "family": "cirkd", "width": 512}, 19, 68_072_166),
+        ("pspnet", {"backbone": "mobilenetv2", "family": "cirkd", "aux": False}, 19, 2_654_739),
+        ("deeplabv3", {"backbone": "resnet18_v1s"}, 19, 13_607_974),
+        ("deeplabv3", {"backbone": "resnet50_v1s", "width": 512}, 19, 60_092_134),
+        ("deeplabv3", {"backbone": "resnet101_v1s"}, 19, 61_118_950),
+        ("deeplabv3", {"backbone": "mobilenetv2", "aux": False}, 19, 3_233_171),
+        ("deeplabv3plus", {"backbone": "resnet101"}, 21, 59_344_309),
+        ("deeplabv3plus", {"backbone": "mobilenetv2"}, 21, 5_816_053),
+        ("segformer", {"backbone": "mit_b4"}, 150, 64_055_638),
         ("espnet_c", {}, 19, 349_193),
     ],
 )
@@ -134,17 +201,20 @@ def test_parameter_counts_are_the_originals(name, options, num_classes, count):
     assert sum(parameter.numel() for parameter in network.parameters()) == count
 
 
-def test_activation_checkpointing_changes_memory_and_nothing_else():
+@pytest.mark.parametrize(
+    "name", [name for name, network in NETWORKS.items() if "checkpoint_blocks" in settings_of(network)]
+)
+def test_activation_checkpointing_changes_memory_and_nothing_else(name):
     images = torch.randn(2, 3, 64, 64)
     results = []
     for checkpoint_blocks in (False, True):
-        torch.manual_seed(0)
-        network = build_network("pspnet", 5, checkpoint_blocks=checkpoint_blocks)
+        network = build(name, checkpoint_blocks=checkpoint_blocks).train()
         torch.manual_seed(1)
         network(images).logits.square().mean().backward()
-        results.append((network.backbone.conv1.weight.grad, network.backbone.layer2[0].bn1.running_mean))
-    for plain, recomputed in zip(*results, strict=True):
-        torch.testing.assert_close(recomputed, plain)
+        gradients = {key: value.grad for key, value in network.named_parameters() if value.grad is not None}
+        results.append(gradients | dict(network.named_buffers()))
+    for key, plain in results[0].items():
+        torch.testing.assert_close(results[1][key], plain, msg=lambda text, key=key: f"{key}: {text}")
 
 
 @pytest.mark.parametrize(
@@ -152,6 +222,10 @@ def test_activation_checkpointing_changes_memory_and_nothing_else():
     [
         ({"name": "unet"}, "pspnet"),
         ({"name": "pspnet", "backbone": "resnet7"}, "resnet18_v1s"),
+        ({"name": "pspnet", "family": "mine"}, "cirkd, skd"),
+        ({"name": "deeplabv3", "backbone": "mobilenetv2", "activation": "leaky_relu"}, "no option activation"),
+        ({"name": "deeplabv3", "backbone": "mit_b0"}, "no option norm, output_stride"),
+        ({"name": "deeplabv3plus", "output_stride": 4}, "8, 16, 32"),
         ({"name": "espnet", "backbone": "resnet18_v1s"}, "no option backbone; known: p, q, skip"),
         ({"name": "espnet", "norm": "group"}, "batch_norm"),
         ({"name": "espnet", "skip": "none"}, "fused"),

@@ -1,14 +1,20 @@
+import argparse
 import os
 import pickle
+import random
 
 import pytest
 import torch
 import torchvision
+from golden_cases import data_folder
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from segdistill.dataset.normalization import CAFFE, IMAGENET, Normalization
 from segdistill.network import build_network
 from segdistill.utils.checkpoint import (
     atomic_save,
+    convert,
     export_weights,
     load_network,
     load_weights,
@@ -149,20 +155,139 @@ def test_keys_that_do_not_fit_are_named_and_nothing_is_loaded():
     assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
 
 
-def test_bad_files_are_errors_that_say_what_is_wrong(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"teacher\.pth"):
-        load_network(tmp_path / "teacher.pth")
-    path = tmp_path / "weights.pth"
-    atomic_save(export_weights(build_network("espnet_c", 11), IMAGENET), path)
-    path.write_bytes(path.read_bytes()[:5000])
-    with pytest.raises(ValueError, match="truncated"):
-        load_network(path)
-    path.write_text("<html>404</html>")
-    with pytest.raises(ValueError, match=r"weights\.pth"):
-        load_network(path)
-    torch.save({"alpha.weight": torch.zeros(1)}, path)
-    with pytest.raises(ValueError, match=r"no family.*alpha"):
-        load_network(path)
+def test_skipping_the_classifier_skips_nothing_else():
+    network = build_network("espnet", 3, p=1, q=1)
+    exported = export_weights(build_network("espnet", 5, p=1, q=1), IMAGENET)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    report = load_weights(network, exported, skip_classifier=True)
+    decoder = {key for key in before if not key.startswith("encoder.") or "classifier" in key}
+    assert set(report.skipped) == {key for key in decoder if not key.endswith("num_batches_tracked")}
+    for key, value in network.state_dict().items():
+        assert torch.equal(value, (before if key in report.skipped else exported["state_dict"])[key]), key
+    exported["state_dict"] = exported["state_dict"] | {"encoder.level1.conv.weight": torch.zeros(16, 3, 5, 5)}
+    with pytest.raises(ValueError, match=r"encoder\.level1\.conv\.weight: \(16, 3, 5, 5\) -> \(16, 3, 3, 3\)"):
+        load_weights(network, exported, skip_classifier=True)
+
+
+def test_a_bare_state_dict_in_our_key_names_loads_where_the_network_is_given(tmp_path):
+    source = build_network("pspnet", 5)
+    torch.save({"state_dict": source.state_dict()}, tmp_path / "bare.pth")
+    network = build_network("pspnet", 5)
+    report = load_weights(network, tmp_path / "bare.pth")
+    assert_equal_weights(network, source)
+    assert (report.config, report.normalization, report.missing) == (source.config, None, [])
+    other = build_network("pspnet", 3)
+    with pytest.raises(ValueError, match=r"5 classes, the network 3.*\n.*dsn"):
+        load_weights(other, source.state_dict())
+    assert sorted(load_weights(other, source.state_dict(), skip_classifier=True).skipped)[0] == "dsn.3.bias"
+    with pytest.raises(ValueError, match="no family"):
+        load_network(tmp_path / "bare.pth")
+    with pytest.raises(ValueError, match=r"head\.bias: missing"):
+        load_weights(network, {key: value for key, value in source.state_dict().items() if key != "head.bias"})
+
+
+def assert_equal_weights(network, other):
+    expected = other.state_dict()
+    assert network.state_dict().keys() == expected.keys()
+    assert all(torch.equal(value, expected[key]) for key, value in network.state_dict().items())
+
+
+@pytest.fixture(scope="module")
+def tiny_network():
+    """An ESPNet-C with the 20 classes of the authors' Cityscapes files."""
+    torch.manual_seed(0)
+    return build_network("espnet_c", 20, p=1, q=1).eval()
+
+
+FORMS = {
+    "ours": lambda network, path: atomic_save(export_weights(network, ESPNET_CITYSCAPES, (512, 1024)), path),
+    "bare": lambda network, path: torch.save(network.state_dict(), path),
+    "stream": lambda network, path: torch.save(network.state_dict(), path, _use_new_zipfile_serialization=False),
+    "training checkpoint": lambda network, path: torch.save(
+        {"state_dict": network.state_dict(), "optimizer": torch.optim.Adam(network.parameters()).state_dict()}, path
+    ),
+    "DataParallel": lambda network, path: torch.save(nn.DataParallel(network).state_dict(), path),
+    "safetensors": lambda network, path: save_file(network.state_dict(), path),
+}
+
+
+@pytest.mark.parametrize("write", FORMS.values(), ids=FORMS)
+def test_weights_come_through_every_format_to_the_bit(tmp_path, tiny_network, write):
+    write(tiny_network, tmp_path / "weights.pth")
+    for path in (tmp_path / "weights.pth", tmp_path / "ours.pth"):
+        network, report = load_network(path)
+        assert_equal_weights(network, tiny_network)
+        assert (report.normalization, report.input_size) == (ESPNET_CITYSCAPES, (512, 1024))
+        if path.name == "weights.pth":
+            convert(path, tmp_path / "ours.pth")
+
+
+def test_the_report_says_in_one_line_what_the_file_was(tiny_network):
+    _, report = load_network(tiny_network.state_dict())
+    count = len(tiny_network.state_dict())
+    assert str(report) == (
+        f"espnet: {count} entries used, 0 skipped, 0 missing; 20 classes; input BGR, scale 0.003922; "
+        "shown at 512x1024 (height x width)"
+    )
+    named = export_weights(tiny_network, IMAGENET, classes=[f"class{i}" for i in range(20)])
+    assert "; 20 classes (class0, class1, class2," in str(load_network(named)[1])
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_an_unsafe_file_is_refused_and_converts(tmp_path, tiny_network):
+    source, output = tmp_path / "whole.pth", tmp_path / "ours.pth"
+    torch.save({"model": nn.DataParallel(tiny_network), "args": argparse.Namespace(lr=0.1)}, source)
+    with pytest.raises(ValueError, match=r"refused.*convert \S*whole\.pth --output"):
+        load_network(source)
+    report = convert(source, output, classes=[str(i) for i in range(20)])
+    network, ours = load_network(output)
+    assert_equal_weights(network, tiny_network)
+    assert (ours.classes, ours.config, report.family) == (tuple(map(str, range(20))), tiny_network.config, "espnet")
+
+
+def test_a_described_state_dict_converts(tmp_path):
+    source, output = tmp_path / "bare.pth", tmp_path / "ours.pth"
+    bare = build_network("pspnet", 4)
+    torch.save(bare.state_dict(), source)
+    options = {"backbone": "resnet18_v1s"}
+    with pytest.raises(ValueError, match="no family"):
+        convert(source, output)
+    with pytest.raises(ValueError, match=r"bare\.pth does not tell the colours"):
+        convert(source, output, network="pspnet", options=options)
+    with pytest.raises(ValueError, match="has 4 classes, not 2"):
+        convert(source, output, network="pspnet", classes=["a", "b"], normalization=CAFFE)
+    with pytest.raises(ValueError, match="no family"):
+        convert(source, output, network="espnet_c", normalization=CAFFE)
+    assert not output.exists()
+    convert(source, output, network="pspnet", options=options, normalization=CAFFE)
+    network, report = load_network(output)
+    assert_equal_weights(network, bare)
+    assert (report.config, report.normalization) == ({"name": "pspnet", "num_classes": 4, **options}, CAFFE)
+
+
+def test_a_file_of_another_network_than_described_does_not_convert(tmp_path, tiny_network):
+    torch.save(tiny_network.state_dict(), tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=r"a\.pth holds a espnet_c, not a pspnet"):
+        convert(tmp_path / "a.pth", tmp_path / "b.pth", network="pspnet")
+
+
+def with_entry(change):
+    """A writer of a file in which one entry is replaced."""
+
+    def write(network, path):
+        state_dict = network.state_dict()
+        torch.save(state_dict | {"level1.conv.weight": change(state_dict["level1.conv.weight"])}, path)
+
+    return write
+
+
+def filled(value):
+    def fill(weight):
+        weight = weight.clone()
+        weight[3, 1, 0, 2] = value
+        return weight
+
+    return fill
 
 
 class Payload:
@@ -170,15 +295,81 @@ class Payload:
         return (os.mkdir, ("executed",))
 
 
-def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path, monkeypatch):
+WRONG = {
+    "empty": (lambda network, path: path.touch(), "it is empty"),
+    "truncated": (lambda network, path: (FORMS["ours"](network, path), os.truncate(path, 5000)), "truncated"),
+    "html": (lambda network, path: path.write_text("<html>404</html>"), "an HTML page"),
+    "lfs": (lambda network, path: path.write_text("version https://git-lfs.github.com/spec/v1"), "git-LFS pointer"),
+    "list": (lambda network, path: torch.save([torch.ones(1)], path), "holds a list, not a state dict"),
+    "code": (lambda network, path: torch.save({"state_dict": Payload()}, path), r"refused: .*\w+\.mkdir"),
+    "bare code": (lambda network, path: path.write_bytes(pickle.dumps(Payload())), "pickle that PyTorch did not write"),
+    "unknown": (lambda network, path: torch.save({"alpha.weight": torch.ones(1)}, path), r"no family.* alpha\.weight"),
+    "NaN": (with_entry(filled(float("nan"))), r"level1\.conv\.weight: not finite"),
+    "infinity": (with_entry(filled(float("-inf"))), r"level1\.conv\.weight: not finite"),
+    "too large": (with_entry(lambda weight: weight.double() + 1e300), r"level1\.conv\.weight: not finite"),
+    "integers": (with_entry(Tensor.long), r"level1\.conv\.weight: torch\.int64 where torch\.float32 belongs"),
+    "booleans": (with_entry(Tensor.bool), r"level1\.conv\.weight: torch\.bool where"),
+    "complex": (with_entry(lambda weight: weight + 0j), r"level1\.conv\.weight: torch\.complex64 where"),
+    "shape": (with_entry(lambda weight: weight[:, :, 1:]), r"level1\.conv\.weight: \(16, 3, 2, 3\) -> \(16, 3, 3, 3\)"),
+    "scalar": (with_entry(lambda weight: weight.sum()), r"level1\.conv\.weight: \(\) -> "),
+}
+
+
+@pytest.mark.parametrize(("write", "meaning"), WRONG.values(), ids=WRONG)
+def test_a_wrong_file_is_an_error_that_names_it_and_says_what_is_wrong(
+    tmp_path, monkeypatch, tiny_network, write, meaning
+):
     monkeypatch.chdir(tmp_path)
-    torch.save({"state_dict": Payload()}, tmp_path / "evil.pth")
-    with pytest.raises(ValueError, match="refused"):
-        load_network(tmp_path / "evil.pth")
-    (tmp_path / "raw.pth").write_bytes(pickle.dumps(Payload()))
-    with pytest.raises(ValueError, match=r"raw\.pth"):
-        load_network(tmp_path / "raw.pth")
+    path = tmp_path / "weights.pth"
+    write(tiny_network, path)
+    with pytest.raises(ValueError, match=rf"(?s)weights\.pth.*{meaning}") as caught:
+        load_network(path)
+    assert "weights_only" not in str(caught.value)
     assert not (tmp_path / "executed").exists()
+
+
+def test_a_missing_file_is_an_error_that_says_where_files_are_found(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint \S*teacher\.pth; docs/checkpoints\.md"):
+        load_network(tmp_path / "teacher.pth")
+
+
+def test_weights_of_another_precision_become_the_network_s(tiny_network):
+    network, _ = load_network({key: value.double() for key, value in tiny_network.state_dict().items()})
+    assert_equal_weights(network, tiny_network)
+
+
+def test_a_damaged_file_is_an_error_or_differs_where_its_bytes_do(tmp_path, tiny_network):
+    """Bytes flipped, overwritten and cut off at random, in both of PyTorch's formats; only the newer has checksums."""
+    path, rng = tmp_path / "best.pth", random.Random(0)
+    exported, originals, loaded = export_weights(tiny_network, IMAGENET), [], 0
+    for zipped in (True, False):
+        torch.save(exported, path, _use_new_zipfile_serialization=zipped)
+        originals.append(path.read_bytes())
+    for _ in range(200):
+        original = rng.choice(originals)
+        data = bytearray(original)
+        for _ in range(rng.choice([0, 1, 1, 8])):
+            data[rng.choice([rng.randrange(len(data)), rng.randrange(30_000)])] = rng.randrange(256)
+        if data == original:
+            del data[rng.randrange(len(data)) :]
+        path.write_bytes(data)
+        try:
+            network, _ = load_network(path)
+        except ValueError as error:
+            assert str(path) in str(error)  # noqa: PT017
+        else:
+            loaded += 1
+            changed = sum(a != b for a, b in zip(data, original, strict=True))
+            entries = zip(network.state_dict().values(), tiny_network.state_dict().values(), strict=True)
+            assert sum((a != b).sum() for a, b in entries) <= changed
+            assert all(value.isfinite().all() for value in network.state_dict().values())
+    assert 10 < loaded < 150
+
+
+@pytest.mark.parametrize("level", ["encoder", "decoder"])
+def test_the_authors_cityscapes_files_are_shown_images_at_their_own_size(level):
+    file = data_folder() / "espnet_pretrained" / level / "espnet_p_2_q_3.pth"
+    assert load_network(file)[1].input_size == (512, 1024)
 
 
 def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):

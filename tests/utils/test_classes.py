@@ -119,10 +119,10 @@ def test_every_feature_that_grows_with_the_classes_is_mapped(name):
 
 
 def test_espnet_s_second_head_is_mapped_too():
-    network = MappedNetwork(build_network("espnet", 3, q=1), ClassMap((1, 0, None), 2))
+    network = MappedNetwork(build_network("espnet", 6, q=1), ClassMap((1, 0, *[None] * 4), 2))
     output = network(torch.rand(1, 3, 32, 32), {"encoder_logits", "context"})
     assert output.features["encoder_logits"].shape[1] == output.logits.shape[1] == 2
-    assert output.features["context"].shape[1] == 3
+    assert output.features["context"].shape[1] == 6
 
 
 class Fixed(SegmentationNetwork):

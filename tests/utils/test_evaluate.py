@@ -41,6 +41,18 @@ def test_images_of_unequal_size_count_by_their_pixels(unequal, num_workers):
     assert confusion.matrix.sum() == sum(height * width for height, width in SIZES)
 
 
+@pytest.mark.parametrize("batch_size", [2, 3])
+def test_batches_score_as_single_images(unequal, batch_size):
+    twice = [0, 1, 2, 0, 1, 2, 2]
+    torch.manual_seed(0)
+    predictor = whole(build_network("espnet_c", 11, p=1, q=1))
+    single = evaluate(predictor, unequal, CAFFE, indices=twice)
+    batched = evaluate(predictor, unequal, CAFFE, indices=twice, batch_size=batch_size)
+    moved = (single.matrix - batched.matrix).abs().sum() / 2
+    assert batched.matrix.sum() == single.matrix.sum()
+    assert moved <= 2  # a convolution may round otherwise in a batch
+
+
 def test_a_choice_of_images_is_scored_alone(unequal):
     network = build_network("espnet_c", 11, p=1, q=1)
     assert evaluate(whole(network), unequal, CAFFE, indices=[2]).matrix.sum() == 33 * 47

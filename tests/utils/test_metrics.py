@@ -69,3 +69,34 @@ def test_an_absent_class_leaves_the_mean_but_a_false_alarm_of_it_does_not():
 def test_shapes_that_differ_are_an_error():
     with pytest.raises(ValueError, match=r"\(2,\).*\(3,\)"):
         ConfusionMatrix(2).update(torch.zeros(2), torch.zeros(3))
+
+
+def test_frequency_weighted_iou_weights_classes_by_their_share_of_the_truth():
+    predictions, labels = random_maps()
+    confusion = ConfusionMatrix(7)  # class 6 does not occur
+    confusion.update(predictions, labels)
+    share = torch.bincount(labels[labels != 255], minlength=7) / (labels != 255).sum()
+    assert confusion.frequency_weighted_iou() == pytest.approx((share * confusion.iou().nan_to_num(0)).sum().item())
+
+
+def test_categories_forgive_a_confusion_within_one():
+    predictions, labels = random_maps()
+    confusion = ConfusionMatrix(6)
+    confusion.update(predictions, labels)
+    category_of = torch.tensor([0, 1, 1, 0, 2, 2])
+    expected = ConfusionMatrix(3)
+    expected.update(category_of[predictions], torch.where(labels == 255, 255, category_of[labels.clamp(max=5)]))
+    assert torch.equal(confusion.merged([(0, 3), (1, 2), (4, 5)]).matrix, expected.matrix)
+
+
+def test_a_class_of_no_category_counts_as_void():
+    confusion = ConfusionMatrix(3)
+    confusion.update(torch.tensor([0, 1, 2, 2, 2]), torch.tensor([0, 1, 2, 0, 255]))
+    assert confusion.merged([(0,), (1,)]).matrix.tolist() == [[1, 0, 1], [0, 1, 0], [0, 0, 2]]
+
+
+@pytest.mark.parametrize("dtype", [torch.int16, torch.int64])
+def test_negative_labels_are_void(dtype):
+    confusion = ConfusionMatrix(2)
+    confusion.update(torch.tensor([0, 1, 1], dtype=dtype), torch.tensor([0, -1, 1], dtype=dtype))
+    assert confusion.matrix.tolist() == [[1, 0, 0], [0, 1, 0], [0, 1, 0]]

@@ -70,7 +70,7 @@ def teacher(tmp_path):
         (["--also", "cwd"], "expected NAME=METHODS"),
         (["--also", "../x="], "the name of one folder"),
         (["--also", "a=", "--also", "a="], "another student has this name"),
-        (["--unlabelled-list", __file__], "teaches nothing without a distillation method"),
+        (["--unlabelled-list", __file__], "teach nothing without a distillation method"),
         (["--class-map", __file__], "--class-map has no effect without a teacher"),
         (["--teacher-scale", "0.5"], "--teacher-scale has no effect without a teacher"),
         (["--teacher-scale", "0"], "a number, above 0"),
@@ -78,6 +78,19 @@ def teacher(tmp_path):
         (["--unlabelled-share", "0.5"], "no effect without --unlabelled-list"),
         (["--unlabelled-share", "1", "--unlabelled-list", __file__], "leaves no labelled"),
         (["--list-methods", "magic"], "no method 'magic'"),
+        (["--network", "unet"], "unknown network 'unet'; known: deeplabv3, "),
+        (["--network", "nowhere/net.py:Net"], "no file"),
+        (["--network", "torchvision:fcn_resnet50", "--network-options", "model=x"], "no setting 'model=x'"),
+        (["--teacher-network", "pspnet"], "--teacher-network has no effect without a distillation method"),
+        (["--pi", "--teacher-options", "pretrained=true"], "no effect without --teacher-network"),
+        (["--pi", "--teacher-network", "pspnet", "--teacher-options", "q=3"], "pspnet has no setting 'q=3'"),
+        (["--task-weight", "-1"], "0 or more"),
+        (["--task-weight", "0"], "leaves nothing to learn from"),
+        (
+            ["--task-weight", "0", "--pi", "--teacher-network", "pspnet", "--aux-weight", "1"],
+            "--aux-weight has no effect",
+        ),
+        (["--task-weight", "0", "--pi", "--teacher-network", "pspnet", "--also", "a="], "leaves it nothing"),
     ],
 )
 def test_a_flag_that_cannot_be_obeyed_is_one_line(argv, message, capsys):
@@ -164,10 +177,34 @@ def test_names_of_runs_tell_runs_apart(teacher):
         assert parse_options(same).save_name == names[0]
 
 
+def test_the_name_of_a_run_is_one_folder_whatever_the_network(tmp_path):
+    code = "from segdistill.network import ESPNet\nclass Net(ESPNet):\n    pass"
+    (tmp_path / "net.py").write_text(code)
+    for network in (f"{tmp_path}/net.py:Net", "torchvision:fcn_resnet50"):
+        name = parse_options(["--network", network]).save_name
+        assert not set(name) & set("/:\\")
+
+
+def test_options_of_a_teacher_are_its_network_s():
+    words = ["--pi", "--teacher-network", "torchvision:fcn_resnet50", "--teacher-options", "pretrained=true"]
+    options = parse_options([*words, "--also", "alone="])
+    assert options.teacher_options == {"pretrained": True}
+    assert (options.also[0].teacher_network, options.also[0].teacher_options) == (None, {})
+
+
 def test_options_of_an_older_version_are_completed_by_defaults(teacher):
     options = plain(parse_options([*teacher, "--pi", "weight=3"]))
     older = json.loads(json.dumps(options))
-    for name in ("ema", "accumulate", "clip_norm", "val_every", "weight_decay", "momentum"):
+    for name in (
+        "teacher_options",
+        "task_weight",
+        "ema",
+        "accumulate",
+        "clip_norm",
+        "val_every",
+        "weight_decay",
+        "momentum",
+    ):
         del older[name]
     del older["terms"][0]["warmup"]
     completed = json.loads(json.dumps(complete(older), default=str))

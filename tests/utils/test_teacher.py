@@ -244,3 +244,83 @@ def test_prediction_leaves_the_mode_as_it_was():
     logits = whole(network)(torch.randn(1, 3, 40, 56))
     assert (logits.shape, network.training) == ((1, 11, 40, 56), True)
     assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
+
+
+class Backbone(SegmentationNetwork):
+    """Without classes; its one map is the image, an offset, or what ``spoil`` makes of them."""
+
+    def __init__(self, spoil=lambda images: images):
+        super().__init__()
+        self.num_classes, self.features = 0, {"context": Feature(3, 1)}
+        self.offset, self.spoil = torch.nn.Parameter(torch.ones(1)), spoil
+
+    def maps(self, images, wanted):
+        return {"context": self.spoil(images) + self.offset}
+
+
+@pytest.fixture
+def two_images(camvid):
+    """The data set of two images, the second of which is darker."""
+    path = camvid.root / "val" / "b.png"
+    Image.fromarray(np.array(Image.open(path)) // 2).save(path)
+    return camvid
+
+
+def test_a_teacher_without_classes_is_verified_by_its_features(two_images):
+    card = Teacher(Backbone(), IMAGENET, IMAGENET, source="backbone").verify(two_images)
+    assert (card["num_classes"], card["num_images"], card["mean_iou"]) == (0, 2, None)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda images: images / 0, "is not finite"),
+        (lambda images: images.mean((2, 3), keepdim=True).expand_as(images), "is the same all over an image"),
+        (lambda images: torch.linspace(0, 1, images[0].numel()).view_as(images), "is the same for two images"),
+    ],
+)
+def test_features_that_cannot_teach_are_refused(spoil, message, two_images):
+    with pytest.raises(ValueError, match=f"teacher backbone: its feature context {message}"):
+        Teacher(Backbone(spoil), IMAGENET, IMAGENET, source="backbone").verify(two_images)
+
+
+def test_a_network_without_weights_is_no_teacher():
+    with pytest.raises(ValueError, match=r"pspnet without weights is untrained.*pretrained=true"):
+        Teacher.from_network("pspnet", IMAGENET)
+
+
+def test_a_file_and_a_network_that_do_not_agree_are_an_error(tmp_path):
+    atomic_save(export_weights(build_network("espnet_c", 11, q=1), CAFFE), tmp_path / "teacher.pth")
+    with pytest.raises(ValueError, match=r"teacher\.pth holds a espnet_c, not a pspnet"):
+        Teacher.from_network("pspnet", IMAGENET, tmp_path / "teacher.pth", 11)
+    with pytest.raises(ValueError, match=r"teacher\.pth holds .*'q': 1.*not.*'q': 2"):
+        Teacher.from_network("espnet_c", IMAGENET, tmp_path / "teacher.pth", 11, {"q": 2})
+    teacher = Teacher.from_network("espnet_c", IMAGENET, tmp_path / "teacher.pth", 11, {"q": 1})
+    assert (teacher.normalization, teacher.report.config["q"]) == (CAFFE, 1)
+
+
+def test_a_plain_state_dict_is_loaded_into_the_named_network(tmp_path):
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(1)
+    model = timm.create_model("resnet10t").eval()
+    torch.save(model.state_dict(), tmp_path / "timm.pth")
+    teacher = Teacher.from_network("timm:resnet10t", IMAGENET, tmp_path / "timm.pth", 11)
+    images = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(teacher(images, {"context"}).features["context"], model.forward_features(images))
+    assert (teacher.report.family, len(teacher.report.sha256)) == ("timm", 64)
+    assert teacher.report.skipped == ["model.fc.bias", "model.fc.weight"]
+    with pytest.raises(ValueError, match="backbone only, not a timm:resnet18"):
+        Teacher.from_network("timm:resnet18", IMAGENET, tmp_path / "timm.pth", 11)
+
+
+def test_a_network_of_the_library_is_told_from_another_by_its_weights(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.Dinov2Config(hidden_size=16, num_hidden_layers=4, num_attention_heads=2)
+    digests = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        transformers.Dinov2Model(config).save_pretrained(tmp_path)
+        teacher = Teacher.from_network(f"hf:{tmp_path}", IMAGENET, settings={"pretrained": True})
+        digests.append(teacher.report.sha256)
+    assert digests[0] == digests[1] != digests[2]
+    assert (teacher.source, teacher.report.family, teacher.network.num_classes) == (f"hf:{tmp_path}", "hf", 0)

@@ -68,13 +68,14 @@ class TaskLoss(nn.Module):
     Args:
         aux_weight: weight of the auxiliary head; 0 leaves it out.
         ohem: the settings of ``ohem_loss`` (threshold, min_kept) to train the main head on hard pixels only.
+        weight: factor in the total loss.
     """
 
     name = "cross_entropy"
 
-    def __init__(self, aux_weight: float = 0.0, ohem: dict[str, float] | None = None):
+    def __init__(self, aux_weight: float = 0.0, ohem: dict[str, float] | None = None, weight: float = 1.0):
         super().__init__()
-        self.aux_weight, self.ohem = aux_weight, ohem
+        self.aux_weight, self.ohem, self.weight = aux_weight, ohem, weight
         self.wanted = frozenset({"logits", "aux_logits"} if aux_weight else {"logits"})
 
     def forward(self, output: SegmentationOutput, batch: Batch) -> Tensor:

@@ -10,11 +10,17 @@ from segdistill.dataset import SegmentationDataset, build_dataset
 from segdistill.utils.checkpoint import load_network
 from segdistill.utils.distributed import start_device
 from segdistill.utils.files import write_text
-from segdistill.utils.predict import whole
+from segdistill.utils.protocol import build_predictor, describe
 from segdistill.utils.report.compare import FREE, Caveats, Comparison, Group, check_same_subject
 from segdistill.utils.report.read import FinishedRun, flat, read_run
 
-MEANS = {"mean_iou": "mIoU", "pixel_accuracy": "pixel accuracy", "class_accuracy": "class accuracy"}
+MEANS = {
+    "mean_iou": "mIoU",
+    "pixel_accuracy": "pixel accuracy",
+    "class_accuracy": "class accuracy",
+    "frequency_weighted_iou": "frequency-weighted IoU",
+    "mean_category_iou": "category mIoU",
+}
 
 # --------------------------------------------------------------------------------------------------------- tables
 
@@ -37,7 +43,8 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], texts: 
 
 
 def iou_table(evaluations: Mapping[str, Mapping]) -> str:
-    """Markdown: IoU (%) a class and an evaluation, then the means; "-" for a class that does not occur.
+    """Markdown: IoU (%) a class and an evaluation, then categories and means; "-" for a class that does not occur.
+    Below the table, how it was counted.
 
     Args:
         evaluations: the content of evaluation.json by the name of its column.
@@ -48,9 +55,24 @@ def iou_table(evaluations: Mapping[str, Mapping]) -> str:
     check_same_subject(evaluations)
     columns = list(evaluations.values())
     rows = [[name, *(percent(column["iou"][i]) for column in columns)] for i, name in enumerate(columns[0]["classes"])]
-    rows += [[f"**{name}**", *(percent(column[key]) for column in columns)] for key, name in MEANS.items()]
+    for name in columns[0]["category_iou"]:
+        rows.append([f"category {name}", *(percent(column["category_iou"][name]) for column in columns)])
+    rows += [[f"**{name}**", *(percent(column[key]) for column in columns)] for key, name in means_of(columns[0])]
     rows.append(["parameters", *(f"{column['parameters'] / 1e6:.2f} M" for column in columns)])
-    return markdown_table(["IoU (%)", *evaluations], rows)
+    return f"{markdown_table(['IoU (%)', *evaluations], rows)}\n\n{counted(columns)}"
+
+
+def means_of(evaluation: Mapping) -> list[tuple[str, str]]:
+    """Key and name of the means that an evaluation has; not every data set has categories."""
+    return [(key, name) for key, name in MEANS.items() if evaluation[key] is not None]
+
+
+def counted(evaluations: Sequence[Mapping]) -> str:
+    """A sentence: the protocol, and the classes that are in no mean."""
+    classes = evaluations[0]["classes"]
+    absent = [name for i, name in enumerate(classes) if all(column["iou"][i] is None for column in evaluations)]
+    left_out = f" Neither in truth nor predicted, so in no mean: {', '.join(absent)}." if absent else ""
+    return f"Protocol: {describe(evaluations[0]['protocol'])}.{left_out}"
 
 
 def paired_table(comparison: Comparison) -> str:
@@ -92,12 +114,12 @@ def class_table(comparison: Comparison) -> str:
     for i, name in enumerate(baseline.first.evaluation["classes"]):
         means = [mean_of([run.evaluation["iou"][i] for run in group.runs.values()]) for group in comparison.groups]
         rows.append(row(name, shown and shown["iou"][i], means, [group.delta.class_means[i] for group in groups]))
-    for key, name in MEANS.items():
+    for key, name in means_of(baseline.first.evaluation):
         means = [mean_of([run.evaluation[key] for run in group.runs.values()]) for group in comparison.groups]
         rows.append(row(f"**{name}**", shown and shown[key], means, [mean - means[0] for mean in means[1:]]))
     evaluations = [*([shown] if shown else []), *(group.first.evaluation for group in comparison.groups)]
     rows.append(["parameters", *(f"{evaluation['parameters'] / 1e6:.2f} M" for evaluation in evaluations)])
-    return markdown_table(header, rows)
+    return f"{markdown_table(header, rows)}\n\n{counted(evaluations)}"
 
 
 def mean_of(values: Sequence[float | None]) -> float | None:
@@ -108,7 +130,9 @@ def mean_of(values: Sequence[float | None]) -> float | None:
 
 def terms_table(run: FinishedRun) -> str:
     """Markdown: the terms of the loss, their settings, and the share of each at the end of training."""
-    settings = {"cross_entropy": "", **{term["name"]: one_line(term) for term in run.terms}}
+    task_weight = run.options.get("task_weight", 1.0)
+    task = {"cross_entropy": "" if task_weight == 1 else f"weight {task_weight}"} if task_weight else {}
+    settings = {**task, **{term["name"]: one_line(term) for term in run.terms}}
     rows = [[name, text, percent(final_share(run.metrics, name))] for name, text in settings.items()]
     return markdown_table(["term", "settings", "share (%)"], rows, texts=2)
 
@@ -136,10 +160,7 @@ def caption_of(comparison: Comparison) -> str:
     """What the figures are of: images, protocol, number of seeds, and what differs besides the terms."""
     evaluation = comparison.groups[0].first.evaluation
     parts = [f"mIoU (%) on {subject_of(evaluation)}", f"{evaluation['num_images']} images"]
-    parts += [
-        key.replace("_", " ") if value is True else f"{key.replace('_', ' ')}: {value}"
-        for key, value in flat(evaluation["protocol"]).items()
-    ]
+    parts.append(describe(evaluation["protocol"]))
     n = len(comparison.groups[0].runs)
     varied = f"; groups differ in {', '.join(comparison.varied)} as well" if comparison.varied else ""
     return f"{', '.join(parts)}; n = {n}{varied}"
@@ -188,6 +209,8 @@ def summary_of(run: FinishedRun) -> str:
         training += f", distilled by {' + '.join(term['name'] for term in run.terms)}"
     if not run.teacher:
         return f"{training}, without a teacher."
+    if run.teacher["mean_iou"] is None:
+        return f"{training}, from {run.teacher['file']}, a network without classes."
     mean_iou, num_images = percent(run.teacher["mean_iou"]), run.teacher["num_images"]
     return f"{training}, from {run.teacher['file']} ({mean_iou} mIoU on {num_images} validation images)."
 
@@ -254,7 +277,7 @@ def write_comparison(comparison: Comparison, output: Path, num_images: int = 4) 
     sections += [f"## Classes of {subject}", class_table(comparison), "![delta of each class](classes.png)"]
     sections += ["## Curves", "![mIoU, losses and shares over the steps](curves.png)"]
     sections += [f"## Predictions on {subject}", "![image, truth and predictions](panel.png)"]
-    sections += [f"Images spaced evenly, not chosen, predicted whole; students of seed {first.options['seed']}."]
+    sections += [f"Images spaced evenly, not chosen; students of seed {first.options['seed']}."]
     write_sections(output / "report.md", [*sections, "## Settings", *settings_sections(comparison)])
     return table
 
@@ -269,11 +292,13 @@ def write_panel(comparison: Comparison, path: Path, num_images: int) -> None:
     )
     checkpoints = {"teacher": comparison.teacher} if comparison.teacher else {}
     checkpoints |= {group.name: group.first.checkpoint for group in comparison.groups}
-    rows = predict_rows(list(checkpoints.values()), dataset, num_images)
+    rows = predict_rows(list(checkpoints.values()), dataset, evaluation["protocol"], num_images)
     draw_panel(rows, ["image", "truth", *checkpoints], path, dataset.CLASSES, dataset.PALETTE)
 
 
-def predict_rows(checkpoints: Sequence[Path], dataset: SegmentationDataset, num_images: int) -> list[list[np.ndarray]]:
+def predict_rows(
+    checkpoints: Sequence[Path], dataset: SegmentationDataset, protocol: Mapping, num_images: int
+) -> list[list[np.ndarray]]:
     """For each image: the image (H, W, 3), its truth (H, W), and the ids (H, W) that each checkpoint predicts."""
     num_images = min(num_images, len(dataset))
     samples = [dataset[i * len(dataset) // num_images] for i in range(num_images)]
@@ -281,10 +306,9 @@ def predict_rows(checkpoints: Sequence[Path], dataset: SegmentationDataset, num_
     device = start_device(None)
     for checkpoint in checkpoints:
         network, report = load_network(checkpoint)
-        predictor = whole(network.to(device))
+        predictor = build_predictor(network.to(device), protocol, getattr(report, "input_size", None))
         for row, sample in zip(rows, samples, strict=True):
-            logits = predictor(report.normalization(sample.image[None].to(device)))
-            row.append(logits.argmax(1)[0].cpu().numpy())
+            row.append(predictor.class_ids(report.normalization(sample.image[None]))[0].numpy())
     return rows
 
 

@@ -14,17 +14,28 @@ class Weights:
     """A recognised file: the state dict in our key names and what it says about its network.
 
     family: the file of ``segdistill.utils.weights`` that read it. config: the arguments of ``build_network``; empty
-    for a backbone alone. skipped: entries of the file that no network of ours has a place for.
+    for a backbone alone. normalization: None where the file does not tell. skipped: entries of the file that no network
+    of ours has a place for. input_size: height and width that an image is shown at; None for its own.
     """
 
     family: str
     state_dict: dict[str, Tensor]
     config: dict
-    normalization: Normalization
+    normalization: Normalization | None
     source: str = "a state dict"
     sha256: str | None = None
     skipped: list[str] = field(default_factory=list)
     classes: tuple[str, ...] | None = None
+    input_size: tuple[int, int] | None = None
+
+
+def is_state_dict(content: object) -> bool:
+    """Whether it is a mapping of names to tensors, and not empty."""
+    return (
+        isinstance(content, Mapping)
+        and len(content) > 0
+        and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items())
+    )
 
 
 def count_blocks(state_dict: Mapping[str, Tensor], prefix: str) -> int:
@@ -40,3 +51,33 @@ def name_of_resnet(state_dict: Mapping[str, Tensor], prefix: str = "") -> str:
         raise ValueError(f"a ResNet with {depth} blocks in layer3 is not known; known: {names}")
     deep = f"{prefix}conv3.weight" in state_dict or f"{prefix}conv1.6.weight" in state_dict
     return names[depth] + ("_v1s" if deep else "")
+
+
+def name_of_mit(state_dict: Mapping[str, Tensor], prefix: str = "") -> str:
+    """The name in ``segdistill.network.backbone`` of the Mix Transformer under ``prefix``."""
+    width = len(state_dict[f"{prefix}patch_embed1.proj.weight"])
+    depth = count_blocks(state_dict, f"{prefix}block3")
+    names = {(32, 2): "mit_b0", (64, 2): "mit_b1", (64, 6): "mit_b2", (64, 18): "mit_b3", (64, 27): "mit_b4"}
+    names[64, 40] = "mit_b5"
+    if (width, depth) not in names:
+        raise ValueError(f"a Mix Transformer of width {width} and depth {depth} is not known; known: {names}")
+    return names[width, depth]
+
+
+def rename(key: str, rules: Mapping[str, str]) -> str:
+    """``key`` after every rule, a regular expression and what replaces it, in turn."""
+    for pattern, replacement in rules.items():
+        key = re.sub(pattern, replacement, key)
+    return key
+
+
+def flat_mobilenetv2(key: str) -> str:
+    """A key of the MobileNetV2 whose blocks are one Sequential, as in CIRKD and AKD, in torchvision's (nested) form."""
+    match = re.fullmatch(r"(features\.(\d+)\.conv)\.(\d)\.(\w+)", key)
+    if not match:
+        return key
+    places = ("0.0", "0.1", "", "1.0", "1.1", "", "2", "3")
+    place = places[int(match[3])]
+    if match[2] == "1":  # no expansion: the last convolution comes at once
+        place = {"3": "1", "4": "2"}.get(match[3], place)
+    return f"{match[1]}.{place}.{match[4]}"

@@ -52,5 +52,6 @@ def read(state_dict: Mapping[str, Tensor]) -> Weights:
     if num_classes == 12:
         return Weights("espnet", dict(state_dict), config, ESPNET_CAMVID)
     if num_classes == 20:
-        return Weights("espnet", dict(state_dict), config, ESPNET_CITYSCAPES)
+        # They were trained on images of half their height and width.
+        return Weights("espnet", dict(state_dict), config, ESPNET_CITYSCAPES, input_size=(512, 1024))
     return Weights("skd_espnet", dict(state_dict), config, SKD_ESPNET)

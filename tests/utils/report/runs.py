@@ -7,6 +7,8 @@ import shutil
 PI = {"name": "pi", "method": "pixel_wise", "weight": 10.0, "on": "logits"}
 PA = {"name": "pa", "method": "pair_wise", "weight": 0.5, "on": "layer3"}
 
+PROTOCOL = {"predict": "whole", "scales": [1.0], "flip": False, "input_size": None, "count_void": False}
+
 
 def sha256(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
@@ -38,10 +40,13 @@ def evaluation(mean_iou=0.5, **changes):
         "data_list": None,
         "num_images": 2,
         "images": "images",
-        "protocol": {"prediction": "whole image", "count_void": False},
+        "protocol": PROTOCOL,
         "mean_iou": mean_iou,
         "pixel_accuracy": 0.8,
         "class_accuracy": 0.6,
+        "frequency_weighted_iou": 0.7,
+        "category_iou": {},
+        "mean_category_iou": None,
         "classes": ["road", "sky"],
         "iou": [mean_iou, None],
         "accuracy": [0.6, None],

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
-from runs import PA, PI, cells, change, evaluation, write_lines
+from runs import PA, PI, PROTOCOL, cells, change, evaluation, write_lines
 
 from segdistill.dataset import build_dataset
 from segdistill.utils.report import compare_groups, iou_table, pictures, write_comparison, write_run_report
@@ -39,6 +39,15 @@ def test_iou_table_has_a_row_a_class_a_column_an_evaluation_and_a_dash_for_an_ab
     assert table[3] == ["sky", "-", "-"]
     assert table[4] == ["**mIoU**", "61.38", "50.00"]
     assert table[-1] == ["parameters", "1.23 M", "1.23 M"]
+
+
+def test_iou_table_says_how_it_was_counted_and_has_categories_where_there_are_some():
+    tiles = PROTOCOL | {"predict": "sliding", "tile": [512, 769], "overlap": 0.25, "input_size": 0.5}
+    table = iou_table({"a": evaluation(protocol=tiles, category_iou={"flat": 0.75}, mean_category_iou=0.75)})
+    assert ["category flat", "75.00"] in cells(table)
+    assert ["**category mIoU**", "75.00"] in cells(table)
+    assert "tiles of 512x769, 25 % overlap; shown at 0.5 x." in table
+    assert table.endswith("in no mean: sky.")
 
 
 @pytest.mark.parametrize("key", ["dataset", "images", "classes", "protocol"])
@@ -94,10 +103,10 @@ def test_caption_names_the_images_the_protocol_and_what_was_varied(alone, make_r
     slow = make_run("slow", lr_g=0.1)
     for run in (alone, slow):
         change(
-            run / "evaluation.json", data_list="lists/night.txt", protocol={"prediction": "tiles", "count_void": True}
+            run / "evaluation.json", data_list="lists/night.txt", protocol=PROTOCOL | {"count_void": True, "flip": True}
         )
     caption = caption_of(compare_groups([alone], [("slow", [slow])], varied=["lr_g"]))
-    assert caption.startswith("mIoU (%) on camvid night.txt, 2 images, prediction: tiles, count void; n = 1")
+    assert caption.startswith("mIoU (%) on camvid night.txt, 2 images, whole images; mirrored too; predictions on void")
     assert "groups differ in lr_g" in caption
 
 

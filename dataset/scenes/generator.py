@@ -1,7 +1,4 @@
-"""`scenes`: generated street images with exact labels, on disk in Cityscapes' own layout. The built-in data set.
-
-python -m segdistill.dataset scenes data/scenes
-"""
+"""Scenes as a folder in Cityscapes' layout, written once and as a whole."""
 
 import json
 import os
@@ -11,27 +8,12 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from segdistill.dataset.base import Recipe
-from segdistill.dataset.cityscapes import Cityscapes
-from segdistill.dataset.street import render_scene
+from segdistill.dataset.scenes.street import render_scene
 
 VERSION = 1  # raise it when the pictures change, so that an older folder is not taken for a new one
 CITIES = {"train": ("aspen", "birch", "cedar"), "val": ("dogwood",), "test": ("elm",)}
 FIRST_INDEX = {"train": 0, "val": 1_000_000, "test": 2_000_000}  # a split stays the same when another one grows
 CARD = "scenes.json"
-
-
-class Scenes(Cityscapes):
-    """The generated street scenes, read as Cityscapes; ``root`` (data/scenes, if None) is made if it does not exist."""
-
-    RECIPE = Recipe((128, 256), scale_range=(0.75, 1.5), num_steps=250, optimizer="adam", lr_g=3e-3, weight_decay=1e-4)
-    DEFAULT_ROOT = "data/scenes"
-
-    def __init__(self, root: str | Path | None, split: str, **options):
-        root = Path(root or self.DEFAULT_ROOT)
-        if not root.exists():
-            generate(root)
-        super().__init__(root, split, **options)
 
 
 def generate(

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from segdistill.dataset.drawing import (
+from segdistill.dataset.scenes.drawing import (
     CARS,
     DARK,
     GREENS,

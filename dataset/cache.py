@@ -1,0 +1,105 @@
+"""Decoded images and labels in one file, mapped into memory: a crop is read without decoding anything."""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from segdistill.dataset.base import Sample, SegmentationDataset
+from segdistill.dataset.contents import Contents
+
+VERSION = 1  # raise it when what is stored changes
+PIXELS, CARD = "pixels.bin", "samples.json"
+
+
+class Place(NamedTuple):
+    """Where an item is: its first byte in the file and its size. Its image (H, W, 3) comes first, then its label."""
+
+    start: int
+    height: int
+    width: int
+    name: str
+
+
+class DecodedCache:
+    """The items of a split as ``Sample``, from the folder that ``open_cache`` made; they are views of its file."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.places = [Place(*place) for place in json.loads((folder / CARD).read_text())]
+        # Private pages: whoever writes to a sample changes a copy of them, never the file.
+        self.bytes = np.memmap(folder / PIXELS, np.uint8, mode="c")
+
+    def __reduce__(self):
+        return DecodedCache, (self.folder,)  # another process maps the file, it is not sent the bytes
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> Sample:
+        start, height, width, name = self.places[index]
+        middle, end = start + 3 * height * width, start + 4 * height * width
+        image = torch.from_numpy(self.bytes[start:middle]).view(height, width, 3).permute(2, 0, 1)
+        label = torch.from_numpy(self.bytes[middle:end]).view(height, width)
+        return Sample(image, label, name, torch.tensor([0, index]))
+
+
+def open_cache(dataset: SegmentationDataset, cache_dir: str | Path) -> DecodedCache:
+    """The decoded items of a split, decoded now unless ``cache_dir`` has them for these contents and classes.
+
+    One process builds while others wait for it. What is not complete is never opened, and is replaced by the next call.
+
+    Raises:
+        OSError: no room for it, or the folder cannot be written; says how much it needs.
+        ValueError, FileNotFoundError: a file of the data set is bad.
+    """
+    cache_dir = Path(cache_dir)
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    prefix = f"{type(dataset).__name__}-{dataset.split}"
+    with (cache_dir / f".{prefix}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # given back when the process ends, however it ends
+        contents = Contents(cache_dir / f".{prefix}.contents.json")
+        meaning = repr((VERSION, dataset.CLASSES, sorted(dataset.ID_TO_TRAIN_ID.items())))
+        digest = hashlib.sha256(f"{meaning} {contents.digest(dataset)}".encode()).hexdigest()[:16]
+        contents.save()
+        folder = cache_dir / f"{prefix}-{digest}"
+        if not folder.is_dir():
+            unfinished = cache_dir / f".{prefix}.unfinished"
+            shutil.rmtree(unfinished, ignore_errors=True)  # of a build that was killed
+            unfinished.mkdir()
+            try:
+                build(dataset, unfinished)
+                unfinished.rename(folder)
+            finally:
+                shutil.rmtree(unfinished, ignore_errors=True)
+    return DecodedCache(folder)
+
+
+def build(dataset: SegmentationDataset, folder: Path) -> None:
+    places, end = [], 0
+    try:
+        with (folder / PIXELS).open("wb") as file:
+            for index in tqdm(range(len(dataset)), desc=f"decoding {dataset.split}", unit="image", disable=None):
+                sample = dataset.read(index)
+                places.append(Place(end, *sample.label.shape, sample.name))
+                file.write(sample.image.permute(1, 2, 0).contiguous().numpy())
+                file.write(sample.label.numpy())
+                end += 4 * sample.label.numel()
+            file.flush()
+            os.fsync(file.fileno())
+        (folder / CARD).write_text(json.dumps(places))
+    except OSError as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        needed = end * len(dataset) / max(len(places), 1)
+        raise OSError(
+            f"--cache-dir: {folder.parent} could not take {dataset.split} ({error.strerror}), which is about "
+            f"{needed / 2**30:.1f} GiB: make room or name another folder"
+        ) from error

@@ -1,0 +1,133 @@
+"""`folder`: own data without Python. Pictures, labels and a small file that says what the labels hold."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from segdistill.dataset.base import IGNORE_INDEX, Pair, Recipe, SegmentationDataset, encode, pair_up
+
+CARD = "classes.txt"
+EXPECTED = "'VALUE R,G,B NAME' with VALUE 0..255, or rgb where labels hold the colours; NAME ignore is void"
+
+
+class Row(NamedTuple):
+    value: int | None
+    color: tuple[int, int, int]
+    name: str
+
+
+class Folder(SegmentationDataset):
+    """``<root>/images/<split>/**/X.jpg`` with ``<root>/labels/<split>/**/X.png`` and ``<root>/classes.txt``.
+
+    A line of classes.txt is a value of the label files, a colour and a name, which may hold blanks; # begins a
+    comment::
+
+        7    128,64,128   road
+        8    244,35,232   side walk
+        255  0,0,0        ignore
+
+    Lines of one name are one class; those named ignore are void. With ``rgb`` in place of every value the labels hold
+    the colours themselves, as RGB or palette images.
+
+    Raises:
+        FileNotFoundError: no classes.txt.
+        ValueError: a line of it that means nothing or contradicts another; names file and line.
+    """
+
+    # Of an instance: its folder says.
+    CLASSES = PALETTE = ()
+    ID_TO_TRAIN_ID = {}
+    RECIPE = Recipe(scale_range=(0.5, 2.0))
+    BY_HAND = "your own files: images/<split>/, labels/<split>/ and classes.txt (see docs/datasets.md)"
+
+    def __init__(self, root: str | Path, split: str, **options):
+        path = Path(root) / CARD
+        rows = read_rows(path)
+        colors = {}
+        for row in rows:
+            if row.name != "ignore":
+                colors.setdefault(row.name, row.color)
+        self.CLASSES, self.PALETTE = tuple(colors), tuple(colors.values())
+        if not self.CLASSES:
+            raise ValueError(f"{path} names no class; a line is {EXPECTED}")
+        if len(self.CLASSES) > IGNORE_INDEX:
+            raise ValueError(f"{path} names {len(self.CLASSES)} classes; at most {IGNORE_INDEX} have an 8-bit id")
+        train_ids = [self.CLASSES.index(row.name) if row.name in colors else IGNORE_INDEX for row in rows]
+        self.in_colors = rows[0].value is None
+        keys = [pack(row.color) if self.in_colors else row.value for row in rows]
+        self.ID_TO_TRAIN_ID = dict(zip(keys, train_ids, strict=True))
+        self.LABEL_HINT = f"{path} says what labels hold: add what is missing there."
+        super().__init__(root, split, **options)
+
+    def find_pairs(self) -> list[Pair]:
+        def key(path: Path) -> str:
+            return "/".join(path.with_suffix("").relative_to(self.root).parts[1:])
+
+        images = self.list_images(f"images/{self.split}", recursive=True)
+        labels = self.list_images(f"labels/{self.split}", recursive=True)
+        if self.split == "test" and not labels:
+            return [Pair(image, None) for image in images]
+        return pair_up(images, labels, f"{self.root} {self.split}", key)
+
+    def to_train_ids(self, label: Image.Image, path: Path) -> np.ndarray:
+        if not self.in_colors:
+            return super().to_train_ids(label, path)
+        codes = np.asarray(label.convert("RGB"), np.int32) @ (1 << 16, 1 << 8, 1)
+        known, train_ids = map(np.array, zip(*sorted(self.ID_TO_TRAIN_ID.items()), strict=True))
+        place = np.searchsorted(known, codes).clip(max=len(known) - 1)
+        wrong = np.unique(codes[known[place] != codes])
+        if len(wrong):
+            colors = [(code >> 16, code >> 8 & 255, code & 255) for code in wrong[:5].tolist()]
+            raise ValueError(f"{path} holds {len(wrong)} colours of no class, {colors} first. {self.LABEL_HINT}")
+        return train_ids[place].astype(np.uint8)
+
+    def encode(self, train_ids: np.ndarray) -> np.ndarray:
+        """Train ids (H, W) uint8 as the label files hold them: ids (H, W), or colours (H, W, 3) with black for void."""
+        if self.in_colors:
+            return np.array([*self.PALETTE, *[(0, 0, 0)] * (256 - len(self.PALETTE))], np.uint8)[train_ids]
+        return encode(self.ID_TO_TRAIN_ID, train_ids)
+
+
+def read_rows(path: Path) -> list[Row]:
+    if not path.is_file():
+        raise FileNotFoundError(f"no {path}; it says what the labels hold, a line {EXPECTED}")
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from error
+    rows, seen = [], {}
+    for number, line in enumerate(lines, 1):
+        line = line.partition("#")[0].strip()
+        if not line:
+            continue
+        row = read_row(line, f"{path}:{number}")
+        if rows and (row.value is None) != (rows[0].value is None):
+            raise ValueError(f"{path}:{number}: rgb is for every line or for none")
+        key = row.color if row.value is None else row.value
+        if key in seen:
+            raise ValueError(f"{path}:{number}: {key} is {seen[key]!r} already; it cannot be {row.name!r} too")
+        seen[key] = row.name
+        other = next((r for r in rows if r.color == row.color and "ignore" not in (r.name, row.name)), row)
+        if other.name != row.name:
+            raise ValueError(f"{path}:{number}: {row.name!r} has the colour of {other.name!r}: give it another")
+        rows.append(row)
+    return rows or [Row(0, (0, 0, 0), "ignore")]
+
+
+def read_row(line: str, where: str) -> Row:
+    fields = line.split(None, 2)
+    try:
+        value, color, name = fields
+        value = None if value == "rgb" else int(value)
+        red, green, blue = map(int, color.split(","))
+    except ValueError:
+        raise ValueError(f"{where}: expected {EXPECTED}, not {line!r}") from None
+    if not all(0 <= number <= 255 for number in (value or 0, red, green, blue)):
+        raise ValueError(f"{where}: values and colours are 0..255, not {line!r}")
+    return Row(value, (red, green, blue), name)
+
+
+def pack(color: tuple[int, int, int]) -> int:
+    return color[0] << 16 | color[1] << 8 | color[2]

@@ -1,0 +1,47 @@
+"""NYU Depth v2 with 13 classes: 795 training and 654 test images of 640x480, 0 = void."""
+
+import re
+from pathlib import Path
+
+from segdistill.dataset.base import IGNORE_INDEX, Pair, Recipe, SegmentationDataset, Source, bit_color, pair_up
+
+IMAGES = "http://www.doc.ic.ac.uk/~ahanda"
+LABELS = "https://raw.githubusercontent.com/ankurhanda/nyuv2-meta-data/b92d15c506876dada1ac4086938e30ebc4deb49b"
+
+
+class NYUv2(SegmentationDataset):
+    """``<root>/nyu_<split>_rgb/nyu_rgb_NNNN.png`` with ``<root>/nyuv2_<split>_class13/new_nyu_class13_NNNN.png``.
+
+    There is no third split: the test images validate.
+    """
+
+    CLASSES = (
+        *("bed", "books", "ceiling", "chair", "floor", "furniture", "objects"),
+        *("picture", "sofa", "table", "tv", "wall", "window"),
+    )
+    PALETTE = tuple(bit_color(i) for i in range(1, 14))
+    ID_TO_TRAIN_ID = {0: IGNORE_INDEX, **{i + 1: i for i in range(13)}}
+    SPLITS = ("train", "test")
+    VALIDATION_SPLIT = "test"
+    RECIPE = Recipe((480, 640))
+    LABEL_HINT = "Labels are those of nyuv2_{train,test}_class13.tgz; the 40- and 894-class labels are others."
+    SOURCES = (
+        Source(f"{IMAGES}/nyu_train_rgb.tgz", into="nyu_train_rgb"),
+        Source(f"{IMAGES}/nyu_test_rgb.tgz", into="nyu_test_rgb"),
+        Source(f"{LABELS}/train_labels_13/nyuv2_train_class13.tgz", into="nyuv2_train_class13"),
+        Source(f"{LABELS}/test_labels_13/nyuv2_test_class13.tgz", into="nyuv2_test_class13"),
+    )
+
+    def find_pairs(self) -> list[Pair]:
+        # The archives may or may not hold a folder of their own name.
+        images = self.list_images(f"nyu_{self.split}_rgb", recursive=True)
+        labels = self.list_images(f"nyuv2_{self.split}_class13", recursive=True)
+        return pair_up(images, labels, f"{self.root} {self.split}", number_of)
+
+
+def number_of(path: Path) -> str:
+    """NNNN, the frame's number of the 1449, which an image and its label share."""
+    found = re.search(r"(\d+)$", path.stem)
+    if not found:
+        raise ValueError(f"{path}: the name of an image or label ends in its number, as in nyu_rgb_0003.png")
+    return f"{int(found[1]):04d}"

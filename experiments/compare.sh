@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# Any methods against the student alone, over seeds, with one teacher, student and data set. The students of a seed
+# learn beside each other: the same batches, one forward pass of the teacher. Killed at any moment, the same command
+# continues. SKD's own ablation is the default:
+#   teacher=FILE bash experiments/compare.sh
+#   methods="cwd: --cwd weight=3
+#       dist: --dist" seeds="0 1 2" dataset=camvid data_dir=DIR student="--network espnet_c" split=test teacher=FILE bash experiments/compare.sh
+# cache=DIR views=K keeps the teacher's answers (see --teacher-cache); labels=N keeps N labels, and share=S distils the
+# other images as that part of every batch.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
+
+methods=${methods:-"pi: --pi weight=1
+pi+pa: --pi weight=1 --pa on=layer3
+pi+pa+ho: --pi weight=1 --pa on=layer3 --ho weight=0.01"}
+seeds=${seeds:-0 1 2}
+teacher=${teacher:?a checkpoint}
+dataset=${dataset:-scenes} data_dir=${data_dir:-data/scenes} split=${split:-val}
+student=${student:-"--network espnet_c --network-options p=2 q=3"}
+flags=${flags:-}            # of all runs: flags="--num-steps 4000 --preload"
+labels=${labels:-} share=${share:-} cache=${cache:-} views=${views:-}
+output=${output:-snapshots/compare_$dataset}
+python=${python:-python}
+launch=${launch:-$python}
+
+common=($student --dataset "$dataset" --data-dir "$data_dir" --snapshot-dir "$output" --resume $flags
+    ${labels:+--num-labels "$labels"} ${views:+--views "$views"})
+taught=(--T_ckpt_path "$teacher" ${share:+--unlabelled-share "$share"} ${cache:+--teacher-cache "$cache"})
+
+names=() terms=()
+while IFS= read -r line; do
+    [ -n "${line// /}" ] || continue
+    case $line in *:*) ;; *) echo "methods: expected lines such as 'cwd: --cwd weight=3', not '$line'" >&2; exit 2 ;; esac
+    names+=("$(echo ${line%%:*})") terms+=("$(echo ${line#*:})")
+done <<< "$methods"
+
+train() {  # seed, more flags
+    local seed=$1 also=(); shift
+    for i in "${!names[@]}"; do
+        if [ "$i" != 0 ]; then also+=(--also "${names[i]}_seed$seed=${terms[i]}"); fi
+    done
+    if [ -z "$share" ]; then also+=(--also "alone_seed$seed="); fi
+    $launch train.py "${common[@]}" --seed "$seed" --save-name "${names[0]}_seed$seed" "${taught[@]}" ${terms[0]} "${also[@]}" "$@"
+    # Images without labels teach a student alone nothing.
+    if [ -n "$share" ]; then $launch train.py "${common[@]}" --seed "$seed" --save-name "alone_seed$seed" "$@"; fi
+}
+
+for seed in $seeds; do train "$seed" --check; done
+for seed in $seeds; do
+    echo "== seed $seed"
+    train "$seed"
+    for name in alone "${names[@]}"; do
+        run=$output/${name}_seed$seed
+        $python eval.py --dataset "$dataset" --data-dir "$data_dir" --split "$split" --checkpoint "$run/best.pth" --output "$run/evaluation.json"
+    done
+done
+
+echo "== comparison"
+folders() { for seed in $seeds; do echo "$output/$1_seed$seed"; done; }
+groups=()
+for name in "${names[@]}"; do groups+=(--group "$name" $(folders "$name")); done
+$python -m segdistill.utils.report --baseline $(folders alone) "${groups[@]}" --teacher "$teacher" ${share:+--vary unlabelled_share} --output "$output"

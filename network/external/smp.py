@@ -1,0 +1,54 @@
+"""segmentation_models_pytorch: ``smp:unet``, ``smp:fpn``, ``smp:deeplabv3plus`` ... with any of its encoders."""
+
+import segmentation_models_pytorch as smp
+from torch import Tensor
+
+from segdistill.network.base import SegmentationNetwork
+from segdistill.network.external.base import convention, fit, measure, number_stages
+
+
+class SMPNetwork(SegmentationNetwork):
+    """``layer1`` ... ``layer4``: the encoder's last four stages; ``context``: the decoder's map; logits not upsampled.
+
+    Where the library wants sides that divide by the encoder's stride, the image is seen at their nearest multiple.
+
+    Args:
+        encoder_name: one of the library's encoders; tu-NAME for one of timm's
+        pretrained: start the encoder from its ImageNet weights, true or false
+
+    Raises:
+        ValueError: no such architecture or encoder, or no class count.
+    """
+
+    def __init__(
+        self, num_classes: int | None, *, model: str, encoder_name: str = "resnet34", pretrained: bool = False
+    ):
+        super().__init__()
+        known = sorted(smp.MODEL_ARCHITECTURES_MAPPING.keys() - {"dpt"})  # DPT's decoder reads tokens besides maps
+        if model not in known:
+            raise ValueError(f"smp has no architecture {model!r} that is known here; known: {', '.join(known)}")
+        if not num_classes:
+            raise ValueError(f"smp:{model} starts from ImageNet at most, so it has no classes of its own: give a file")
+        try:
+            self.model = smp.create_model(
+                model, encoder_name, encoder_weights="imagenet" if pretrained else None, classes=num_classes
+            )
+        except (KeyError, RuntimeError) as error:  # what the library, and timm behind it, raise for a wrong name
+            raise ValueError(f"smp:{model} encoder_name={encoder_name}: {error}") from error
+        self.num_classes = num_classes
+        self.multiple = self.model.encoder.output_stride if self.model.requires_divisible_input_shape else 1
+        self.rebuild = {"encoder_name": encoder_name}
+        if pretrained:
+            given = smp.encoders.get_preprocessing_params(encoder_name)
+            self.normalization = convention(given["input_space"], given["mean"], given["std"], given["input_range"][1])
+        self.stages = list(number_stages(self.model.encoder.out_channels[1:]))
+        self.features = measure(self, [*self.stages, "context", "logits"])
+
+    def maps(self, images: Tensor, wanted: frozenset[str]) -> dict[str, Tensor]:
+        stages = self.model.encoder(fit(images, self.multiple))
+        maps = number_stages(stages[1:])
+        if wanted & {"context", "logits"}:
+            maps["context"] = self.model.decoder(stages)
+        if "logits" in wanted:
+            maps["logits"] = self.model.segmentation_head[0](maps["context"])
+        return maps

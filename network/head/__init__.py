@@ -1,0 +1,1 @@
+"""Heads that several networks share: a file each."""

@@ -1,0 +1,54 @@
+"""Pyramid pooling (Zhao et al., CVPR 2017, section 3.2)."""
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from segdistill.libs import get_norm
+from segdistill.network.base import resize
+
+BINS = (1, 2, 3, 6)
+
+
+class PyramidPooling(nn.Module):
+    """Averages over 1x1, 2x2, 3x3 and 6x6 bins, each brought back to full size, beside the map itself, then merged.
+
+    Args:
+        in_channels: of the map.
+        pooled: channels of each average.
+        channels: of the result.
+        norm: name of a normalisation factory in ``libs``.
+        skd: as in SKD, leaky ReLU and dropout of whole channels.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        pooled: int,
+        channels: int,
+        norm: str,
+        *,
+        skd: bool = False,
+    ):
+        super().__init__()
+        make_norm = partial(get_norm(norm), activation="leaky_relu" if skd else "relu")
+        self.stages = nn.ModuleList(
+            nn.Sequential(
+                nn.AdaptiveAvgPool2d(bin_size),
+                nn.Conv2d(in_channels, pooled, 1, bias=False),
+                make_norm(pooled),
+            )
+            for bin_size in BINS
+        )
+        self.bottleneck = nn.Sequential(
+            nn.Conv2d(in_channels + len(BINS) * pooled, channels, 3, padding=1, bias=False),
+            make_norm(channels),
+            nn.Dropout2d(0.1) if skd else nn.Dropout(0.1),
+        )
+
+    def pool(self, stage: nn.Sequential, x: Tensor) -> Tensor:
+        return resize(stage(x), x.shape[2:])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bottleneck(torch.cat([*(self.pool(stage, x) for stage in self.stages), x], dim=1))

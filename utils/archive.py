@@ -1,0 +1,277 @@
+"""Files of tensors, read without running anything that is in them: PyTorch's two formats and safetensors.
+
+Why nothing can run: a pickle reaches the world only through the names that it asks for, and ``find_class`` answers with
+the rebuilding of a tensor, three containers, data types, and for all else ``Stranger``, which takes anything and does
+nothing. No name is looked up in a module, nothing is imported. BUILD, which sets attributes, and the registry of
+extension codes are switched off, so that a file cannot change those few answers for the next one either.
+"""
+
+import collections
+import functools
+import io
+import math
+import os
+import pickle
+import sys
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from torch import Tensor
+
+# torch.save's format before PyTorch 1.6 begins with this number, pickled.
+STREAM = pickle.dumps(0x1950A86A20F9469CFC6C, 2)
+STORAGES = {
+    **{"DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16},
+    **{"BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32},
+    **{"ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8},
+    **{"BoolStorage": torch.bool, "ComplexFloatStorage": torch.complex64, "ComplexDoubleStorage": torch.complex128},
+    "UntypedStorage": torch.uint8,
+}
+# How files begin that are none of ours, and what they are.
+OTHERS = {
+    b"version https://git-lfs": "a git-LFS pointer, not the file that it points to (git lfs pull fetches that)",
+    b"<!doctype html": "an HTML page",
+    b"<html": "an HTML page",
+    b"<?xml": "an XML page",
+    b"{": "JSON",
+    b"[": "JSON",
+    b"\x1f\x8b": "a gzip archive, to be unpacked first",
+    b"\x89hdf": "an HDF5 file",
+    b"\x80": "a pickle that PyTorch did not write",
+}
+
+
+class Refused(Exception):
+    """A pickle names something that is neither tensor nor container."""
+
+
+class Foreign(Exception):
+    """A whole file, of another kind."""
+
+
+class Stranger:
+    """Stands for whatever a pickle names that is neither tensor nor container: takes anything, does nothing."""
+
+    state = None
+
+    def __new__(cls, *_, **__):
+        return object.__new__(Stranger)
+
+    def __call__(self, *_, **__):
+        return Stranger()
+
+    append = extend = add = __setitem__ = lambda *_: None
+
+
+def rebuild_tensor(storage: Tensor, offset: int, size: tuple, stride: tuple, *_: object) -> Tensor:
+    if math.prod(size) > storage.numel():
+        raise ValueError("a tensor is larger than its storage")
+    return storage[offset:].as_strided(size, stride)  # checks its bounds, where Tensor.set_ would enlarge the storage
+
+
+def rebuild_parameter(data: Tensor, *_: object) -> Tensor:
+    return data
+
+
+KNOWN = {
+    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("__builtin__", "set"): set,
+    ("torch", "Size"): torch.Size,
+    ("torch._utils", "_rebuild_tensor"): rebuild_tensor,
+    ("torch._utils", "_rebuild_tensor_v2"): rebuild_tensor,
+    ("torch._utils", "_rebuild_parameter"): rebuild_parameter,
+    ("torch._utils", "_rebuild_parameter_with_state"): rebuild_parameter,
+}
+
+
+class TensorUnpickler(pickle._Unpickler):  # the one in Python: C's allocates whatever a damaged file asks for
+    """Reads one pickle of tensors and containers.
+
+    Args:
+        storage: (dtype, key, number of elements) -> those elements, a flat tensor.
+        only_tensors: put a ``Stranger`` in the place of everything else; without it that is ``Refused``.
+    """
+
+    dispatch = {
+        code: step
+        for code, step in pickle._Unpickler.dispatch.items()
+        if code not in {name[0] for name in (pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.BYTEARRAY8)}
+    }
+
+    def __init__(self, file: BinaryIO, storage: Callable[[torch.dtype, str, int], Tensor], only_tensors: bool):
+        super().__init__(file, encoding="latin1")  # of Python 2's strings, which are key names
+        self.storage, self.only_tensors = storage, only_tensors
+
+    def find_class(self, module: str, name: str) -> object:
+        if (module, name) in KNOWN:
+            return KNOWN[module, name]
+        if module.partition(".")[0] == "torch" and name in STORAGES:
+            return STORAGES[name]
+        if self.only_tensors:
+            return Stranger
+        raise Refused(f"{module}.{name}")
+
+    def persistent_load(self, saved: tuple) -> object:
+        kind, *rest = saved
+        if kind == "module":  # a class, with its source code
+            return rest[0]
+        dtype, key, _, numel, *views = rest
+        flat = self.storage(dtype, key, numel)
+        for _, start, length in filter(None, views):
+            flat = flat[start : start + length]
+        return flat
+
+    def load_build(self) -> None:
+        state = self.stack.pop()
+        if isinstance(self.stack[-1], Stranger):
+            self.stack[-1].state = state
+
+    dispatch[pickle.BUILD[0]] = load_build
+
+
+def read_file(path: Path, remedy: str = "fetch it again", only_tensors: bool = False) -> Mapping:
+    """The content of a .pth or .safetensors file on the CPU; tensors and plain containers, never code.
+
+    Args:
+        only_tensors: read past what is neither; a pickled module becomes its state dict.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is damaged (the message ends with ``remedy``), unsafe or no mapping.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint {path}; docs/checkpoints.md says where released files are found")
+    try:
+        with path.open("rb") as file:
+            content = read(file, only_tensors)
+    except Refused as error:
+        raise ValueError(
+            f"{path} is refused: it holds more than tensors ({error}) and could run code. "
+            f"python -m segdistill.network convert {path} --output OUT.pth reads its tensors alone and runs nothing"
+        ) from None
+    except Foreign as error:
+        raise ValueError(f"{path} cannot be read: it is {error}: {remedy}") from None
+    except Exception as error:  # damaged bytes break a reader in any way
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path} cannot be read: it is truncated or damaged ({why}): {remedy}") from error
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not a state dict")
+    return content
+
+
+def read(file: BinaryIO, only_tensors: bool) -> object:
+    """The content of a file in the format that its first bytes tell. Raises: anything, if it is damaged."""
+    head = file.read(512)
+    file.seek(0)
+    if head.startswith(b"PK"):
+        content = read_zip(file, only_tensors)
+    elif head.startswith(STREAM):
+        content = read_stream(file, only_tensors)
+    elif head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= 100_000_000:  # what safetensors allows a header
+        from safetensors.torch import load_file
+
+        return load_file(file.name)
+    elif STREAM.startswith(head) and head:
+        raise EOFError("it ends in its first bytes")
+    else:
+        check_foreign(head)
+        raise Foreign(f"in no format known here; its first bytes are {head[:8].hex(' ')}")
+    if not only_tensors:
+        return content
+    if isinstance(content, Stranger):
+        return state_dict_of(content)
+    return {key: state_dict_of(value) if is_module(value) else value for key, value in content.items()}
+
+
+def check_foreign(head: bytes) -> None:
+    """Raise Foreign if a file that begins like this is of a kind known to be none of ours."""
+    start = head.lstrip().lower()
+    for first, kind in OTHERS.items():
+        if start.startswith(first):
+            raise Foreign(kind)
+    if not head:
+        raise Foreign("empty")
+    if head[257:262] == b"ustar":
+        raise Foreign("a tar archive, to be unpacked first")
+    text = head.decode("ascii", "replace")
+    if text.isascii() and text.replace("\n", "").replace("\r", "").replace("\t", "").isprintable():
+        raise Foreign(f"a text file, which begins {text[:40]!r}")
+
+
+def read_zip(file: BinaryIO, only_tensors: bool) -> object:
+    """torch.save's format since PyTorch 1.6: a pickle and a record a storage, whose checksums are verified."""
+    with zipfile.ZipFile(file) as archive:
+        names = archive.namelist()
+        pickles = [name for name in names if name.endswith("/data.pkl")]
+        if any(name.endswith("/constants.pkl") for name in names):
+            raise Foreign("a TorchScript program; save the state_dict() of the model that it was made from")
+        if len(pickles) != 1:
+            raise Foreign(f"a zip archive that PyTorch did not write (it holds {', '.join(names[:3]) or 'nothing'})")
+        if any(record.compress_type for record in archive.infolist()):
+            raise Foreign("a compressed zip archive, which PyTorch never writes")
+        folder = pickles[0].removesuffix("data.pkl")
+        if f"{folder}byteorder" in names and archive.read(f"{folder}byteorder") != sys.byteorder.encode():
+            raise Foreign("of the other byte order")
+
+        @functools.cache
+        def storage(dtype: torch.dtype, key: str, numel: int) -> Tensor:
+            record = archive.getinfo(f"{folder}data/{key}")
+            if record.file_size != numel * dtype.itemsize:
+                raise ValueError(f"record {record.filename} is not of {numel} {dtype}")
+            return (
+                torch.frombuffer(bytearray(archive.read(record)), dtype=dtype) if numel else torch.empty(0, dtype=dtype)
+            )
+
+        return TensorUnpickler(io.BytesIO(archive.read(pickles[0])), storage, only_tensors).load()
+
+
+def read_stream(file: BinaryIO, only_tensors: bool) -> object:
+    """torch.save's format before PyTorch 1.6: pickles, of which the fourth is the content, then the storages.
+
+    The content is read twice, since it comes before the storages and alone tells their types.
+    """
+    size = os.fstat(file.fileno()).st_size
+    storages = {}
+
+    def blank(dtype: torch.dtype, key: str, numel: int) -> Tensor:
+        return storages.setdefault(key, torch.empty(numel, dtype=dtype, device="meta"))
+
+    def plain(storage: Callable) -> object:
+        try:
+            return TensorUnpickler(file, storage, only_tensors).load()
+        except Refused:
+            if file.read(1):
+                raise
+            raise EOFError("it ends in the middle of a name") from None
+
+    for _ in ("magic number", "version", "sizes of C's types"):
+        plain(blank)
+    start = file.tell()
+    plain(blank)
+    for key in plain(blank):
+        flat = storages[key]
+        numel = int.from_bytes(file.read(8), "little")
+        if numel != flat.numel() or numel * flat.itemsize > size - file.tell():
+            raise EOFError(f"storage {key} is not whole")
+        data = bytearray(file.read(numel * flat.itemsize))
+        storages[key] = torch.frombuffer(data, dtype=flat.dtype) if numel else torch.empty(0, dtype=flat.dtype)
+    file.seek(start)
+    return plain(lambda dtype, key, numel: storages[key])
+
+
+def is_module(value: object) -> bool:
+    return isinstance(value, Stranger) and isinstance(value.state, Mapping) and "_modules" in value.state
+
+
+def state_dict_of(module: Stranger) -> dict[str, Tensor]:
+    """The parameters and buffers of a pickled nn.Module, named as its state_dict() would."""
+    state = module.state
+    entries = {**state["_parameters"], **state["_buffers"]}
+    hidden = state.get("_non_persistent_buffers_set") or ()
+    found = {key: value for key, value in entries.items() if value is not None and key not in hidden}
+    for name, child in state["_modules"].items():
+        found |= {f"{name}.{key}": value for key, value in state_dict_of(child).items()}
+    return found

@@ -1,0 +1,73 @@
+"""What a network's description says about the shapes of its weights, with nothing allocated."""
+
+from collections import Counter
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from segdistill.network import build_network
+
+
+def blueprint(config: Mapping, most: int | None = None) -> dict[str, Tensor]:
+    """The state dict of the network that ``config`` describes, on the meta device.
+
+    Args:
+        config: the arguments of ``build_network``.
+        most: stop building at so many parameters.
+
+    Raises:
+        ValueError: it describes no network, or one of more parameters.
+    """
+    count = 0
+
+    def stop(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal count
+        count += 1
+        if most is not None and count > most:
+            raise ValueError(f"a network of more than {most} parameters")
+
+    hook = register_module_parameter_registration_hook(stop)
+    try:
+        with torch.device("meta"):
+            return build_network(**config).state_dict()
+    except Exception as error:  # values from a file break a constructor in any way
+        raise ValueError(f"its config {short(config)} builds no network that fits it: {error}") from error
+    finally:
+        hook.remove()
+
+
+def class_dependent(config: Mapping) -> set[str]:
+    """The entries whose shape depends on the class count.
+
+    Two counts far apart are compared, since widths may grow in steps (ESPNet's fifth of the class count).
+    """
+    few, many = (blueprint({**config, "num_classes": count}) for count in (20, 200))
+    return {key for key in few if few[key].shape != many[key].shape}
+
+
+def count_classes(state_dict: Mapping[str, Tensor], config: Mapping) -> int:
+    """The class count of a state dict in our key names, of a network described but for that.
+
+    Raises:
+        ValueError: no class count explains the shapes.
+    """
+    few, many = (blueprint({**config, "num_classes": count}) for count in (20, 200))
+    votes = Counter()
+    for key in few.keys() & state_dict.keys():
+        if few[key].ndim == state_dict[key].ndim:
+            for at_20, at_200, size in zip(few[key].shape, many[key].shape, state_dict[key].shape, strict=True):
+                # A side that grows by a whole number a class tells the count.
+                growth, rest = divmod(at_200 - at_20, 180)
+                if growth and not rest:
+                    votes[20 + (size - at_20) / growth] += 1
+    count = max(votes, key=votes.get, default=0)
+    if count < 1 or count % 1:
+        raise ValueError(f"no class count of a {config['name']} explains its shapes")
+    return int(count)
+
+
+def short(config: Mapping) -> str:
+    text = str(dict(config))
+    return text if len(text) <= 200 else f"{text[:200]}..."
