@@ -3,6 +3,7 @@
 python -m segdistill.network                                              the networks and their settings
 python -m segdistill.network pspnet backbone=resnet18 --size 512 1024     what one costs, and its features
 python -m segdistill.network fetch espnet_cityscapes_q8                   released weights, checked, to ckpt/
+python -m segdistill.network convert their.pth ckpt/ours.pth              any file that we read as one of our own
 """
 
 import argparse
@@ -14,6 +15,7 @@ import torch
 
 from segdistill.network import HIDDEN, NETWORKS, build_network, network_class
 from segdistill.network.cost import Cost, cost_of
+from segdistill.utils.checkpoint import convert
 from segdistill.utils.fetch import describe_files, fetch
 from segdistill.utils.flags import Parser, count, run_command
 from segdistill.utils.settings import describe_settings, parse_settings, settings_of
@@ -25,6 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv[:1] == ["fetch"]:
         return fetch_file(argv[1:])
+    if argv[:1] == ["convert"]:
+        return convert_file(argv[1:])
     if argv:
         return describe(argv)
     print(list_networks())
@@ -44,7 +48,7 @@ def describe(argv: Sequence[str]) -> int:
     parser = Parser(
         prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, usage=argparse.SUPPRESS
     )
-    parser.add_argument("name", help="of a network, or fetch")
+    parser.add_argument("name", help="of a network, or fetch, or convert")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="the network's own")
     parser.add_argument(
         "--size", type=count, nargs=2, default=(512, 1024), metavar=("H", "W"), help="of the images (512 1024)"
@@ -85,6 +89,29 @@ def fetch_file(argv: Sequence[str]) -> int:
     parser.add_argument("--folder", type=Path, default=Path("ckpt"), metavar="DIR", help="where to (ckpt)")
     options = parser.parse_args(argv)
     print(fetch(options.name, options.folder) if options.name else describe_files())
+    return 0
+
+
+def convert_file(argv: Sequence[str]) -> int:
+    parser = Parser(
+        prog=f"{PROGRAM} convert",
+        description="Make our own file of any that we read; nothing in it is run. A bare state dict needs its network.",
+    )
+    parser.add_argument("source")
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--network", metavar="NAME", help="where the file does not tell")
+    parser.add_argument("--network-options", nargs="+", default=[], metavar="key=value", help="the network's own")
+    parser.add_argument("--classes", metavar="A,B,...", help="their names, by commas")
+    options = parser.parse_args(argv)
+    if options.network_options and not options.network:
+        parser.error("--network-options needs --network NAME")
+    settings = {}
+    if options.network:
+        settings = parse_settings(
+            network_class(options.network), options.network_options, options.network, hidden=HIDDEN
+        )
+    classes = [name.strip() for name in options.classes.split(",")] if options.classes else None
+    print(convert(options.source, options.output, network=options.network, options=settings, classes=classes))
     return 0
 
 

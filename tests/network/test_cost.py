@@ -9,6 +9,7 @@ from segdistill.network import SegmentationNetwork, build_network, resize
 from segdistill.network.__main__ import main
 from segdistill.network.base import Feature
 from segdistill.network.cost import activations_of, cost_of
+from segdistill.utils.checkpoint import load_network
 
 
 class Tiny(SegmentationNetwork):
@@ -79,11 +80,25 @@ def test_the_tool_describes_and_lists(capsys):
     assert "espnet_cityscapes_q8" in capsys.readouterr().out
 
 
+def test_the_tool_makes_our_own_file_of_another(tmp_path, capsys):
+    network = build_network("espnet", 12, p=2, q=3, skip="fused").eval()
+    torch.save(network.state_dict(), tmp_path / "their.pth")
+    names = [f"class {i}" for i in range(12)]
+    words = ["convert", str(tmp_path / "their.pth"), str(tmp_path / "ours.pth"), "--classes", ", ".join(names)]
+    assert main(words) == 0
+    again, report = load_network(tmp_path / "ours.pth")
+    assert report.family == "segdistill"
+    assert list(report.classes) == names
+    images = torch.rand(1, 3, 32, 32)
+    assert torch.equal(again(images).logits, network(images).logits)
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
         (["pspnet", "--size", "0", "3"], "1 or more"),
         (["fetch", "--sha", "x"], "unrecognized"),
+        (["convert", "a", "b", "--network-options", "q=3"], "needs --network"),
     ],
 )
 def test_the_tool_says_what_is_wrong(argv, message, capsys):
