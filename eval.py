@@ -13,6 +13,7 @@ import torch
 
 from segdistill.dataset import DATASETS, SegmentationDataset, build_dataset
 from segdistill.utils.checkpoint import LoadReport, load_network
+from segdistill.utils.classes import MappedNetwork, match_classes
 from segdistill.utils.distributed import rank, start_device
 from segdistill.utils.evaluate import evaluate
 from segdistill.utils.files import write_json
@@ -32,6 +33,7 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--data-dir", metavar="DIR", help="folder of the data set")
     parser.add_argument("--data-list", metavar="FILE", help="'image label' lines, in place of the split's own layout")
     parser.add_argument("--split", default="val", help="of the data set (val)")
+    parser.add_argument("--class-map", metavar="FILE", help="'its class -> class of the data set' lines, or -> none")
     parser.add_argument("--network", metavar="NAME", help="an error if the file holds another one")
     add_switch(parser, "--count-void", "count predictions on void pixels as errors, as ESPNet's paper did")
     parser.add_argument("--num-workers", type=number(int, 0), default=1, metavar="N")
@@ -56,6 +58,9 @@ def main(argv: list[str] | None = None) -> int:
     if options.network not in (None, report.config["name"]):
         raise ValueError(f"{options.checkpoint} holds a {report.config['name']}, not a {options.network}")
     dataset = build_dataset(options.dataset, options.data_dir, options.split, data_list=options.data_list)
+    class_map = match_classes(network, report, options.checkpoint, dataset, options.class_map)
+    if options.class_map:  # without one, void stays a class of releases that count it, and to predict it is an error
+        network = MappedNetwork(network, class_map)
     network.to(device, memory_format=torch.channels_last)
 
     predictor = build_predictor(network, options.protocol, getattr(report, "input_size", None), options.batch_size)
@@ -79,6 +84,7 @@ def summarise(
     options: argparse.Namespace, report: LoadReport, dataset: SegmentationDataset, confusion: ConfusionMatrix
 ) -> dict:
     """What was evaluated, how, and the figures, as plain data; a class that never occurs has None."""
+    mapping = {"class_map": options.class_map} if options.class_map else {}
     count_void = options.count_void
     iou, accuracy = confusion.iou(count_void), confusion.class_accuracy()
     groups = [[dataset.CLASSES.index(name) for name in names] for names in dataset.CATEGORIES.values()]
@@ -94,7 +100,7 @@ def summarise(
         "data_list": options.data_list,
         "num_images": len(dataset),
         "images": dataset.digest(),
-        "protocol": options.protocol,
+        "protocol": {**options.protocol, **mapping},
         "mean_iou": confusion.mean_iou(count_void),
         "pixel_accuracy": confusion.pixel_accuracy(count_void),
         "class_accuracy": accuracy.nanmean().item(),

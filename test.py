@@ -19,6 +19,7 @@ from tqdm import tqdm
 from segdistill.dataset import DATASETS, SegmentationDataset, build_dataset
 from segdistill.dataset.files import read_image
 from segdistill.utils.checkpoint import load_network
+from segdistill.utils.classes import MappedNetwork, match_classes
 from segdistill.utils.distributed import start_device
 from segdistill.utils.flags import Parser, add_switch, run_command
 from segdistill.utils.latency import DTYPES, measure_latency
@@ -38,6 +39,7 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
         "--network-options", nargs="+", default=[], metavar="key=value", help="in place of the file's: output_stride=8"
     )
     parser.add_argument("--dataset", choices=sorted(DATASETS), help="gives the classes and the colours")
+    parser.add_argument("--class-map", metavar="FILE", help="'its class -> class of the data set' lines, or -> none")
     parser.add_argument("--data-dir", metavar="DIR", help="folder of the data set")
     parser.add_argument("--data-list", metavar="FILE", help="one image a line, in place of the split's own layout")
     parser.add_argument("--split", default="test", help="of the data set (test)")
@@ -93,8 +95,14 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{name}: " + ", ".join(f"{key} {round_off(value)}" for key, value in figures.items()))
         return 0
 
+    data = DATASETS[options.dataset]
+    if not options.images:
+        data = build_dataset(options.dataset, options.data_dir, options.split, data_list=options.data_list)
     predictors = {}
     for name, (network, report) in networks.items():
+        class_map = match_classes(network, report, name, data, options.class_map)
+        if options.class_map:
+            network = MappedNetwork(network, class_map)
         predictor = build_predictor(network, options.protocol, getattr(report, "input_size", None), options.batch_size)
         predictors[name] = lambda image, predictor=predictor, normalization=report.normalization: predictor.class_ids(
             normalization(image[None])
@@ -102,12 +110,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.video:
         return predict_video(options, predictors)
 
-    data = DATASETS[options.dataset]
-    if options.images:
-        files = picture_files(options.images)
-    else:
-        data = build_dataset(options.dataset, options.data_dir, options.split, data_list=options.data_list)
-        files = [pair.image for pair in data.pairs]
+    files = picture_files(options.images) if options.images else [pair.image for pair in data.pairs]
     with ExitStack() as stack:
         archive = stack.enter_context(submission(options.submission, data)) if options.submission else None
         names = output_names(files)

@@ -169,13 +169,14 @@ def build_teacher(
 ) -> Teacher:
     """The teacher; an error if it is not the one that the runs were started with."""
     convention, place = students[0].normalization, {"device": device, "memory_format": memory_format(options)}
+    place |= {"dataset": dataset, "class_map": options.class_map, "scale": options.teacher_scale}
     if options.teacher_network:
         network, file, classes = options.teacher_network, options.T_ckpt_path, len(dataset.CLASSES)
         teacher = Teacher.from_network(network, convention, file, classes, options.teacher_options, **place)
     else:
         teacher = Teacher.from_checkpoint(options.T_ckpt_path, convention, **place)
     for student in students:
-        student.run.check_teacher(teacher.report.sha256)
+        student.run.check_teacher(teacher.report.sha256, teacher.class_map and teacher.class_map.targets)
     logger.info("teacher %s: %s", teacher.source, teacher.report)
     return teacher
 
@@ -186,7 +187,8 @@ def build_cache(
     """The teacher's answers on disk, for samples of this seed and this augmentation."""
     names = ("seed", "views", "input_size", "scale_range", "random_mirror", "bf16", "fp16")
     key = {name: getattr(options, name) for name in names}
-    key |= {"teacher": teacher.report.sha256, "images": train_set.digest(), "input": astuple(normalization)}
+    key |= {"teacher": teacher.report.sha256, "classes": teacher.class_map, "scale": teacher.scale}
+    key |= {"images": train_set.digest(), "input": astuple(normalization)}
     return TeacherCache(options.teacher_cache, teacher, key, len(train_set), options.views)
 
 

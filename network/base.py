@@ -11,6 +11,9 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from segdistill.dataset import Normalization
 
+# The features that have a channel for each class.
+CLASS_MAPS = frozenset({"logits", "aux_logits", "encoder_logits"})
+
 
 class Feature(NamedTuple):
     """A map (N, channels, ~H / stride, ~W / stride) that a network makes of images (N, 3, H, W)."""
@@ -40,6 +43,8 @@ class SegmentationNetwork(nn.Module):
 
     num_classes: int  # 0: no classes, and no "logits" among the features
     features: dict[str, Feature]
+    # The classes that it can tell; None for all. A network of other classes, mapped to these, may not know them all.
+    known_classes: tuple[int, ...] | None = None
     # The input convention of the weights that it was built with; None: the data set's.
     normalization: "Normalization | None" = None
     # The options that build it again, where they are not those it was built with: its weights were fetched, say.

@@ -14,11 +14,13 @@ from PIL import Image
 
 import eval as evaluation
 import test as prediction
+from segdistill.dataset import CamVid, Cityscapes
 from segdistill.dataset.normalization import IMAGENET
 from segdistill.network import build_network
 from segdistill.utils.checkpoint import atomic_save, export_weights
 
 ROOT = Path(__file__).parents[1]
+TO_CITYSCAPES = str(ROOT / "experiments/class_maps/camvid_to_cityscapes.txt")
 RELEASED = {
     "skd_camvid/espnet/base_57.8.pth": ("espnet", 57.83),
     "skd_camvid/espnet/kd+sd+61.4.pth": ("espnet", 61.38),
@@ -106,6 +108,25 @@ def test_what_a_file_cannot_tell_is_said_beside_it(tiny, tmp_path):
         evaluate(tmp_path, *data, "--checkpoint", tiny / "teacher.pth")
 
 
+def test_classes_that_do_not_fit_are_an_error_until_a_class_map_says_what_they_become(tiny, tmp_path):
+    """A 19-class file was once 'evaluated' on CamVid to 0.12 mIoU."""
+    network = build_network("espnet_c", 19, p=1, q=1)
+    atomic_save(export_weights(network, IMAGENET, classes=Cityscapes.CLASSES), tmp_path / "cityscapes.pth")
+    data = ["--checkpoint", str(tmp_path / "cityscapes.pth"), "--dataset", "camvid"]
+    data += ["--data-dir", str(tiny / "camvid")]
+    with pytest.raises(ValueError, match="--class-map"):
+        evaluation.main(data)
+    with pytest.raises(ValueError, match="--class-map"):
+        prediction.main([*data, "--output", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+    class_map = str(ROOT / "experiments/class_maps/cityscapes_to_camvid.txt")
+    figures = evaluate(tmp_path, *data, "--class-map", class_map)
+    assert figures["protocol"]["class_map"] == class_map
+    assert figures["iou"][CamVid.CLASSES.index("sign symbol")] is not None
+    prediction.main([*data, "--output", str(tmp_path / "out"), "--class-map", class_map])
+    assert np.asarray(Image.open(tmp_path / "out/labels/0.png")).max() < 11
+
+
 def test_predictions_are_written_for_every_image(tiny, tmp_path):
     data = ["--dataset", "camvid", "--data-dir", str(tiny / "camvid")]
     weights = ["--checkpoint", str(tiny / "teacher.pth")]
@@ -119,10 +140,10 @@ def test_predictions_are_written_for_every_image(tiny, tmp_path):
 
 
 def test_any_folder_of_pictures_can_be_predicted(tiny, tmp_path):
-    weights = ["--checkpoint", str(tiny / "teacher.pth"), "--dataset", "cityscapes"]
+    weights = ["--checkpoint", str(tiny / "teacher.pth"), "--dataset", "cityscapes", "--class-map", TO_CITYSCAPES]
     prediction.main([*weights, "--images", str(tiny / "camvid/val"), "--output", str(tmp_path / "out")])
     ids = np.asarray(Image.open(tmp_path / "out/labels/0.png"))
-    assert set(np.unique(ids)) <= {7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23}
+    assert set(np.unique(ids)) <= {7, 8, 11, 13, 17, 20, 21, 23, 24, 26, 33}
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="no pictures"):
         prediction.main([*weights, "--images", str(tmp_path / "empty"), "--output", str(tmp_path / "out")])

@@ -383,6 +383,30 @@ def test_a_run_is_not_continued_with_another_teacher(tiny, tmp_path):
         train.main(command)
 
 
+def test_a_teacher_of_other_classes_trains_the_student_that_its_class_map_says(tiny, tmp_path):
+    """The teacher under other names, with a class more that becomes none: it teaches what it taught."""
+    content = torch.load(tiny / "teacher.pth", weights_only=True)
+    classifier = content["state_dict"]["classifier.conv.weight"]
+    content["state_dict"]["classifier.conv.weight"] = torch.cat([classifier, classifier[:1]])
+    content["config"]["num_classes"] = 12
+    names = [f"class {i}" for i in range(12)]
+    torch.save({**content, "classes": names}, tmp_path / "other.pth")
+    class_map = tmp_path / "classes.txt"
+    class_map.write_text("".join(f"{name} -> {i if i < 11 else 'none'}\n" for i, name in enumerate(names)))
+    teacher = ["--T_ckpt_path", str(tmp_path / "other.pth")]
+    with pytest.raises(ValueError, match="--class-map"):
+        train.main(arguments(tiny, tmp_path, "none", [], "--pi", *teacher))
+    mapped = arguments(tiny, tmp_path, "mapped", [], "--pi", *teacher, "--class-map", str(class_map))
+    train.main(mapped)
+    train.main(arguments(tiny, tmp_path, "plain", ["--pi"]))
+    losses = [[row["loss"] for row in rows_of(tmp_path / name)] for name in ("mapped", "plain")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert json.loads((tmp_path / "mapped/teacher.json").read_text())["class_map"] == [*range(11), None]
+    class_map.write_text(class_map.read_text().replace("none", "10"))
+    with pytest.raises(ValueError, match="not the class map that"):
+        train.main([*mapped, "--resume"])
+
+
 def test_without_a_terminal_progress_is_plain_lines(tiny, tmp_path):
     process = start(tiny, tmp_path, "run")
     _, error = process.communicate(timeout=300)

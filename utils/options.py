@@ -72,6 +72,10 @@ def make_parser() -> argparse.ArgumentParser:
 
     loss = parser.add_argument_group("losses")
     loss.add_argument("--T_ckpt_path", metavar="FILE", help="the teacher; its network is read from the file")
+    loss.add_argument("--class-map", metavar="FILE", help="'teacher class -> class of the data set' lines, or -> none")
+    loss.add_argument(
+        "--teacher-scale", type=positive, metavar="S", help="of the images that the teacher sees (the file's, or 1)"
+    )
     loss.add_argument(
         "--teacher-network", metavar="NAME", help="as --network, of a file that does not say it, or of none"
     )
@@ -210,6 +214,7 @@ def beside(options: argparse.Namespace, parser: argparse.ArgumentParser) -> argp
         changes = {"terms": terms, "save_name": name, "also": []}
         if not terms:
             changes |= {"T_ckpt_path": None, "teacher_network": None, "teacher_options": {}}
+            changes |= {"class_map": None, "teacher_scale": None}
         others.append(argparse.Namespace(**{**vars(options), **changes}))
     options.also = others
     return options
@@ -259,6 +264,9 @@ def contradictions(options: argparse.Namespace, given: set[str], network: type[S
     for name, flag in (("T_ckpt_path", "--T_ckpt_path"), ("teacher_network", "--teacher-network")):
         if getattr(options, name) and not options.terms:
             problems.append(f"{flag} has no effect without a distillation method: see --list-methods")
+    for flag in ("class-map", "teacher-scale"):
+        if getattr(options, flag.replace("-", "_")) and not has_teacher(options):
+            problems.append(f"--{flag} has no effect without a teacher")
     if options.teacher_cache and not has_teacher(options):
         problems.append("--teacher-cache has no effect without a teacher")
     if options.teacher_cache and not options.views:
@@ -321,7 +329,7 @@ def missing_files(options: argparse.Namespace) -> list[str]:
     if options.data_dir and DATASETS[options.dataset].DEFAULT_ROOT is None and not Path(options.data_dir).is_dir():
         problems.append(f"--data-dir: no folder {options.data_dir}")
     weights = ("T_ckpt_path", "S_ckpt_path", "student_pretrain_model_imgnet")
-    for name in ("data_list", "val_list", "unlabelled_list", *weights):
+    for name in ("data_list", "val_list", "unlabelled_list", "class_map", *weights):
         file = getattr(options, name)
         if file and not Path(file).is_file():
             flag = name if name.endswith("path") else name.replace("_", "-")

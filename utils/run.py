@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -85,11 +85,16 @@ class Run:
         elif "continued" in before:
             self.options["continued"] = before["continued"]
 
-    def check_teacher(self, sha256: str) -> None:
-        """Raise ValueError if this is a run to be continued that was started with another teacher."""
-        before = self.folder / "teacher.json"
-        if self.state and before.exists() and read_json(before)["sha256"] != sha256:
-            raise ValueError(f"this is not the teacher that {self.folder} was started with ({before})")
+    def check_teacher(self, sha256: str, class_map: Sequence[int | None] | None) -> None:
+        """Raise ValueError if this is a run to be continued that was started with another teacher or class map."""
+        file = self.folder / "teacher.json"
+        if not (self.state and file.exists()):
+            return
+        before = read_json(file)
+        if before["sha256"] != sha256:
+            raise ValueError(f"this is not the teacher that {self.folder} was started with ({file})")
+        if class_map and before.get("class_map", list(class_map)) != list(class_map):
+            raise ValueError(f"this is not the class map that {self.folder} was started with ({file})")
 
     def check_data(self, digest: str) -> None:
         """Raise ValueError if this is a run to be continued that was started with other training images."""

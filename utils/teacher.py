@@ -1,20 +1,23 @@
 """The teacher: a network that can answer and cannot learn."""
 
+import math
 import os
 from collections.abc import Iterable, Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segdistill.dataset import Normalization, SegmentationDataset
 from segdistill.network import SegmentationNetwork, SegmentationOutput, build_network
 from segdistill.utils.checkpoint import LoadReport, describe, load_network
+from segdistill.utils.classes import ClassMap, MappedNetwork, match_classes
 from segdistill.utils.evaluate import evaluate
-from segdistill.utils.predict import whole
+from segdistill.utils.predict import Predictor, whole
 
 
 class Teacher(nn.Module):
-    """A frozen network behind its own input convention.
+    """A frozen network behind its own input convention: normalisation, image size and classes.
 
     Frozen by construction: it has no gradient, stays in eval mode whatever ``train()`` says, and shows no parameters,
     buffers or submodules, so no optimizer, DistributedDataParallel or checkpoint can hold it.
@@ -23,6 +26,11 @@ class Teacher(nn.Module):
         network: any segmentation network; moved to ``device``.
         normalization: the convention the network was trained with.
         student_normalization: the convention of the batches that it will be given.
+        dataset: what the student learns; gives its classes and the size of its images. None for the teacher's own.
+        class_map: a file that says what the teacher's classes become, see ``segdistill.utils.classes``.
+        scale: of the images that it is shown to those that it is given; None for what its file says.
+
+    Raises: as ``segdistill.utils.classes.match_classes``.
     """
 
     def __init__(
@@ -34,8 +42,17 @@ class Teacher(nn.Module):
         memory_format: torch.memory_format = torch.contiguous_format,
         report: LoadReport | None = None,
         source: str | None = None,
+        dataset: SegmentationDataset | None = None,
+        class_map: str | os.PathLike | None = None,
+        scale: float | None = None,
     ):
         super().__init__()
+        self.class_map: ClassMap | None = None
+        if dataset is not None and network.num_classes:
+            self.class_map = match_classes(network, report, f"teacher {source}", dataset, class_map)
+            if not self.class_map.is_identity:
+                network = MappedNetwork(network, self.class_map)
+        self.scale = scale or (own_scale(report, dataset) if dataset is not None else 1.0)
         network = network.to(device, memory_format=memory_format).eval().requires_grad_(False)
         self._hidden = (network,)  # a tuple, so that nn.Module does not register it
         self.normalization, self.student_normalization = normalization, student_normalization
@@ -95,7 +112,14 @@ class Teacher(nn.Module):
             ValueError: a feature that the network does not have.
         """
         images = self.student_normalization.convert(images, self.normalization)
-        return self.network.answer(images.contiguous(memory_format=self.memory_format), frozenset(wanted))
+        return self.network.answer(self.rescale(images).contiguous(memory_format=self.memory_format), frozenset(wanted))
+
+    def rescale(self, images: Tensor) -> Tensor:
+        """Images (N, 3, H, W) at the size at which the network is shown them."""
+        if self.scale == 1:
+            return images
+        size = [max(round(side * self.scale), 1) for side in images.shape[2:]]
+        return F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
 
     def verify(self, dataset: SegmentationDataset, num_images: int = 8) -> dict:
         """Measure the teacher on evenly spaced labelled images before it is believed.
@@ -111,22 +135,12 @@ class Teacher(nn.Module):
         """
         if not self.network.num_classes:
             return self.verify_features(dataset)
-        num_classes, expected = self.network.num_classes, len(dataset.CLASSES)
-        if num_classes != expected:
-            raise ValueError(
-                f"teacher {self.source} has {num_classes} classes, {type(dataset).__name__} has {expected}: "
-                "give a teacher trained on the same classes"
-            )
-        names = self.report.classes if self.report else None
-        if names and tuple(names) != tuple(dataset.CLASSES):
-            other = next((a, b) for a, b in zip(names, dataset.CLASSES, strict=True) if a != b)
-            raise ValueError(
-                f"teacher {self.source} was trained on other classes than {type(dataset).__name__}'s: "
-                f"it calls {other[0]!r} what the data set calls {other[1]!r}"
-            )
+        if self.class_map is None:
+            match_classes(self.network, self.report, f"teacher {self.source}", dataset)
         num_images = min(num_images, len(dataset))
         indices = [i * len(dataset) // num_images for i in range(num_images)]
-        confusion = evaluate(whole(self.network), dataset, self.normalization, indices)
+        predictor = Predictor(lambda images: whole(self.network).coarse(self.rescale(images)))
+        confusion = evaluate(predictor, dataset, self.normalization, indices)
         mean_iou, constant = confusion.mean_iou(), confusion.best_constant()
         if not mean_iou > constant:
             raise ValueError(
@@ -168,7 +182,18 @@ class Teacher(nn.Module):
             "family": self.report.family if self.report else None,
             "sha256": self.report.sha256 if self.report else None,
             "num_classes": self.network.num_classes,
+            "class_map": self.class_map and self.class_map.targets,
+            "scale": self.scale,
             "num_images": num_images,
             "mean_iou": mean_iou,
         }
         return self.card
+
+
+def own_scale(report: LoadReport | None, dataset: SegmentationDataset) -> float:
+    """The size of the images that a file's network was trained on, over that of a data set's; 1 if it is not known."""
+    input_size = getattr(report, "input_size", None)
+    if not input_size:
+        return 1.0
+    height, width = dataset.read(0).image.shape[1:]
+    return math.sqrt(input_size[0] * input_size[1] / (height * width))

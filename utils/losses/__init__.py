@@ -6,6 +6,8 @@ A method is registered by its import here.
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
+
 from segdistill.network import SegmentationNetwork
 from segdistill.utils.losses.activation_boundary import ActivationBoundary, activation_boundary_loss
 from segdistill.utils.losses.at import AttentionTransfer, attention_loss
@@ -65,6 +67,8 @@ def build_losses(
         if settings.get("temperature", 1) <= 0:
             raise ValueError(f"--{method} temperature={settings['temperature']}: a temperature is above 0")
         loss = DISTILLATION_LOSSES[method].between(student, teacher, **settings)
+        if teacher.known_classes is not None:
+            loss.known_classes = torch.tensor(teacher.known_classes)
         student.check_features(loss.wanted.student)
         teacher.check_features(loss.wanted.teacher)
         losses[name] = loss

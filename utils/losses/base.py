@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from segdistill.dataset import IGNORE_INDEX
 from segdistill.network import SegmentationNetwork, SegmentationOutput, resize
+from segdistill.network.base import CLASS_MAPS
 from segdistill.utils.batch import Batch
 
 __all__ = [
@@ -78,6 +79,8 @@ class DistillationLoss(nn.Module):
         self.student_feature, _, teacher_feature = on.partition(":")
         self.teacher_feature = teacher_feature or self.student_feature
         self.wanted = Wanted(frozenset({self.student_feature}), frozenset({self.teacher_feature}))
+        # Numbers of the classes that the teacher knows, if it does not know all: then these alone are compared.
+        self.register_buffer("known_classes", None, persistent=False)
 
     @classmethod
     def between(
@@ -101,7 +104,12 @@ class DistillationLoss(nn.Module):
         teacher_feature = teacher_feature or student_feature
         student.check_features({student_feature})
         teacher.check_features({teacher_feature})
-        return student.features[student_feature].channels, teacher.features[teacher_feature].channels
+        known = teacher.known_classes
+        channels = (
+            len(known) if known and name in CLASS_MAPS else network.features[name].channels
+            for network, name in ((student, student_feature), (teacher, teacher_feature))
+        )
+        return tuple(channels)
 
     def weight_at(self, progress: float) -> float:
         """The factor of the term when ``progress`` (0..1) of the training lies behind."""
@@ -125,7 +133,23 @@ class DistillationLoss(nn.Module):
 
     def maps(self, student: SegmentationOutput, teacher: SegmentationOutput) -> tuple[Tensor, Tensor]:
         """The two maps that the term compares."""
-        return student.features[self.student_feature], teacher.features[self.teacher_feature]
+        return self.map_of(student, self.student_feature), self.map_of(teacher, self.teacher_feature)
+
+    def map_of(self, output: SegmentationOutput, name: str) -> Tensor:
+        """A feature; of logits the classes that the teacher knows."""
+        feature = output.features[name]
+        return feature if self.known_classes is None or name not in CLASS_MAPS else feature[:, self.known_classes]
+
+    def labels(self, batch: Batch) -> Tensor:
+        """The batch's labels in the numbers of the classes of ``maps``; void where the teacher does not know the class.
+
+        For terms that compare logits with labels.
+        """
+        if self.known_classes is None:
+            return batch.labels
+        numbers = batch.labels.new_full((256,), IGNORE_INDEX)
+        numbers[self.known_classes] = torch.arange(len(self.known_classes)).to(numbers)
+        return numbers[batch.labels.long()]
 
     def mask(self, batch: Batch, like: Tensor) -> dict[str, Tensor | None]:
         """The keywords ``valid`` and ``num_valid`` of the method's function, for maps of the size of ``like``."""

@@ -110,5 +110,5 @@ class Decoupled(DistillationLoss):
         student_logits, teacher_logits = self.maps(student, teacher)
         mask = self.mask(batch, teacher_logits)
         return decoupled_loss(
-            student_logits, teacher_logits, batch.labels, self.temperature, self.alpha, self.beta, **mask
+            student_logits, teacher_logits, self.labels(batch), self.temperature, self.alpha, self.beta, **mask
         )

@@ -128,7 +128,7 @@ class PixelSimilarity(DistillationLoss):
 
     def forward(self, student: SegmentationOutput, teacher: SegmentationOutput, batch: Batch) -> Tensor:
         student_maps, teacher_maps = (
-            [output.features[name] for name in names]
+            [self.map_of(output, name) for name in names]
             for output, names in zip((student, teacher), self.names, strict=True)
         )
         return pixel_similarity_loss(student_maps, teacher_maps, **self.mask(batch, teacher_maps[0]))

@@ -94,4 +94,4 @@ class WeightedSoftLabel(DistillationLoss):
     def forward(self, student: SegmentationOutput, teacher: SegmentationOutput, batch: Batch) -> Tensor:
         student_logits, teacher_logits = self.maps(student, teacher)
         options = self.mask(batch, teacher_logits)
-        return weighted_soft_label_loss(student_logits, teacher_logits, batch.labels, self.temperature, **options)
+        return weighted_soft_label_loss(student_logits, teacher_logits, self.labels(batch), self.temperature, **options)

@@ -1,0 +1,66 @@
+"""What a network costs, found without computing anything: on the meta device tensors have shapes and no values."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from segdistill.network.base import SegmentationNetwork, resize
+
+
+class Cost(NamedTuple):
+    """parameters: how many. macs: multiply-accumulates of the convolutions and matrix products that an image's logits
+    take; an operation (FLOP) is half of one. activations: bytes an image that a training step keeps for its backward
+    pass, in float32. strides and sizes: of each feature, the latter (C, h, w)."""
+
+    parameters: int
+    macs: int
+    activations: int
+    strides: Mapping[str, int]
+    sizes: Mapping[str, tuple[int, int, int]]
+
+
+def cost_of(network: SegmentationNetwork, size: tuple[int, int]) -> Cost:
+    """The cost of a network on the meta device for images of ``size`` (H, W)."""
+    network.eval()
+    image = torch.empty(1, 3, *size, device="meta")
+    with torch.no_grad():
+        with FlopCounterMode(display=False) as counter:
+            network(image)
+        features = network(image, network.features).features
+    return Cost(
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        macs=counter.get_total_flops() // 2,
+        activations=activations_of(network, size),
+        strides={name: feature.stride for name, feature in network.features.items()},
+        sizes={name: tuple(features[name].shape[1:]) for name in network.features},
+    )
+
+
+def activations_of(network: SegmentationNetwork, size: tuple[int, int]) -> int:
+    """Bytes an image of what autograd keeps of a training step: of the network and of cross-entropy on its logits.
+
+    Tensors that share memory count once, parameters not at all.
+    """
+    batch = 2  # BatchNorm does not train on one value, as a pyramid's 1x1 bin has of one image
+    kept, own = {}, {tensor.untyped_storage()._cdata for tensor in network.state_dict().values()}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            kept[storage._cdata] = storage
+        return tensor
+
+    network.train()
+    labels = torch.empty(batch, *size, dtype=torch.long, device="meta")
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = network(
+            torch.empty(batch, 3, *size, device="meta"), {"logits", "aux_logits"} & network.features.keys()
+        )
+        loss = sum(F.cross_entropy(resize(logits, size), labels) for logits in output.features.values())
+    del loss
+    network.eval()
+    return sum(storage.nbytes() for storage in kept.values()) // batch

@@ -1,0 +1,168 @@
+"""The classes of a network in those of a data set: equal, void counted as one more, or by a file that maps them.
+
+The map merges in probability space. With K(c) the network's classes that become class c,
+
+    p_c = sum_{k in K(c)} q_k / sum_{k in some K} q_k,    q = softmax(z),
+
+so what is mapped to ``none`` is left out and the rest renormalised. As logits that is log sum_{k in K(c)} exp z_k: a
+class that maps one to one keeps its logits as they are. A class with an empty K(c) is unknown to the network. It is
+never predicted, and distillation terms on logits compare the known classes alone: they leave the student's logits of
+the unknown ones without a gradient.
+"""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from segdistill.dataset import DATASETS, SegmentationDataset
+from segdistill.network import SegmentationNetwork
+from segdistill.network.base import CLASS_MAPS
+from segdistill.utils.checkpoint import LoadReport
+
+NONE, VOID = "none", "void"
+# Code bases whose releases have one class more than the data set, void, which comes last.
+VOID_LAST = {"espnet"}
+# The logit of a class that the network does not know: softmax makes it 0, and it is finite in float16.
+UNKNOWN = -1e4
+
+
+class ClassMap(NamedTuple):
+    """targets: for each class of the network the data set's class, or None; num_classes: of the data set."""
+
+    targets: tuple[int | None, ...]
+    num_classes: int
+
+    @property
+    def known(self) -> tuple[int, ...]:
+        """The data set's classes that the network knows, in order."""
+        return tuple(sorted(set(self.targets) - {None}))
+
+    @property
+    def is_identity(self) -> bool:
+        return self.targets == tuple(range(self.num_classes))
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Logits (N, len(targets), h, w) as logits (N, num_classes, h, w), -1e4 for unknown classes."""
+        mapped = logits.new_full((len(logits), self.num_classes, *logits.shape[2:]), UNKNOWN)
+        for target in self.known:
+            sources = [source for source, other in enumerate(self.targets) if other == target]
+            mapped[:, target] = logits[:, sources].logsumexp(1) if len(sources) > 1 else logits[:, sources[0]]
+        return mapped
+
+
+class MappedNetwork(SegmentationNetwork):
+    """A network that answers in the classes of another data set; all but its logits are the network's own."""
+
+    def __init__(self, network: SegmentationNetwork, class_map: ClassMap):
+        super().__init__()
+        self.network, self.class_map = network, class_map
+        self.num_classes = class_map.num_classes
+        self.known_classes = class_map.known if len(class_map.known) < self.num_classes else None
+        self.features = {
+            name: feature._replace(channels=class_map.num_classes) if name in CLASS_MAPS else feature
+            for name, feature in network.features.items()
+        }
+
+    def maps(self, images: Tensor, wanted: frozenset[str]) -> dict[str, Tensor]:
+        maps = self.network.maps(images, wanted)
+        return {name: self.class_map(value) if name in CLASS_MAPS else value for name, value in maps.items()}
+
+    def norm_before(self, feature: str) -> torch.nn.BatchNorm2d:
+        return self.network.norm_before(feature)
+
+
+def match_classes(
+    network: SegmentationNetwork,
+    report: LoadReport | None,
+    source: str,
+    dataset: SegmentationDataset | type[SegmentationDataset],
+    file: str | Path | None = None,
+) -> ClassMap:
+    """How the classes of a network become a data set's.
+
+    Args:
+        report: of the network's file; None for a network without one.
+        source: what an error calls it.
+        file: a class map, see ``read_class_map``. Without it the classes must be the data set's, or those and void
+            for code bases that count it.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``read_class_map``, or classes that do not fit, with both lists.
+    """
+    classes = tuple(dataset.CLASSES)
+    count = network.num_classes
+    own = tuple(report.classes) if report and report.classes else ()
+    names = own or usual_names(count, report)
+    if file:
+        return read_class_map(file, names or tuple(map(str, range(count))), classes)
+    if own in ((), classes) and count == len(classes):
+        return ClassMap(tuple(range(count)), count)
+    if not own and count == len(classes) + 1 and report and report.family in VOID_LAST:
+        return ClassMap((*range(len(classes)), None), len(classes))
+    owner = dataset.__name__ if isinstance(dataset, type) else type(dataset).__name__
+    raise ValueError(
+        f"{source} has {count} classes, {owner} has {len(classes)}, and they are not the same: say with "
+        f"--class-map FILE what each becomes (docs/methods.md)\n"
+        f"  {source}: {', '.join(names) or 'not named'}\n  {owner}: {', '.join(classes)}"
+    )
+
+
+def usual_names(count: int, report: LoadReport | None) -> tuple[str, ...]:
+    """The names of the one data set with so many classes, void last where the code base counts it; else none.
+
+    They name the lines of a class map and complete an error; no file is accepted on their account.
+    """
+    void = (VOID,) if report and report.family in VOID_LAST else ()
+    names = {tuple(dataset.CLASSES) for dataset in DATASETS.values() if len(dataset.CLASSES) + len(void) == count}
+    return (*names.pop(), *void) if len(names) == 1 else ()
+
+
+def read_class_map(file: str | Path, sources: Sequence[str], targets: Sequence[str]) -> ClassMap:
+    """A text file of lines ``class of the network -> class of the data set`` or ``-> none``; # begins a comment.
+
+    Every class of the network has one line; several may become one. A class may be given by its number, from 0. The
+    class void needs no line, it becomes none.
+
+    Args:
+        sources, targets: the names of the network's and of the data set's classes.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a line that is no such pair, an unknown class, one that is mapped twice or left out; names the line.
+    """
+    file = Path(file)
+    if not file.is_file():
+        raise FileNotFoundError(f"no class map {file}")
+    mapped: dict[int, int | None] = {}
+    for number, line in enumerate(file.read_text().splitlines(), 1):
+        line, where = line.partition("#")[0].strip(), f"{file}:{number}"
+        if not line:
+            continue
+        source, arrow, target = (part.strip() for part in line.partition("->"))
+        if not (source and arrow and target):
+            raise ValueError(f"{where}: expected 'class of the network -> class of the data set', not {line!r}")
+        index = index_of(source, sources, f"{where}: the network")
+        if index in mapped:
+            raise ValueError(f"{where}: {source!r} is mapped a second time")
+        mapped[index] = None if target == NONE else index_of(target, targets, f"{where}: the data set")
+    if left_out := [name for index, name in enumerate(sources) if index not in mapped and name != VOID]:
+        raise ValueError(f"{file} leaves out {', '.join(left_out)}: map each to a class of the data set or to {NONE}")
+    class_map = ClassMap(tuple(mapped.get(index) for index in range(len(sources))), len(targets))
+    if not class_map.known:
+        raise ValueError(f"{file} maps every class to {NONE}: nothing is left to compare")
+    return class_map
+
+
+def index_of(name: str, names: Sequence[str], owner: str) -> int:
+    """The number of a class that is named or numbered. ValueError with the nearest name if there is none."""
+    if name in names:
+        return names.index(name)
+    if name.isdecimal() and int(name) < len(names):
+        return int(name)
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
+    raise ValueError(f"{owner} has no class {name!r}; {hint}")
