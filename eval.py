@@ -32,9 +32,9 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--dataset", required=True, choices=sorted(DATASETS))
     parser.add_argument("--data-dir", metavar="DIR", help="folder of the data set")
     parser.add_argument("--data-list", metavar="FILE", help="'image label' lines, in place of the split's own layout")
-    parser.add_argument("--split", default="val", help="of the data set (val)")
+    parser.add_argument("--split", help="of the data set (the one that validates)")
     parser.add_argument("--class-map", metavar="FILE", help="'its class -> class of the data set' lines, or -> none")
-    parser.add_argument("--network", metavar="NAME", help="an error if the file holds another one")
+    parser.add_argument("--network", metavar="NAME", help="what the file must hold; a FILE.py:CLASS is run")
     add_switch(parser, "--count-void", "count predictions on void pixels as errors, as ESPNet's paper did")
     parser.add_argument("--num-workers", type=number(int, 0), default=1, metavar="N")
     parser.add_argument("--device", help="cuda if there is one, else cpu")
@@ -43,6 +43,7 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     options.protocol = protocol_of(options, parser) | {"count_void": options.count_void}
     data_set = DATASETS[options.dataset]
+    options.split = options.split or data_set.VALIDATION_SPLIT
     options.data_dir = options.data_dir or data_set.DEFAULT_ROOT
     if not options.data_dir:
         parser.error(f"--dataset {options.dataset} needs --data-dir")
@@ -54,7 +55,8 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     options = parse_options(argv)
     device = start_device(options.device)
-    network, report = load_network(options.checkpoint, options=options.network_options)
+    trusted = [options.network] if options.network else []
+    network, report = load_network(options.checkpoint, options=options.network_options, trusted=trusted)
     if options.network not in (None, report.config["name"]):
         raise ValueError(f"{options.checkpoint} holds a {report.config['name']}, not a {options.network}")
     dataset = build_dataset(options.dataset, options.data_dir, options.split, data_list=options.data_list)
@@ -63,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
         network = MappedNetwork(network, class_map)
     network.to(device, memory_format=torch.channels_last)
 
-    predictor = build_predictor(network, options.protocol, getattr(report, "input_size", None), options.batch_size)
+    predictor = build_predictor(network, options.protocol, report.input_size, options.batch_size)
     confusion = evaluate(
         predictor, dataset, report.normalization, None, options.num_workers, "eval", options.batch_size
     )
@@ -93,7 +95,7 @@ def summarise(
         "checkpoint": str(options.checkpoint),
         "sha256": report.sha256,
         "network": report.config,
-        "input_size": getattr(report, "input_size", None),
+        "input_size": report.input_size,
         "dataset": options.dataset,
         "data_dir": str(options.data_dir),
         "split": options.split,

@@ -38,6 +38,9 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--network-options", nargs="+", default=[], metavar="key=value", help="in place of the file's: output_stride=8"
     )
+    parser.add_argument(
+        "--trust", nargs="+", default=[], metavar="FILE.py:CLASS", help="code that may be run to build a network"
+    )
     parser.add_argument("--dataset", choices=sorted(DATASETS), help="gives the classes and the colours")
     parser.add_argument("--class-map", metavar="FILE", help="'its class -> class of the data set' lines, or -> none")
     parser.add_argument("--data-dir", metavar="DIR", help="folder of the data set")
@@ -68,6 +71,8 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     if options.images and (options.data_dir or options.data_list):
         parser.error("--images stands in place of --data-dir and --data-list: give one")
     data_set = DATASETS[options.dataset]
+    if options.images and not data_set.CLASSES:
+        parser.error(f"the classes of --dataset {options.dataset} are in its folder: --data-dir DIR --data-list FILE")
     if not options.images and not (options.data_dir or data_set.DEFAULT_ROOT):
         parser.error(f"--dataset {options.dataset} needs --data-dir, or --images PATH")
     if not options.images and options.split not in data_set.SPLITS:
@@ -86,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
     device = start_device(options.device)
     networks = {}
     for name, file in zip(checkpoint_names(options.checkpoint), options.checkpoint, strict=True):
-        network, report = load_network(file, options=options.network_options)
+        network, report = load_network(file, options=options.network_options, trusted=options.trust)
         networks[name] = network.to(device), report
 
     if options.fps:
@@ -103,7 +108,7 @@ def main(argv: list[str] | None = None) -> int:
         class_map = match_classes(network, report, name, data, options.class_map)
         if options.class_map:
             network = MappedNetwork(network, class_map)
-        predictor = build_predictor(network, options.protocol, getattr(report, "input_size", None), options.batch_size)
+        predictor = build_predictor(network, options.protocol, report.input_size, options.batch_size)
         predictors[name] = lambda image, predictor=predictor, normalization=report.normalization: predictor.class_ids(
             normalization(image[None])
         )[0].numpy()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from segdistill.dataset.normalization import CAFFE, IMAGENET
 from segdistill.network import HIDDEN, NETWORKS, build_network, network_class
 from segdistill.network.cost import Cost, cost_of
 from segdistill.utils.checkpoint import convert
@@ -20,6 +21,7 @@ from segdistill.utils.fetch import describe_files, fetch
 from segdistill.utils.flags import Parser, count, run_command
 from segdistill.utils.settings import describe_settings, parse_settings, settings_of
 
+NORMALIZATIONS = {"caffe": CAFFE, "imagenet": IMAGENET}
 PROGRAM = "python -m segdistill.network"
 
 
@@ -102,6 +104,7 @@ def convert_file(argv: Sequence[str]) -> int:
     parser.add_argument("--network", metavar="NAME", help="where the file does not tell")
     parser.add_argument("--network-options", nargs="+", default=[], metavar="key=value", help="the network's own")
     parser.add_argument("--classes", metavar="A,B,...", help="their names, by commas")
+    parser.add_argument("--normalization", choices=sorted(NORMALIZATIONS), help="colours, where the file does not tell")
     options = parser.parse_args(argv)
     if options.network_options and not options.network:
         parser.error("--network-options needs --network NAME")
@@ -111,7 +114,17 @@ def convert_file(argv: Sequence[str]) -> int:
             network_class(options.network), options.network_options, options.network, hidden=HIDDEN
         )
     classes = [name.strip() for name in options.classes.split(",")] if options.classes else None
-    print(convert(options.source, options.output, network=options.network, options=settings, classes=classes))
+    normalization = NORMALIZATIONS.get(options.normalization)
+    print(
+        convert(
+            options.source,
+            options.output,
+            network=options.network,
+            options=settings,
+            classes=classes,
+            normalization=normalization,
+        )
+    )
     return 0
 
 

@@ -85,6 +85,10 @@ def test_a_student_of_another_library_learns_and_is_evaluated_from_its_checkpoin
     assert evaluation.main([*words, "--network", network, "--output", str(tmp_path / "run/evaluation.json")]) == 0
     figures = json.loads((tmp_path / "run/evaluation.json").read_text())
     assert figures["network"]["name"] == network
+    if ".py:" in network:  # a file of weights alone does not get code to run
+        (tmp_path / "my_net.py").write_text("raise SystemExit('it ran')")
+        with pytest.raises(ValueError, match="--network"):
+            evaluation.main(words)
     assert figures["mean_iou"] == pytest.approx(
         max(row.get("val/mean_iou", 0) for row in rows_of(tmp_path / "run")), abs=1e-6
     )

@@ -149,7 +149,7 @@ def read_file(path: Path, remedy: str = "fetch it again", only_tensors: bool = F
     except Refused as error:
         raise ValueError(
             f"{path} is refused: it holds more than tensors ({error}) and could run code. "
-            f"python -m segdistill.network convert {path} --output OUT.pth reads its tensors alone and runs nothing"
+            f"python -m segdistill.network convert {path} OUT.pth reads its tensors alone and runs nothing"
         ) from None
     except Foreign as error:
         raise ValueError(f"{path} cannot be read: it is {error}: {remedy}") from None

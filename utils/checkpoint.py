@@ -4,7 +4,7 @@ import hashlib
 import math
 import os
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
@@ -59,6 +59,7 @@ def load_network(
     norm: str = "batch_norm",
     options: Sequence[str] = (),
     expected: SegmentationNetwork | None = None,
+    trusted: Collection[str] = (),
 ) -> tuple[SegmentationNetwork, LoadReport]:
     """Build the network that a checkpoint describes and load it; eval mode, on the CPU.
 
@@ -67,6 +68,7 @@ def load_network(
             ``output_stride=8``.
         expected: the network that the file must hold; a plain state dict, in that network's own or its library's keys,
             describes none and is loaded into it.
+        trusted: names of networks whose code may be run although it is not ours (``FILE.py:CLASS``).
 
     Raises: as ``load_weights``, and ValueError for a file that holds only a backbone or another network than expected,
         or options its network lacks.
@@ -78,6 +80,8 @@ def load_network(
     name = weights.config["name"]
     if expected is not None and name != expected.config["name"]:
         raise ValueError(f"{weights.source} holds a {name}, not a {expected.config['name']}")
+    if ".py:" in name and expected is None and name not in trusted:
+        raise ValueError(f"{weights.source} is of the network {name}: name that too (--network), to let its code run")
     if options:
         weights.config = weights.config | parse_settings(network_class(name), options, name, HIDDEN)
     try:

@@ -192,8 +192,7 @@ class Teacher(nn.Module):
 
 def own_scale(report: LoadReport | None, dataset: SegmentationDataset) -> float:
     """The size of the images that a file's network was trained on, over that of a data set's; 1 if it is not known."""
-    input_size = getattr(report, "input_size", None)
-    if not input_size:
+    if report is None or not report.input_size:
         return 1.0
     height, width = dataset.read(0).image.shape[1:]
-    return math.sqrt(input_size[0] * input_size[1] / (height * width))
+    return math.sqrt(math.prod(report.input_size) / (height * width))

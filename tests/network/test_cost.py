@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from segdistill.dataset.normalization import CAFFE
 from segdistill.network import SegmentationNetwork, build_network, resize
 from segdistill.network.__main__ import main
 from segdistill.network.base import Feature
@@ -91,6 +92,19 @@ def test_the_tool_makes_our_own_file_of_another(tmp_path, capsys):
     assert list(report.classes) == names
     images = torch.rand(1, 3, 32, 32)
     assert torch.equal(again(images).logits, network(images).logits)
+
+
+def test_the_tool_reads_a_bare_state_dict_that_is_described(tmp_path):
+    network = build_network("pspnet", 5, backbone="mobilenetv2")
+    torch.save(network.state_dict(), tmp_path / "bare.pth")
+    words = ["convert", str(tmp_path / "bare.pth"), str(tmp_path / "ours.pth"), "--network", "pspnet"]
+    words += ["--network-options", "backbone=mobilenetv2"]
+    with pytest.raises(ValueError, match="colours"):
+        main(words)
+    assert main([*words, "--normalization", "caffe"]) == 0
+    again, report = load_network(tmp_path / "ours.pth")
+    assert (again.num_classes, report.normalization) == (5, CAFFE)
+    assert all(torch.equal(again.state_dict()[key], value) for key, value in network.state_dict().items())
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,14 @@
 """Runs and comparisons for people: tables, sentences and the two reports in markdown."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from segdistill.dataset import SegmentationDataset, build_dataset
 from segdistill.utils.checkpoint import load_network
+from segdistill.utils.classes import MappedNetwork, match_classes
 from segdistill.utils.distributed import start_device
 from segdistill.utils.files import write_text
 from segdistill.utils.protocol import build_predictor, describe
@@ -290,23 +291,41 @@ def write_panel(comparison: Comparison, path: Path, num_images: int) -> None:
     dataset = build_dataset(
         evaluation["dataset"], evaluation["data_dir"], evaluation["split"], data_list=evaluation["data_list"]
     )
-    checkpoints = {"teacher": comparison.teacher} if comparison.teacher else {}
-    checkpoints |= {group.name: group.first.checkpoint for group in comparison.groups}
-    rows = predict_rows(list(checkpoints.values()), dataset, evaluation["protocol"], num_images)
+    mapped = evaluation["protocol"].get("class_map")
+    checkpoints = {"teacher": (comparison.teacher, teachers_map(comparison))} if comparison.teacher else {}
+    checkpoints |= {group.name: (group.first.checkpoint, mapped) for group in comparison.groups}
+    runs = [group.first.options for group in comparison.groups]
+    own = {run[key] for run in runs for key in ("network", "teacher_network") if run.get(key)}  # these code, they ran
+    rows = predict_rows(list(checkpoints.values()), dataset, evaluation["protocol"], num_images, own)
     draw_panel(rows, ["image", "truth", *checkpoints], path, dataset.CLASSES, dataset.PALETTE)
 
 
+def teachers_map(comparison: Comparison) -> str | None:
+    """The class map by which the teacher taught."""
+    return next((g.first.options["class_map"] for g in comparison.groups if g.first.options.get("class_map")), None)
+
+
 def predict_rows(
-    checkpoints: Sequence[Path], dataset: SegmentationDataset, protocol: Mapping, num_images: int
+    checkpoints: Sequence[tuple[Path, str | None]],
+    dataset: SegmentationDataset,
+    protocol: Mapping,
+    num_images: int,
+    trusted: Collection[str] = (),
 ) -> list[list[np.ndarray]]:
-    """For each image: the image (H, W, 3), its truth (H, W), and the ids (H, W) that each checkpoint predicts."""
+    """For each image: the image (H, W, 3), its truth (H, W), and the ids (H, W) that each checkpoint predicts.
+
+    Beside a checkpoint stands its class map, if it needs one; ``trusted`` as in ``load_network``.
+    """
     num_images = min(num_images, len(dataset))
     samples = [dataset[i * len(dataset) // num_images] for i in range(num_images)]
     rows = [[sample.image.permute(1, 2, 0).numpy(), sample.label.numpy()] for sample in samples]
     device = start_device(None)
-    for checkpoint in checkpoints:
-        network, report = load_network(checkpoint)
-        predictor = build_predictor(network.to(device), protocol, getattr(report, "input_size", None))
+    for checkpoint, file in checkpoints:
+        network, report = load_network(checkpoint, trusted=trusted)
+        class_map = match_classes(network, report, checkpoint, dataset, file)
+        if not class_map.is_identity:
+            network = MappedNetwork(network, class_map)
+        predictor = build_predictor(network.to(device), protocol, report.input_size)
         for row, sample in zip(rows, samples, strict=True):
             row.append(predictor.class_ids(report.normalization(sample.image[None]))[0].numpy())
     return rows
