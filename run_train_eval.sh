@@ -1,31 +1,28 @@
 #!/usr/bin/env bash
 # The ablation in one command: a teacher (trained here if none is given), the student alone and the student distilled,
 # with the same seeds; then all evaluated and compared. Every setting can be overridden from the environment:
-#   is_ho_use=false methods="--cwd weight=3" seeds="0 1 2" teacher=ckpt/teacher.pth dataset=cityscapes data_dir=DIR bash run_train_eval.sh
-# The defaults run on generated street scenes, without any download, in about twelve minutes on two CPU cores.
+#   methods="--cwd weight=3" seeds="0 1 2" teacher=ckpt/teacher.pth dataset=cityscapes data_dir=DIR bash run_train_eval.sh
+# labels=N keeps the labels of N training images: alone, the student learns from these; distilled, from the others too,
+# which make up the part share=S of every batch; and a third group learns, alone, from all labels.
+# The defaults run on generated street scenes, without any download, in about ten minutes on two CPU cores: three seeds,
+# 20 labels of 400, and the teacher that comes with the project (ckpt/scenes_teacher.pth; teacher=train trains one).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"  # experiments/ source this file
 # Waiting OpenMP threads sleep: on a few busy cores, spinning ones slow a step down several times.
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 
-is_pi_use=${is_pi_use:-true}    # pixel-wise distillation
-is_pa_use=${is_pa_use:-true}    # pair-wise distillation
-is_ho_use=${is_ho_use:-true}    # holistic (adversarial) distillation
-methods=${methods:-}            # any others, as train.py takes them: python train.py --list-methods
-seeds=${seeds:-0}
-
 dataset=${dataset:-scenes}
-teacher=${teacher:-}            # a checkpoint; empty: train one
-train_flags=${train_flags:-}    # what shall differ from the data set's recipe, for teacher and students alike
-student_flags=${student_flags:-}
 case $dataset in
 scenes)
     data_dir=${data_dir:-data/scenes}
+    teacher=${teacher:-ckpt/scenes_teacher.pth}
     teacher_network=${teacher_network:-"--network espnet_c --network-options p=2 q=8"}
     student_network=${student_network:-"--network espnet_c --network-options p=2 q=3"}
     teacher_flags=${teacher_flags:-"--num-steps 800"}
     train_flags=${train_flags:-"--preload --num-workers 1"}
-    pi=${pi:-"weight=1"} pa=${pa:-"on=layer3"} ho=${ho:-"weight=0.01"}
+    is_ho_use=${is_ho_use:-false}    # the critic costs more than this student
+    pi=${pi:-"weight=3"} pa=${pa:-"on=layer3"} ho=${ho:-"weight=0.01"}
+    labels=${labels-20} share=${share-0.5} seeds=${seeds:-0 1 2}
     ;;
 *)
     teacher_network=${teacher_network:-"--network pspnet --network-options backbone=resnet101_v1s"}
@@ -33,7 +30,17 @@ scenes)
     ;;
 esac
 data_dir=${data_dir:?the folder of $dataset}
-teacher_flags=${teacher_flags:-} pi=${pi:-} pa=${pa:-} ho=${ho:-}    # settings of the three: pi="weight=80"
+is_pi_use=${is_pi_use:-true}    # pixel-wise distillation
+is_pa_use=${is_pa_use:-true}    # pair-wise distillation
+is_ho_use=${is_ho_use:-true}    # holistic (adversarial) distillation
+methods=${methods:-}            # any others, as train.py takes them: python train.py --list-methods
+pi=${pi:-} pa=${pa:-} ho=${ho:-}    # settings of the three: pi="weight=80"
+seeds=${seeds:-0}
+labels=${labels:-} share=${share:-}
+teacher=${teacher:-train}       # a checkpoint; train: train one
+if [ "$teacher" = train ]; then teacher=; fi
+train_flags=${train_flags:-}    # what shall differ from the data set's recipe, for teacher and students alike
+teacher_flags=${teacher_flags:-} student_flags=${student_flags:-}
 split=${split:-val}
 name=${name:-ablation_$dataset}
 output=${output:-snapshots/$name}
@@ -60,6 +67,8 @@ distilled_name=$(printf '%s' "${terms[*]}" | sed 's/^--//; s/ --/+/g; s/[^A-Za-z
 data=(--dataset "$dataset" --data-dir "$data_dir")
 common=("${data[@]}" --snapshot-dir "$output" --resume $train_flags)
 train_student() { $launch train.py $student_network "${common[@]}" $student_flags "$@"; }
+train_alone() { train_student ${labels:+--num-labels "$labels"} "$@"; }
+train_distilled() { train_alone ${share:+--unlabelled-share "$share"} "${terms[@]}" "$@"; }
 train_teacher() { $launch train.py $teacher_network "${common[@]}" $teacher_flags "$@"; }
 evaluate() {  # run folder
     $python eval.py "${data[@]}" --split "$split" --checkpoint "$output/$1/best.pth" --output "$output/$1/evaluation.json"
@@ -69,7 +78,7 @@ evaluate() {  # run folder
 for seed in $seeds; do
     case $seed in *[!0-9]*) echo "seeds: expected whole numbers, not '$seed'" >&2; exit 2 ;; esac
 done
-train_student "${terms[@]}" ${teacher:+--T_ckpt_path "$teacher"} --check
+train_distilled ${teacher:+--T_ckpt_path "$teacher"} --check
 if [ -z "$teacher" ]; then train_teacher --check; fi
 # What these cannot know: the split of the evaluation, and what the terms ask of a teacher that is yet to be trained.
 $python -c '
@@ -102,19 +111,27 @@ if [ -z "$teacher" ]; then
     teacher=$output/teacher/best.pth
 fi
 
-alone=() distilled=()
+alone=() distilled=() all_labels=()
 for seed in $seeds; do
     echo "== student alone, seed $seed"
-    train_student --seed "$seed" --save-name "alone_seed$seed"
+    train_alone --seed "$seed" --save-name "alone_seed$seed"
     evaluate "alone_seed$seed"
     echo "== student distilled by ${terms[*]}, seed $seed"
-    train_student --seed "$seed" --save-name "${distilled_name}_seed$seed" --T_ckpt_path "$teacher" "${terms[@]}"
+    train_distilled --seed "$seed" --save-name "${distilled_name}_seed$seed" --T_ckpt_path "$teacher"
     evaluate "${distilled_name}_seed$seed"
+    if [ -n "$labels" ]; then
+        echo "== student alone with all labels, seed $seed"
+        train_student --seed "$seed" --save-name "all_labels_seed$seed"
+        evaluate "all_labels_seed$seed"
+        all_labels+=("$output/all_labels_seed$seed")
+    fi
     alone+=("$output/alone_seed$seed") distilled+=("$output/${distilled_name}_seed$seed")
 done
 
 echo "== comparison"
-$python -m segdistill.utils.report --baseline "${alone[@]}" --group auto "${distilled[@]}" --teacher "$teacher" --output "$output"
+groups=(--group auto "${distilled[@]}")
+if [ -n "$labels" ]; then groups+=(--group "all labels" "${all_labels[@]}" --vary num_labels ${share:+unlabelled_share}); fi
+$python -m segdistill.utils.report --baseline "${alone[@]}" "${groups[@]}" --teacher "$teacher" --output "$output"
 if [ "$dataset" = scenes ] || [ "$dataset" = cityscapes ]; then
     checkpoint=${distilled[0]}/best.pth split=test dataset=$dataset data_dir=$data_dir output=$output/submission python=$python bash test.sh
 fi

@@ -11,8 +11,8 @@ python=${python:-python}
 name=${name:-$(basename "$0" .sh)}
 seeds=${seeds:-0} teacher_flags=${teacher_flags:-} student_flags=${student_flags:-}
 
-# A smoke run replaces the data set, which then need not be there.
-[ -z "${SMOKE:-}" ] || dataset=scenes
+# A smoke run replaces the data set, which then need not be there; its defaults are those of the recipe.
+[ -z "${SMOKE:-}" ] || dataset=scenes labels= share= is_ho_use=${is_ho_use:-true}
 missing=$($python -c '
 import sys
 from segdistill.dataset import DATASETS

@@ -1,5 +1,7 @@
 """A data set of a few small pictures that a teacher of known weights labels perfectly."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,12 @@ from segdistill.dataset.normalization import IMAGENET
 from segdistill.network import build_network
 from segdistill.utils.checkpoint import atomic_save, export_weights
 from segdistill.utils.predict import class_ids, whole
+
+
+def pytest_configure(config):
+    if hasattr(config, "workerinput"):  # the workers of pytest-xdist share the cores, and so do the processes they start
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -154,7 +154,7 @@ def test_the_ablation_runs_from_teacher_to_submission(tmp_path):
     python = sys.executable
     counts = ["--num-train", "8", "--num-val", "4", "--num-test", "2"]
     scenes = tmp_path / "scenes"
-    subprocess.run([python, "-m", "segdistill.dataset", "scenes", scenes, *counts], cwd=ROOT, check=True)
+    subprocess.run([python, "-m", "segdistill.dataset.scenes", scenes, *counts], cwd=ROOT, check=True)
     settings = {
         "python": python,
         "data_dir": str(scenes),
@@ -162,7 +162,7 @@ def test_the_ablation_runs_from_teacher_to_submission(tmp_path):
         "train_flags": "--input-size 96,192 --batch-size 4 --preload --num-workers 0",
         "teacher_flags": "--num-steps 30",
         "student_flags": "--num-steps 8",
-        "seeds": "0 1",
+        **{"seeds": "0", "labels": "4", "share": "0.5", "teacher": "train"},
         "is_ho_use": "False",
         "is_pa_use": "TRUE",
         "methods": "--cwd weight=1",
@@ -171,7 +171,8 @@ def test_the_ablation_runs_from_teacher_to_submission(tmp_path):
     done = subprocess.run(command, cwd=ROOT, env=os.environ | settings, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert re.search(r"(?i)delta", done.stdout)
-    assert (tmp_path / "out/pi_weight=1+pa_on=layer3+cwd_weight=1_seed1/evaluation.json").is_file()
+    assert (tmp_path / "out/pi_weight=3+pa_on=layer3+cwd_weight=1_seed0/evaluation.json").is_file()
+    assert "| all labels" in (tmp_path / "out/report.md").read_text()
     for name in ("report.md", "curves.png", "panel.png"):
         assert (tmp_path / "out" / name).stat().st_size > 0
     submission = list((tmp_path / "out/submission/labels").glob("*.png"))

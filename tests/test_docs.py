@@ -19,6 +19,7 @@ import test as prediction
 import train
 from segdistill.dataset import DATASETS
 from segdistill.network import NETWORKS
+from segdistill.network.__main__ import main as network_tool
 from segdistill.utils.checkpoint import load_network
 from segdistill.utils.losses import DISTILLATION_LOSSES
 from segdistill.utils.options import parse_options
@@ -169,6 +170,7 @@ def test_a_command_of_the_documentation_parses(page, command, concrete, extended
     assert_parses(words[start + 1], words[start + 2 :])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("page", "command"), SHELL_COMMANDS, ids=[" ".join(pair)[:70] for pair in SHELL_COMMANDS])
 def test_a_script_of_the_documentation_calls_commands_that_parse(page, command, concrete, tmp_path):
     """With an interpreter that notes its arguments and does nothing but answer what a script asks the package."""
@@ -198,10 +200,13 @@ def test_a_script_of_the_documentation_calls_commands_that_parse(page, command, 
 
 @pytest.fixture
 def flags(capsys):
-    """Every flag of the three commands."""
+    """Every flag of the three commands and of the network tool."""
     for parse in PARSERS.values():
         with pytest.raises(SystemExit):
             parse(["--help"])
+    for command in ("convert", "fetch", "pspnet"):
+        with pytest.raises(SystemExit):
+            network_tool([command, "--help"])
     return {*re.findall(r"--[\w-]+", capsys.readouterr().out), *(f"--{flag}" for flag in DISTILLATION_LOSSES)}
 
 

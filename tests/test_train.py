@@ -227,6 +227,7 @@ def bad_critic(learner):
     learner.objective.losses["ho"].discriminator.last.bias.data[0] = float("nan")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [bad_weight, bad_buffer, bad_momentum, bad_critic])
 def test_nothing_that_is_not_finite_is_ever_saved(tiny, tmp_path, monkeypatch, fault):
     with monkeypatch.context() as context:
@@ -257,6 +258,7 @@ def test_adapters_train_and_stay_out_of_the_student(tiny, tmp_path):
     assert not any("adapter" in key for key in network.state_dict())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "more", [["--ema", "0.5"], ["--clip-norm", "0.1"], ["--accumulate", "2"], ["--fp16"], [*PSPNET, "--bf16"]]
 )
@@ -407,6 +409,7 @@ def test_a_teacher_of_other_classes_trains_the_student_that_its_class_map_says(t
         train.main([*mapped, "--resume"])
 
 
+@pytest.mark.slow
 def test_without_a_terminal_progress_is_plain_lines(tiny, tmp_path):
     process = start(tiny, tmp_path, "run")
     _, error = process.communicate(timeout=300)
@@ -423,6 +426,7 @@ def beside(tiny, folder, *more):
     return arguments(tiny, folder, "main", BESIDE["main"], *also, *more)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "more", [[], ["--accumulate", "2", "--ema", "0.5", "--batch-size", "4"]], ids=["plain", "parts"]
 )

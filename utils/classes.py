@@ -95,6 +95,8 @@ def match_classes(
     """
     classes = tuple(dataset.CLASSES)
     count = network.num_classes
+    if not count:
+        raise ValueError(f"{source} has no classes, so it predicts nothing")
     own = tuple(report.classes) if report and report.classes else ()
     names = own or usual_names(count, report)
     if file:

@@ -13,6 +13,8 @@ import torch
 from segdistill.libs import FALLBACK
 from segdistill.libs.extension import library_path
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 TRAIN = """
 import torch

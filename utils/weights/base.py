@@ -48,7 +48,7 @@ def name_of_resnet(state_dict: Mapping[str, Tensor], prefix: str = "") -> str:
     depth = count_blocks(state_dict, f"{prefix}layer3")
     names = {2: "resnet18", 6: "resnet50", 23: "resnet101"}
     if depth not in names:
-        raise ValueError(f"a ResNet with {depth} blocks in layer3 is not known; known: {names}")
+        raise ValueError(f"it holds a ResNet with {depth} blocks in layer3; known: {names}")
     deep = f"{prefix}conv3.weight" in state_dict or f"{prefix}conv1.6.weight" in state_dict
     return names[depth] + ("_v1s" if deep else "")
 

@@ -52,7 +52,7 @@ def read_raw(state_dict: Mapping[str, Tensor], config: Mapping) -> Weights:
 
 
 def read_plain(state_dict: Mapping[str, Tensor], network: SegmentationNetwork) -> Weights | None:
-    """A state dict that has every entry of a library's ``network``, by its keys here or there; None if it does not."""
+    """A state dict that fits a library's ``network``, by its keys here or there; None if it does not."""
     family, colon, _ = network.config["name"].partition(":")
     if not colon:
         return None
@@ -60,7 +60,7 @@ def read_plain(state_dict: Mapping[str, Tensor], network: SegmentationNetwork) -
     needed = {key for key in own if not key.endswith("num_batches_tracked")}
     for prefix in ("", "model."):
         renamed = {prefix + key: value for key, value in state_dict.items()}
-        if needed <= renamed.keys():
+        if needed <= renamed.keys() and all(renamed[key].shape == own[key].shape for key in needed):
             kept = {key: value for key, value in renamed.items() if key in own}
             skipped = sorted(renamed.keys() - kept.keys())  # the library's classifier of whole images
             return Weights(family, kept, network.config, network.normalization or IMAGENET, skipped=skipped)
