@@ -38,6 +38,7 @@ pi=${pi:-} pa=${pa:-} ho=${ho:-}    # settings of the three: pi="weight=80"
 seeds=${seeds:-0}
 labels=${labels:-} share=${share:-}
 teacher=${teacher:-train}       # a checkpoint; train: train one
+class_map=${class_map:-}        # a file, if the teacher has other classes
 if [ "$teacher" = train ]; then teacher=; fi
 train_flags=${train_flags:-}    # what shall differ from the data set's recipe, for teacher and students alike
 teacher_flags=${teacher_flags:-} student_flags=${student_flags:-}
@@ -68,10 +69,11 @@ data=(--dataset "$dataset" --data-dir "$data_dir")
 common=("${data[@]}" --snapshot-dir "$output" --resume $train_flags)
 train_student() { $launch train.py $student_network "${common[@]}" $student_flags "$@"; }
 train_alone() { train_student ${labels:+--num-labels "$labels"} "$@"; }
-train_distilled() { train_alone ${share:+--unlabelled-share "$share"} "${terms[@]}" "$@"; }
+train_distilled() { train_alone ${share:+--unlabelled-share "$share"} ${class_map:+--class-map "$class_map"} "${terms[@]}" "$@"; }
 train_teacher() { $launch train.py $teacher_network "${common[@]}" $teacher_flags "$@"; }
-evaluate() {  # run folder
-    $python eval.py "${data[@]}" --split "$split" --checkpoint "$output/$1/best.pth" --output "$output/$1/evaluation.json"
+evaluate() {  # name of a run, more flags
+    local folder=$output/$1; shift
+    $python eval.py "${data[@]}" --split "$split" --checkpoint "$folder/best.pth" --output "$folder/evaluation.json" "$@"
 }
 
 # Everything is checked before the first step of the first run.
@@ -107,8 +109,12 @@ run_command(main)
 if [ -z "$teacher" ]; then
     echo "== teacher"
     train_teacher --save-name teacher
-    evaluate teacher
     teacher=$output/teacher/best.pth
+fi
+shown_teacher=$teacher
+if [ -z "$class_map" ]; then
+    evaluate teacher --checkpoint "$teacher"
+    shown_teacher=$output/teacher
 fi
 
 alone=() distilled=() all_labels=()
@@ -131,7 +137,7 @@ done
 echo "== comparison"
 groups=(--group auto "${distilled[@]}")
 if [ -n "$labels" ]; then groups+=(--group "all labels" "${all_labels[@]}" --vary num_labels ${share:+unlabelled_share}); fi
-$python -m segdistill.utils.report --baseline "${alone[@]}" "${groups[@]}" --teacher "$teacher" --output "$output"
+$python -m segdistill.utils.report --baseline "${alone[@]}" "${groups[@]}" --teacher "$shown_teacher" --output "$output"
 if [ "$dataset" = scenes ] || [ "$dataset" = cityscapes ]; then
     checkpoint=${distilled[0]}/best.pth split=test dataset=$dataset data_dir=$data_dir output=$output/submission python=$python bash test.sh
 fi

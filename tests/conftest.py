@@ -15,7 +15,7 @@ from segdistill.utils.predict import class_ids, whole
 
 
 def pytest_configure(config):
-    if hasattr(config, "workerinput"):  # the workers of pytest-xdist share the cores, and so do the processes they start
+    if hasattr(config, "workerinput"):  # workers, and the processes they start, share the cores
         os.environ.setdefault("OMP_NUM_THREADS", "1")
         torch.set_num_threads(1)
 

@@ -135,8 +135,7 @@ def compare_groups(
         group.delta = delta_of(sides[0], group)
     check_varied(sides, varied)
 
-    checkpoint = teacher_checkpoint(teacher) if teacher else None
-    evaluation = read_evaluation(checkpoint.parent) if checkpoint else None
+    checkpoint, evaluation = teacher_files(teacher) if teacher else (None, None)
     if evaluation and evaluation["sha256"] != sha256_of(checkpoint):
         evaluation = None
     runs = named_runs(sides)
@@ -174,14 +173,16 @@ def delta_of(baseline: Group, group: Group) -> Delta:
     return Delta(seeds, classes)
 
 
-def teacher_checkpoint(teacher: Path) -> Path:
-    """The checkpoint that a run's folder holds (the evaluated one), or the file itself."""
+def teacher_files(teacher: Path) -> tuple[Path, dict | None]:
+    """A checkpoint and its evaluation: of a run's folder, of one that holds an evaluation alone, or beside a file."""
+    evaluation = read_evaluation(teacher if teacher.is_dir() else teacher.parent)
     if teacher.is_dir():
-        evaluation = read_evaluation(teacher)
-        teacher = teacher / (Path(evaluation["checkpoint"]).name if evaluation else "best.pth")
+        named = Path(evaluation["checkpoint"]) if evaluation else Path("best.pth")
+        inside = teacher / named.name  # a run may have been moved since
+        teacher = inside if inside.is_file() else named
     if not teacher.is_file():
         raise FileNotFoundError(f"no teacher {teacher}: give the folder of a run or a checkpoint")
-    return teacher
+    return teacher, evaluation
 
 
 # ------------------------------------------------------------------------------------------------- what is refused
