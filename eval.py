@@ -35,6 +35,7 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--split", help="of the data set (the one that validates)")
     parser.add_argument("--class-map", metavar="FILE", help="'its class -> class of the data set' lines, or -> none")
     parser.add_argument("--network", metavar="NAME", help="what the file must hold; a FILE.py:CLASS is run")
+    add_switch(parser, "--check", "check options and data, and stop before the checkpoint is read")
     add_switch(parser, "--count-void", "count predictions on void pixels as errors, as ESPNet's paper did")
     parser.add_argument("--num-workers", type=number(int, 0), default=1, metavar="N")
     parser.add_argument("--device", help="cuda if there is one, else cpu")
@@ -55,11 +56,13 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     options = parse_options(argv)
     device = start_device(options.device)
+    dataset = build_dataset(options.dataset, options.data_dir, options.split, data_list=options.data_list)
+    if options.check:
+        return 0
     trusted = [options.network] if options.network else []
     network, report = load_network(options.checkpoint, options=options.network_options, trusted=trusted)
     if options.network not in (None, report.config["name"]):
         raise ValueError(f"{options.checkpoint} holds a {report.config['name']}, not a {options.network}")
-    dataset = build_dataset(options.dataset, options.data_dir, options.split, data_list=options.data_list)
     class_map = match_classes(network, report, options.checkpoint, dataset, options.class_map)
     if options.class_map:  # without one, void stays a class of releases that count it, and to predict it is an error
         network = MappedNetwork(network, class_map)

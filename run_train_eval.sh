@@ -80,31 +80,14 @@ evaluate() {  # name of a run, more flags
 for seed in $seeds; do
     case $seed in *[!0-9]*) echo "seeds: expected whole numbers, not '$seed'" >&2; exit 2 ;; esac
 done
-train_distilled ${teacher:+--T_ckpt_path "$teacher"} --check
-if [ -z "$teacher" ]; then train_teacher --check; fi
-# What these cannot know: the split of the evaluation, and what the terms ask of a teacher that is yet to be trained.
-$python -c '
-import sys
-from segdistill.dataset import DATASETS
-from segdistill.network import build_network
-from segdistill.utils.flags import run_command
-from segdistill.utils.losses import build_losses
-from segdistill.utils.options import parse_options
-
-def main():
-    split, given, untrained, *words = sys.argv[1:]
-    student, teacher = parse_options(words), parse_options(untrained.split())
-    dataset = DATASETS[student.dataset]
-    if split not in dataset.SPLITS:
-        known = ", ".join(dataset.SPLITS)
-        raise ValueError(f"{student.dataset} has no split {split!r}; known: {known}")
-    networks = (build_network(x.network, len(dataset.CLASSES), **x.network_options) for x in (student, teacher))
-    if not given:
-        build_losses(student.terms, *networks)
-
-sys.argv[0] = "run_train_eval.sh"
-run_command(main)
-' "$split" "$teacher" "$teacher_network" $student_network "${common[@]}" $student_flags "${terms[@]}" --check
+evaluate teacher --check
+if [ -n "$teacher" ]; then
+    train_distilled --T_ckpt_path "$teacher" --check
+else  # what the terms ask of the teacher is seen from its network
+    untrained=${teacher_network/--network-options/--teacher-options}
+    train_distilled ${untrained/--network /--teacher-network } --check
+    train_teacher --check
+fi
 
 if [ -z "$teacher" ]; then
     echo "== teacher"

@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for student in students:
         student.learn_from(teacher)
     val_set = build_val_set(options) if any(student.learns_classes for student in students) else None
-    if teacher:
+    if teacher and teacher.report:  # else it is to be trained yet: --check
         verify(teacher, train_set, val_set)
     if options.check:
         return 0
@@ -172,12 +172,15 @@ def build_teacher(
     place |= {"dataset": dataset, "class_map": options.class_map, "scale": options.teacher_scale}
     if options.teacher_network:
         network, file, classes = options.teacher_network, options.T_ckpt_path, len(dataset.CLASSES)
-        teacher = Teacher.from_network(network, convention, file, classes, options.teacher_options, **place)
+        teacher = Teacher.from_network(
+            network, convention, file, classes, options.teacher_options, options.check, **place
+        )
     else:
         teacher = Teacher.from_checkpoint(options.T_ckpt_path, convention, **place)
-    for student in students:
-        student.run.check_teacher(teacher.report.sha256, teacher.class_map and teacher.class_map.targets)
-    logger.info("teacher %s: %s", teacher.source, teacher.report)
+    if teacher.report:
+        for student in students:
+            student.run.check_teacher(teacher.report.sha256, teacher.class_map and teacher.class_map.targets)
+        logger.info("teacher %s: %s", teacher.source, teacher.report)
     return teacher
 
 

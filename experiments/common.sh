@@ -1,5 +1,4 @@
-# The last line of every recipe: run_train_eval.sh with the recipe's variables. Exit code 3, and a line that names it, if
-# the data set or a network is not implemented yet. From the environment, for every recipe:
+# The last line of every recipe: run_train_eval.sh with the recipe's variables. From the environment, for every recipe:
 #   data_dir          folder of the data set
 #   backbone          ImageNet weights of the student's backbone
 #   teacher           a checkpoint; without it teacher_backbone, the ImageNet weights to train one from by the same recipe
@@ -13,20 +12,6 @@ seeds=${seeds:-0} teacher_flags=${teacher_flags:-} student_flags=${student_flags
 
 # A smoke run replaces the data set, which then need not be there; its defaults are those of the recipe.
 [ -z "${SMOKE:-}" ] || dataset=scenes labels= share= is_ho_use=${is_ho_use:-true}
-missing=$($python -c '
-import sys
-from segdistill.dataset import DATASETS
-from segdistill.network import NETWORKS
-dataset, *words = sys.argv[1:]
-wanted = {f"data set {dataset}": dataset in DATASETS}
-wanted |= {f"network {name}": name in NETWORKS for flag, name in zip(words, words[1:]) if flag == "--network"}
-print(", ".join(what for what, there in wanted.items() if not there))
-' "$dataset" $teacher_network $student_network)
-if [ -n "$missing" ]; then
-    echo "$name: not implemented yet: $missing" >&2
-    exit 3
-fi
-
 if [ -n "${SMOKE:-}" ]; then
     smoke=${smoke:-$(mktemp -d)} seeds=0
     data_dir=$smoke/scenes split=val output=$smoke/$name

@@ -72,6 +72,7 @@ class Teacher(nn.Module):
         path: str | os.PathLike | None = None,
         num_classes: int | None = None,
         settings: Mapping[str, object] | None = None,
+        untrained: bool = False,
         **options,
     ) -> "Teacher":
         """A network by name, with the weights that its library publishes or those of a file.
@@ -79,13 +80,18 @@ class Teacher(nn.Module):
         Args:
             name, settings: as ``segdistill.network.build_network``; without a file the settings say pretrained=true.
             path: a file that describes the same network, or a plain state dict in its keys or its library's.
-            num_classes: of the network in a file that does not say it.
+            num_classes: of the network in a file that does not say it, or of an untrained one.
+            untrained: take random weights where there are no others, to see what terms would ask of the network; such
+                a teacher has no report.
 
         Raises: as ``build_network`` and ``segdistill.utils.checkpoint.load_network``, and ValueError for a network
             that has neither a file nor published weights.
         """
         settings = dict(settings or {})
         if path is None and not settings.get("pretrained"):
+            if untrained:
+                network = build_network(name, num_classes, **settings)
+                return cls(network, student_normalization, student_normalization, source=name, **options)
             raise ValueError(f"{name} without weights is untrained and teaches nothing: give a file or pretrained=true")
         if path is None:
             network = build_network(name, None, **settings)
