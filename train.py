@@ -171,10 +171,8 @@ def build_teacher(
     convention, place = students[0].normalization, {"device": device, "memory_format": memory_format(options)}
     place |= {"dataset": dataset, "class_map": options.class_map, "scale": options.teacher_scale}
     if options.teacher_network:
-        network, file, classes = options.teacher_network, options.T_ckpt_path, len(dataset.CLASSES)
-        teacher = Teacher.from_network(
-            network, convention, file, classes, options.teacher_options, options.check, **place
-        )
+        place |= {"num_classes": len(dataset.CLASSES), "settings": options.teacher_options, "untrained": options.check}
+        teacher = Teacher.from_network(options.teacher_network, convention, options.T_ckpt_path, **place)
     else:
         teacher = Teacher.from_checkpoint(options.T_ckpt_path, convention, **place)
     if teacher.report:

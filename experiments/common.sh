@@ -10,9 +10,9 @@ python=${python:-python}
 name=${name:-$(basename "$0" .sh)}
 seeds=${seeds:-0} teacher_flags=${teacher_flags:-} student_flags=${student_flags:-}
 
-# A smoke run replaces the data set, which then need not be there; its defaults are those of the recipe.
-[ -z "${SMOKE:-}" ] || dataset=scenes labels= share= is_ho_use=${is_ho_use:-true}
 if [ -n "${SMOKE:-}" ]; then
+    # It replaces the data set, not the recipe's settings.
+    dataset=scenes labels= share= is_ho_use=${is_ho_use:-true}
     smoke=${smoke:-$(mktemp -d)} seeds=0
     data_dir=$smoke/scenes split=val output=$smoke/$name
     $python -m segdistill.dataset.scenes "$data_dir" --num-train 8 --num-val 4 --num-test 2 --size 64 128
