@@ -37,7 +37,17 @@ def make_parser() -> argparse.ArgumentParser:
         "--list-methods names them. Defaults marked (recipe) are the data set's.",
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=120),
     )
-    data = parser.add_argument_group("data")
+    add_data_flags(parser.add_argument_group("data"))
+    add_student_flags(parser.add_argument_group("student"))
+    add_loss_flags(parser.add_argument_group("losses"))
+    for flag in DISTILLATION_LOSSES:
+        parser.add_argument(f"--{flag}", action=AddTerm, nargs="*", dest="terms", default=[], help=argparse.SUPPRESS)
+    add_optimisation_flags(parser.add_argument_group("optimisation"))
+    add_run_flags(parser.add_argument_group("run"))
+    return parser
+
+
+def add_data_flags(data: argparse._ArgumentGroup) -> None:
     data.add_argument("--dataset", default="scenes", choices=sorted(DATASETS), help="scenes is made on first use")
     data.add_argument("--data-dir", metavar="DIR", help="folder of the data set")
     data.add_argument("--data-list", metavar="FILE", help="'image label' lines in place of the training split")
@@ -57,7 +67,8 @@ def make_parser() -> argparse.ArgumentParser:
     )
     data.add_argument("--num-workers", type=number(int, 0), default=2, metavar="N", help="loader processes")
 
-    student = parser.add_argument_group("student")
+
+def add_student_flags(student: argparse._ArgumentGroup) -> None:
     student.add_argument(
         "--network",
         default="pspnet",
@@ -70,7 +81,8 @@ def make_parser() -> argparse.ArgumentParser:
     student.add_argument("--student-pretrain-model-imgnet", metavar="FILE", help="ImageNet weights of the backbone")
     student.add_argument("--S_ckpt_path", metavar="FILE", help="a checkpoint of the whole student to start from")
 
-    loss = parser.add_argument_group("losses")
+
+def add_loss_flags(loss: argparse._ArgumentGroup) -> None:
     loss.add_argument("--T_ckpt_path", metavar="FILE", help="the teacher; its network is read from the file")
     loss.add_argument("--class-map", metavar="FILE", help="'teacher class -> class of the data set' lines, or -> none")
     loss.add_argument(
@@ -97,10 +109,9 @@ def make_parser() -> argparse.ArgumentParser:
         help="train another student beside "
         "this one, from the same batches and teacher: --also alone= --also cwd='--cwd weight=3'",
     )
-    for flag in DISTILLATION_LOSSES:
-        parser.add_argument(f"--{flag}", action=AddTerm, nargs="*", dest="terms", default=[], help=argparse.SUPPRESS)
 
-    optimisation = parser.add_argument_group("optimisation")
+
+def add_optimisation_flags(optimisation: argparse._ArgumentGroup) -> None:
     optimisation.add_argument("--num-steps", type=count, metavar="N", help="training steps (recipe)")
     optimisation.add_argument("--batch-size", type=count, metavar="N", help="of all processes together (recipe)")
     optimisation.add_argument("--accumulate", type=count, default=1, metavar="N", help="parts of a batch in turn (1)")
@@ -115,7 +126,8 @@ def make_parser() -> argparse.ArgumentParser:
     add_switch(optimisation, "--fp16", "float16 autocast with a gradient scaler")
     optimisation.add_argument("--seed", type=number(int, 0), default=0, metavar="N", help="of all that is random (0)")
 
-    run = parser.add_argument_group("run")
+
+def add_run_flags(run: argparse._ArgumentGroup) -> None:
     run.add_argument("--snapshot-dir", type=Path, default=Path("snapshots"), metavar="DIR", help="where runs are kept")
     run.add_argument("--save-name", type=folder_name, metavar="NAME", help="the run's folder (made from the options)")
     add_switch(run, "--resume", "continue the run in that folder, if there is one")
@@ -126,7 +138,6 @@ def make_parser() -> argparse.ArgumentParser:
     add_switch(run, "--channels-last", "channels_last memory format (true)", default=True)
     add_switch(run, "--deterministic", "the same bits on CUDA too, slower")
     add_switch(run, "--check", "check options, data, networks and teacher, and stop before the first step")
-    return parser
 
 
 def also(text: str) -> tuple[str, list[str]]:
