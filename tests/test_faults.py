@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 KILLS = int(os.environ.get("SEGDISTILL_KILLS", "4"))
 TERMS = ["--pi", "--pa", "--ho", "--cwd", "--fitnet"]
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-SECONDS = 60  # in which a job has to end; it takes a few
+SECONDS = 180  # in which a job has to end; it takes a few, and more where others run
 
 
 @contextmanager

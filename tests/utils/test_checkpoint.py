@@ -237,7 +237,7 @@ def test_the_report_says_in_one_line_what_the_file_was(tiny_network):
 def test_an_unsafe_file_is_refused_and_converts(tmp_path, tiny_network):
     source, output = tmp_path / "whole.pth", tmp_path / "ours.pth"
     torch.save({"model": nn.DataParallel(tiny_network), "args": argparse.Namespace(lr=0.1)}, source)
-    with pytest.raises(ValueError, match=r"refused.*convert \S*whole\.pth --output"):
+    with pytest.raises(ValueError, match=r"refused.*convert \S*whole\.pth OUT"):
         load_network(source)
     report = convert(source, output, classes=[str(i) for i in range(20)])
     network, ours = load_network(output)

@@ -7,7 +7,7 @@ from math import sqrt
 from pathlib import Path
 
 from segdistill.utils.options import BOOKKEEPING
-from segdistill.utils.report.read import FinishedRun, read_evaluation, read_run, sha256_of
+from segdistill.utils.report.read import FinishedRun, evaluated, read_evaluation, read_run, sha256_of
 
 # Options in which the runs of a group may differ. Teachers are files too, but compared by their checksum; what the
 # student started from and learned on are not mere places.
@@ -177,9 +177,7 @@ def teacher_files(teacher: Path) -> tuple[Path, dict | None]:
     """A checkpoint and its evaluation: of a run's folder, of one that holds an evaluation alone, or beside a file."""
     evaluation = read_evaluation(teacher if teacher.is_dir() else teacher.parent)
     if teacher.is_dir():
-        named = Path(evaluation["checkpoint"]) if evaluation else Path("best.pth")
-        inside = teacher / named.name  # a run may have been moved since
-        teacher = inside if inside.is_file() else named
+        teacher = evaluated(teacher, evaluation) if evaluation else teacher / "best.pth"
     if not teacher.is_file():
         raise FileNotFoundError(f"no teacher {teacher}: give the folder of a run or a checkpoint")
     return teacher, evaluation

@@ -97,9 +97,15 @@ def read_metrics(folder: Path) -> list[dict]:
 def read_evaluation(folder: Path) -> dict | None:
     """The content of evaluation.json; None if there is none, or if its checkpoint has changed since."""
     evaluation = read_json(folder / "evaluation.json")
-    checkpoint = folder / Path(evaluation["checkpoint"]).name if evaluation else None
+    checkpoint = evaluated(folder, evaluation) if evaluation else None
     current = checkpoint and checkpoint.is_file() and sha256_of(checkpoint) == evaluation["sha256"]
     return evaluation if current else None
+
+
+def evaluated(folder: Path, evaluation: Mapping) -> Path:
+    """The checkpoint of an evaluation: beside it, for runs are moved, or where it was."""
+    named = Path(evaluation["checkpoint"])
+    return folder / named.name if (folder / named.name).is_file() else named
 
 
 def sha256_of(path: Path) -> str:

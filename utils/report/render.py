@@ -225,10 +225,12 @@ def write_run_report(folder: Path) -> None:
     Raises:
         FileNotFoundError, ValueError: as ``read_run``; a run without any row of metrics.
     """
-    from segdistill.utils.report.pictures import plot_curves  # matplotlib is slow to import
-
     run = read_run(folder)
-    plot_curves({folder.name: [run.metrics]}, folder / "curves.png")
+    curves, metrics = folder / "curves.png", folder / "metrics.jsonl"
+    if not curves.exists() or curves.stat().st_mtime < metrics.stat().st_mtime:
+        from segdistill.utils.report.pictures import plot_curves  # matplotlib is slow to import
+
+        plot_curves({folder.name: [run.metrics]}, curves)
     sections = [f"# {folder.name}", summary_of(run)]
     if scores := {row["step"]: row["val/mean_iou"] for row in run.metrics if "val/mean_iou" in row}:
         best = max(scores, key=scores.get)
