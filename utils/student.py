@@ -120,7 +120,6 @@ class Student:
         """
         network = self.learner.network
         share_buffers(network)
-        share_buffers(network)
         card = {"dataset": self.options.dataset, "step": self.step}
         card |= {"classes": self.dataset.CLASSES} if network.num_classes else {}
         if not self.learns_classes:  # nothing says which step was best, so it is the last

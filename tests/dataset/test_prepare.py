@@ -97,7 +97,7 @@ def evil_tar(path, name, kind=tarfile.REGTYPE, link=""):
     ("make", "message"),
     [
         (lambda path: evil_zip(path, "../../outside"), "leads out of the folder"),
-        (lambda path: evil_zip(path, "/tmp/outside"), "leads out of the folder"),
+        (lambda path: evil_zip(path, "/outside"), "leads out of the folder"),
         (lambda path: evil_zip(path, "a\\..\\outside"), "leads out of the folder"),
         (lambda path: evil_tar(path, "CamVid/../../../outside"), "leads out of the folder"),
         (lambda path: evil_tar(path, "train", tarfile.SYMTYPE, "/etc"), "is a link or device"),

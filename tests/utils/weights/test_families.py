@@ -17,9 +17,8 @@ STATE_KEYS = sorted((GOLDEN_DIR / "state_keys").glob("*.json"))
 def test_a_file_of_the_originals_is_claimed_by_one_family(path):
     keys = {entry["key"]: None for entry in json.loads(path.read_text())["state_dict"]}
     claiming = [name for name, family in FAMILIES.items() if family.claims(keys)]
-    if not claiming:
-        pytest.skip("no family reads it")
-    assert len(claiming) == 1
+    # The critic's keys are those of no network that is loaded.
+    assert len(claiming) == ("discriminator" not in path.stem)
 
 
 @pytest.fixture(scope="module")
