@@ -25,7 +25,7 @@ from segdistill.utils.distributed import leave, rank, start_device, wait_for_all
 from segdistill.utils.files import write_json
 from segdistill.utils.flags import run_command
 from segdistill.utils.loader import Loader
-from segdistill.utils.options import has_teacher, memory_format, num_unlabelled, parse_options
+from segdistill.utils.options import has_teacher, memory_format, num_unlabelled, parse_options, teacher_precision
 from segdistill.utils.run import Progress, Run, StopSignal
 from segdistill.utils.student import Student
 from segdistill.utils.teacher import Teacher
@@ -95,9 +95,8 @@ def fit(
         done = (step - 1) / options.num_steps
         batches = make_batches(sample, normalization, device, memory_format(options), done, options.accumulate)
         for part, batch in enumerate(batches):
-            with first.learner.autocast():
-                # Before the students: its maps are gone when theirs, which the backward pass needs, take memory.
-                taught = cache(batch, wanted) if cache else teacher(batch.images, wanted) if teacher else None
+            # Before the students: its maps are gone when theirs, which the backward pass needs, take memory.
+            taught = cache(batch, wanted) if cache else teacher(batch.images, wanted) if teacher else None
             for student in learning:
                 student.accumulate(step, part, batch, taught)
         stopping = stop.agreed()
@@ -170,6 +169,8 @@ def build_teacher(
     """The teacher; an error if it is not the one that the runs were started with."""
     convention, place = students[0].normalization, {"device": device, "memory_format": memory_format(options)}
     place |= {"dataset": dataset, "class_map": options.class_map, "scale": options.teacher_scale}
+    place |= {"stride": options.teacher_stride, "precision": teacher_precision(options)}
+    place |= {"compiled": options.teacher_compile}
     if options.teacher_network:
         place |= {"num_classes": len(dataset.CLASSES), "settings": options.teacher_options, "untrained": options.check}
         teacher = Teacher.from_network(options.teacher_network, convention, options.T_ckpt_path, **place)
@@ -186,9 +187,10 @@ def build_cache(
     options: argparse.Namespace, teacher: Teacher, train_set: SegmentationDataset, normalization: Normalization
 ) -> TeacherCache:
     """The teacher's answers on disk, for samples of this seed and this augmentation."""
-    names = ("seed", "views", "input_size", "scale_range", "random_mirror", "bf16", "fp16")
+    names = ("seed", "views", "input_size", "scale_range", "random_mirror")
     key = {name: getattr(options, name) for name in names}
     key |= {"teacher": teacher.report.sha256, "classes": teacher.class_map, "scale": teacher.scale}
+    key |= {"stride": teacher.stride, "precision": teacher.precision}
     key |= {"images": train_set.digest(), "input": astuple(normalization)}
     return TeacherCache(options.teacher_cache, teacher, key, len(train_set), options.views)
 

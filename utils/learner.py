@@ -14,8 +14,7 @@ from segdistill.network.base import freeze_idle
 from segdistill.utils.batch import Batch, join_batches
 from segdistill.utils.distributed import world_size
 from segdistill.utils.losses import DistillationLoss, TaskLoss, Wanted
-
-PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+from segdistill.utils.precision import autocast
 
 
 class Objective(nn.Module):
@@ -88,7 +87,7 @@ class Learner:
         self.parameters = {name: p for name, p in objective.named_parameters() if p.requires_grad}
         self.base_rates = [group["lr"] for group in optimizer.param_groups]
         self.device_type = next(objective.parameters()).device.type
-        self.dtype = PRECISIONS[precision]
+        self.precision = precision
         self.scaler = torch.amp.GradScaler(self.device_type, enabled=precision == "fp16")
         self.clip_norm, self.parts = clip_norm, parts
         self.average = None
@@ -113,14 +112,11 @@ class Learner:
         """The learning rate of the first group at the last step."""
         return self.optimizer.param_groups[0]["lr"]
 
-    def autocast(self) -> torch.autocast:
-        return torch.autocast(self.device_type, self.dtype, enabled=self.dtype is not None)
-
     def accumulate(self, batch: Batch, taught: SegmentationOutput | None) -> None:
         """Add the gradient of one part of the step."""
         last = len(self.seen) + 1 == self.parts
         with nullcontext() if last or self.model is self.objective else self.model.no_sync():
-            with self.autocast():
+            with autocast(self.device_type, self.precision):
                 output, terms = self.model(batch, taught)
             weights = self.objective.weights_at(batch.progress)
             total = sum(weights[name] * term for name, term in terms.items())

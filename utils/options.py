@@ -24,6 +24,11 @@ BOOKKEEPING = {
     *("data_dir", "data_list", "val_list", "unlabelled_list", "cache_dir", "teacher_cache"),
     *("T_ckpt_path", "S_ckpt_path", "student_pretrain_model_imgnet"),
 }
+# Options that concern the teacher alone: without one they have no effect.
+TEACHING = frozenset(
+    {"T_ckpt_path", "teacher_network", "teacher_options", "teacher_cache", "class_map"}
+    | {"teacher_scale", "teacher_stride", "teacher_bf16", "teacher_compile"}
+)
 OHEM = {"threshold": 0.7, "min_kept": 100_000}
 positive, weight = number(float, above=0), number(float, least=0)
 
@@ -35,7 +40,7 @@ def make_parser() -> argparse.ArgumentParser:
         description="Train a segmentation network, alone or distilled from a teacher.",
         epilog="--METHOD [key=value ...] adds a distillation term, as often as given: --pi weight=80 --cwd on=context. "
         "--list-methods names them. Defaults marked (recipe) are the data set's.",
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=120),
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=41, width=120),
     )
     add_data_flags(parser.add_argument_group("data"))
     add_student_flags(parser.add_argument_group("student"))
@@ -69,6 +74,7 @@ def add_data_flags(data: argparse._ArgumentGroup) -> None:
 
 
 def add_student_flags(student: argparse._ArgumentGroup) -> None:
+    norms = ", ".join(sorted(NORMS.keys() - {"batch_norm"}))
     student.add_argument(
         "--network",
         default="pspnet",
@@ -77,7 +83,9 @@ def add_student_flags(student: argparse._ArgumentGroup) -> None:
         "FILE.py:CLASS",
     )
     student.add_argument("--network-options", nargs="+", default=[], metavar="key=value", help="the network's own")
-    student.add_argument("--norm", default="batch_norm", choices=sorted(NORMS), help="normalisation (batch_norm)")
+    student.add_argument(
+        "--norm", default="batch_norm", choices=sorted(NORMS), metavar="NAME", help=f"(batch_norm) or {norms}"
+    )
     student.add_argument("--student-pretrain-model-imgnet", metavar="FILE", help="ImageNet weights of the backbone")
     student.add_argument("--S_ckpt_path", metavar="FILE", help="a checkpoint of the whole student to start from")
 
@@ -93,8 +101,11 @@ def add_loss_flags(loss: argparse._ArgumentGroup) -> None:
     )
     loss.add_argument("--teacher-options", nargs="+", default=[], metavar="key=value", help="its own: pretrained=true")
     loss.add_argument(
-        "--teacher-cache", type=Path, metavar="DIR", help="keep the teacher's answers there; with --views"
+        "--teacher-stride", type=count, metavar="S", help="answer at this stride where its maps are finer (its own)"
     )
+    add_switch(loss, "--teacher-bf16", "bfloat16 autocast of the teacher alone (as the student)", None)
+    add_switch(loss, "--teacher-compile", "torch.compile, which folds BatchNorm too")
+    loss.add_argument("--teacher-cache", type=Path, metavar="DIR", help="keep its answers there; with --views")
     loss.add_argument("--views", type=count, metavar="K", help="after K epochs the samples come as they did before")
     loss.add_argument("--task-weight", type=weight, default=1.0, metavar="W", help="of the labels; 0 needs none (1)")
     loss.add_argument("--aux-weight", type=weight, metavar="W", help="of the auxiliary head, where there is one (0.4)")
@@ -106,8 +117,7 @@ def add_loss_flags(loss: argparse._ArgumentGroup) -> None:
         type=also,
         default=[],
         metavar="NAME=METHODS",
-        help="train another student beside "
-        "this one, from the same batches and teacher: --also alone= --also cwd='--cwd weight=3'",
+        help="another student, from the same batches and teacher: cwd='--cwd weight=3'",
     )
 
 
@@ -224,8 +234,8 @@ def beside(options: argparse.Namespace, parser: argparse.ArgumentParser) -> argp
         names.append(name)
         changes = {"terms": terms, "save_name": name, "also": []}
         if not terms:
-            changes |= {"T_ckpt_path": None, "teacher_network": None, "teacher_options": {}}
-            changes |= {"class_map": None, "teacher_scale": None}
+            defaults = parser.parse_args([])
+            changes |= {name: getattr(defaults, name) for name in TEACHING} | {"teacher_options": {}}
         others.append(argparse.Namespace(**{**vars(options), **changes}))
     options.also = others
     return options
@@ -275,11 +285,9 @@ def contradictions(options: argparse.Namespace, given: set[str], network: type[S
     for name, flag in (("T_ckpt_path", "--T_ckpt_path"), ("teacher_network", "--teacher-network")):
         if getattr(options, name) and not options.terms:
             problems.append(f"{flag} has no effect without a distillation method: see --list-methods")
-    for flag in ("class-map", "teacher-scale"):
-        if getattr(options, flag.replace("-", "_")) and not has_teacher(options):
-            problems.append(f"--{flag} has no effect without a teacher")
-    if options.teacher_cache and not has_teacher(options):
-        problems.append("--teacher-cache has no effect without a teacher")
+    if not has_teacher(options):
+        idle = [name for name in sorted(TEACHING) if getattr(options, name) not in (None, False, {})]
+        problems += [f"--{name.replace('_', '-')} has no effect without a teacher" for name in idle]
     if options.teacher_cache and not options.views:
         problems.append("--teacher-cache needs --views K: without it no sample comes twice")
     if options.task_weight == 0:
@@ -388,6 +396,18 @@ def has_teacher(options: argparse.Namespace) -> bool:
 def num_unlabelled(options: argparse.Namespace) -> int:
     """Unlabelled images in a batch."""
     return round((options.unlabelled_share or 0) * options.batch_size)
+
+
+def precision(options: argparse.Namespace) -> str:
+    """Of the student: "float32", or "bf16" or "fp16" autocast."""
+    return "bf16" if options.bf16 else "fp16" if options.fp16 else "float32"
+
+
+def teacher_precision(options: argparse.Namespace) -> str:
+    """Of the teacher: the student's unless it was named."""
+    if options.teacher_bf16 is None:
+        return precision(options)
+    return "bf16" if options.teacher_bf16 else "float32"
 
 
 def memory_format(options: argparse.Namespace) -> torch.memory_format:

@@ -17,7 +17,7 @@ from segdistill.utils.distributed import mean_over_processes, rank, share_buffer
 from segdistill.utils.evaluate import evaluate
 from segdistill.utils.learner import Learner, Objective, poly
 from segdistill.utils.losses import TaskLoss, build_losses
-from segdistill.utils.options import memory_format
+from segdistill.utils.options import memory_format, precision
 from segdistill.utils.predict import whole
 from segdistill.utils.run import Run
 from segdistill.utils.teacher import Teacher
@@ -179,7 +179,7 @@ def build_learner(
         objective,
         optimizer,
         schedule=poly(options.power),
-        precision="bf16" if options.bf16 else "fp16" if options.fp16 else "float32",
+        precision=precision(options),
         clip_norm=options.clip_norm,
         ema=options.ema,
         parts=options.accumulate,

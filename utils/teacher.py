@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segdistill.dataset import Normalization, SegmentationDataset
-from segdistill.network import SegmentationNetwork, SegmentationOutput, build_network
+from segdistill.network import SegmentationNetwork, SegmentationOutput, build_network, resize
 from segdistill.utils.checkpoint import LoadReport, describe, load_network
 from segdistill.utils.classes import ClassMap, MappedNetwork, match_classes
 from segdistill.utils.evaluate import evaluate
+from segdistill.utils.precision import autocast
 from segdistill.utils.predict import Predictor, whole
 
 
@@ -29,6 +30,9 @@ class Teacher(nn.Module):
         dataset: what the student learns; gives its classes and the size of its images. None for the teacher's own.
         class_map: a file that says what the teacher's classes become, see ``segdistill.utils.classes``.
         scale: of the images that it is shown to those that it is given; None for what its file says.
+        stride: maps that are finer are answered at this stride, sampled corners on corners; None for its own.
+        precision: "float32", or "bf16" or "fp16" autocast, whatever the student's.
+        compiled: by torch.compile, with the weights as constants: BatchNorm is folded into the convolutions.
 
     Raises: as ``segdistill.utils.classes.match_classes``.
     """
@@ -45,6 +49,9 @@ class Teacher(nn.Module):
         dataset: SegmentationDataset | None = None,
         class_map: str | os.PathLike | None = None,
         scale: float | None = None,
+        stride: int | None = None,
+        precision: str = "float32",
+        compiled: bool = False,
     ):
         super().__init__()
         self.class_map: ClassMap | None = None
@@ -55,6 +62,8 @@ class Teacher(nn.Module):
         self.scale = scale or (own_scale(report, dataset) if dataset is not None else 1.0)
         network = network.to(device, memory_format=memory_format).eval().requires_grad_(False)
         self._hidden = (network,)  # a tuple, so that nn.Module does not register it
+        self.stride, self.precision = stride, precision
+        self.answer = torch.compile(network.answer, options={"freezing": True}) if compiled else network.answer
         self.normalization, self.student_normalization = normalization, student_normalization
         self.memory_format, self.report, self.source = memory_format, report, source
 
@@ -117,8 +126,21 @@ class Teacher(nn.Module):
         Raises:
             ValueError: a feature that the network does not have.
         """
+        size = images.shape[2:]
         images = self.student_normalization.convert(images, self.normalization)
-        return self.network.answer(self.rescale(images).contiguous(memory_format=self.memory_format), frozenset(wanted))
+        images = self.rescale(images).contiguous(memory_format=self.memory_format)
+        with autocast(images.device.type, self.precision):
+            output = self.answer(images, frozenset(wanted))
+        return self.coarsen(output, size) if self.stride else output
+
+    def coarsen(self, output: SegmentationOutput, size: torch.Size) -> SegmentationOutput:
+        """Maps that are finer than ``stride`` of images of ``size`` (H, W) at that stride."""
+        limit = [-(-side // self.stride) for side in size]
+        features = {
+            name: resize(x, [min(side, most) for side, most in zip(x.shape[2:], limit, strict=True)])
+            for name, x in output.features.items()
+        }
+        return SegmentationOutput(features.get("logits"), features)
 
     def rescale(self, images: Tensor) -> Tensor:
         """Images (N, 3, H, W) at the size at which the network is shown them."""
@@ -190,6 +212,8 @@ class Teacher(nn.Module):
             "num_classes": self.network.num_classes,
             "class_map": self.class_map and self.class_map.targets,
             "scale": self.scale,
+            "stride": self.stride,
+            "precision": self.precision,
             "num_images": num_images,
             "mean_iou": mean_iou,
         }

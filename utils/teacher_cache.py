@@ -63,25 +63,26 @@ class TeacherCache:
 
     def __call__(self, batch: Batch, wanted: Iterable[str]) -> SegmentationOutput:
         """The wanted features of a batch, float32 on its device."""
-        wanted = sorted(wanted)
         view, index = batch.keys.T.numpy()
         places = index * self.views + view
-        if not self.verified or not all(self.known(name, places).all() for name in wanted):
+        stored = {name: self.read(name, places) for name in sorted(wanted)}
+        if not self.verified or not all(known.all() for _, known in stored.values()):
             answer = self.teacher(batch.images, wanted).features
-            for name in wanted:
+            for name in stored:
                 self.write(name, places, answer[name])
-                self.verify(name, self.shelves[name].maps[places], answer[name])
+                stored[name] = self.read(name, places)
+                self.verify(name, stored[name][0], answer[name])
             self.verified = True
-        maps = {name: torch.from_numpy(self.shelves[name].maps[places]) for name in wanted}
-        features = {name: one.to(batch.images.device).float() for name, one in maps.items()}
+        features = {name: torch.from_numpy(maps).to(batch.images.device).float() for name, (maps, _) in stored.items()}
         return SegmentationOutput(features.get("logits"), features)
 
-    def known(self, name: str, places: np.ndarray) -> np.ndarray:
-        """Which of the maps are there, whole; (N,) bool."""
+    def read(self, name: str, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The maps (N, C, h, w) float16 at these places, and which of them are there, whole, (N,) bool."""
         shelf = self.shelf(name)
         if shelf is None:
-            return np.zeros(len(places), bool)
-        return np.array([checksum(shelf.maps[place]) == shelf.sums[place] for place in places])
+            return np.empty(0), np.zeros(len(places), bool)
+        maps = shelf.maps[places]  # a copy, so that what is used is what was checked
+        return maps, np.array([checksum(one) for one in maps]) == shelf.sums[places]
 
     def write(self, name: str, places: np.ndarray, maps: Tensor) -> None:
         """Keep those of the maps (N, C, h, w) that are not there yet; the others stay as earlier steps saw them."""
@@ -89,7 +90,7 @@ class TeacherCache:
         if not np.isfinite(maps).all():
             raise ValueError(f"the teacher's {name} does not fit into float16: train without --teacher-cache")
         shelf = self.shelf(name) or self.make_shelf(name, maps.shape[1:])
-        for place, one, known in zip(places, maps, self.known(name, places), strict=True):
+        for place, one, known in zip(places, maps, self.read(name, places)[1], strict=True):
             if not known:
                 shelf.maps[place] = one
                 shelf.sums[place] = checksum(one)

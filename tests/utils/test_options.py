@@ -75,6 +75,8 @@ def teacher(tmp_path):
         (["--unlabelled-list", __file__], "teach nothing without a distillation method"),
         (["--class-map", __file__], "--class-map has no effect without a teacher"),
         (["--teacher-scale", "0.5"], "--teacher-scale has no effect without a teacher"),
+        (["--teacher-stride", "4"], "--teacher-stride has no effect without a teacher"),
+        (["--teacher-bf16"], "--teacher-bf16 has no effect without a teacher"),
         (["--teacher-scale", "0"], "a number, above 0"),
         (["--pi", "--T_ckpt_path", __file__, "--class-map", "none.txt"], "--class-map: no file none.txt"),
         (["--unlabelled-share", "0.5"], "no effect without --unlabelled-list"),

@@ -324,3 +324,37 @@ def test_a_network_of_the_library_is_told_from_another_by_its_weights(tmp_path):
         digests.append(teacher.report.sha256)
     assert digests[0] == digests[1] != digests[2]
     assert (teacher.source, teacher.report.family, teacher.network.num_classes) == (f"hf:{tmp_path}", "hf", 0)
+
+
+def test_a_stride_samples_what_is_finer_and_leaves_the_rest():
+    own, coarse = make_teacher(), make_teacher(stride=16)
+    images = torch.randn(2, 3, 72, 90)
+    wanted = {"layer1", "layer4", "logits"}
+    expected, answer = own(images, wanted).features, coarse(images, wanted).features
+    limit = (5, 6)  # 72 / 16 and 90 / 16, rounded up
+    for name in wanted:
+        size = expected[name].shape[2:]
+        assert all(side > most for side, most in zip(size, limit, strict=True))
+        assert answer[name].shape[2:] == limit
+        # The corners lie on the corners, so they are answers of the network itself.
+        torch.testing.assert_close(answer[name][..., ::4, ::5], expected[name][..., :: size[0] - 1, :: size[1] - 1])
+    unchanged = make_teacher(stride=2)(images, wanted).features
+    assert all(torch.equal(unchanged[name], expected[name]) for name in wanted)
+
+
+def test_bfloat16_is_the_teachers_alone():
+    images = torch.randn(2, 3, 64, 64)
+    exact = make_teacher()(images, {"logits"}).logits
+    rounded = make_teacher(precision="bf16")(images, {"logits"}).logits
+    assert rounded.dtype == torch.bfloat16
+    assert 0 < (rounded.float() - exact).abs().max() < 0.05 * exact.abs().max()
+    with torch.autocast("cpu", torch.bfloat16):  # the student's
+        assert torch.equal(make_teacher()(images, {"logits"}).logits, exact)
+
+
+@pytest.mark.slow
+def test_a_compiled_teacher_says_the_same():
+    images = torch.randn(2, 3, 64, 64)
+    expected, answer = (make_teacher(compiled=compiled)(images, {"layer3", "logits"}) for compiled in (False, True))
+    for name, value in expected.features.items():
+        torch.testing.assert_close(answer.features[name], value, rtol=1e-4, atol=1e-4)

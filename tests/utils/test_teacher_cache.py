@@ -1,5 +1,6 @@
 """The teacher's answers on disk: the same student, whatever the folder held before."""
 
+import multiprocessing
 import shutil
 from collections import namedtuple
 
@@ -93,6 +94,52 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(teacher, tmp_pa
     with pytest.raises(OSError, match=r"logits of 2 views needs 0\.00 GiB.*--views"):
         TeacherCache(tmp_path, teacher, {}, 2, 1)(batch_of((0, 0)), {"logits"})
     assert not list(tmp_path.glob("*/logits.*"))
+
+
+def fill(folder, started):
+    """Fill the cache, view by view, in a process of its own."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    teacher = Teacher(build_network("espnet_c", 5, p=1, q=1), IMAGENET, IMAGENET)
+    cache = TeacherCache(folder, teacher, {}, num_samples=2, views=200)
+    for view in range(200):
+        cache(batch_of((view, 0), (view, 1)), WANTED)
+        started.set()
+
+
+def check_filled(teacher, folder):
+    """Every map is what the teacher says, whoever wrote it."""
+    cache = TeacherCache(folder, teacher, {}, num_samples=2, views=200)
+    for view in range(200):
+        batch = batch_of((view, 0), (view, 1))
+        expected = teacher(batch.images, WANTED).features
+        for name, said in cache(batch, WANTED).features.items():
+            torch.testing.assert_close(said, expected[name], rtol=1e-3, atol=2e-3)
+
+
+def test_a_builder_that_is_killed_leaves_no_wrong_answer(teacher, tmp_path):
+    context = multiprocessing.get_context("spawn")
+    started = context.Event()
+    builder = context.Process(target=fill, args=(tmp_path, started))
+    builder.start()
+    assert started.wait(60)
+    builder.kill()  # SIGKILL, somewhere in between
+    builder.join()
+    check_filled(teacher, tmp_path)
+
+
+def test_two_builders_do_not_disturb_each_other(teacher, tmp_path):
+    context = multiprocessing.get_context("spawn")
+    started = context.Event()
+    builders = [context.Process(target=fill, args=(tmp_path, started)) for _ in range(2)]
+    for builder in builders:
+        builder.start()
+    for builder in builders:
+        builder.join(60)
+        assert builder.exitcode == 0
+    asked = teacher.count
+    check_filled(teacher, tmp_path)
+    assert teacher.count == asked + 201  # to compare, here; the first batch is compared in any case
 
 
 def test_values_beyond_float16_are_refused(teacher, tmp_path):
