@@ -5,8 +5,9 @@
 #   teacher=FILE bash experiments/compare.sh
 #   methods="cwd: --cwd weight=3
 #       dist: --dist" seeds="0 1 2" dataset=camvid data_dir=DIR student="--network espnet_c" split=test teacher=FILE bash experiments/compare.sh
-# cache=DIR views=K keeps the teacher's answers (see --teacher-cache); labels=N keeps N labels, and share=S distils the
-# other images as that part of every batch.
+# cache=DIR views=K keeps the teacher's answers (see --teacher-cache). Images without labels are distilled as a share=S of
+# every batch: the others of labels=N, or those that unlabelled=FILE lists. Seeds may be trained by several processes at
+# once (seeds=0, seeds=1 ...); the command with all of them then finds them trained and compares.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
@@ -18,15 +19,18 @@ seeds=${seeds:-0 1 2}
 teacher=${teacher:?a checkpoint}
 dataset=${dataset:-scenes} data_dir=${data_dir:-data/scenes} split=${split:-val}
 student=${student:-"--network espnet_c --network-options p=2 q=3"}
-flags=${flags:-}            # of all runs: flags="--num-steps 4000 --preload"
-labels=${labels:-} share=${share:-} cache=${cache:-} views=${views:-}
+flags=${flags:-}                # of all runs: flags="--num-steps 4000 --preload"
+teacher_flags=${teacher_flags:-}  # of those with a teacher: teacher_flags="--teacher-stride 4 --teacher-bf16"
+labels=${labels:-} unlabelled=${unlabelled:-} share=${share:-} cache=${cache:-} views=${views:-}
 output=${output:-snapshots/compare_$dataset}
 python=${python:-python}
 launch=${launch:-$python}
 
 common=($student --dataset "$dataset" --data-dir "$data_dir" --snapshot-dir "$output" --resume $flags
     ${labels:+--num-labels "$labels"} ${views:+--views "$views"})
-taught=(--T_ckpt_path "$teacher" ${share:+--unlabelled-share "$share"} ${cache:+--teacher-cache "$cache"})
+taught=(--T_ckpt_path "$teacher" $teacher_flags ${cache:+--teacher-cache "$cache"}
+    ${unlabelled:+--unlabelled-list "$unlabelled"} ${share:+--unlabelled-share "$share"})
+if [ -n "$unlabelled" ]; then share=${share:-0.5}; fi  # train.py's default
 
 names=() terms=()
 while IFS= read -r line; do
@@ -52,6 +56,7 @@ for seed in $seeds; do
     train "$seed"
     for name in alone "${names[@]}"; do
         run=$output/${name}_seed$seed
+        if [ "$run/evaluation.json" -nt "$run/best.pth" ]; then continue; fi
         $python eval.py --dataset "$dataset" --data-dir "$data_dir" --split "$split" --checkpoint "$run/best.pth" --output "$run/evaluation.json"
     done
 done
@@ -60,4 +65,4 @@ echo "== comparison"
 folders() { for seed in $seeds; do echo "$output/$1_seed$seed"; done; }
 groups=()
 for name in "${names[@]}"; do groups+=(--group "$name" $(folders "$name")); done
-$python -m segdistill.utils.report --baseline $(folders alone) "${groups[@]}" --teacher "$teacher" ${share:+--vary unlabelled_share} --output "$output"
+$python -m segdistill.utils.report --baseline $(folders alone) "${groups[@]}" --teacher "$teacher" ${share:+--vary unlabelled_share ${unlabelled:+unlabelled_list}} --output "$output"

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-RECIPES = sorted(path.stem for path in (ROOT / "experiments").glob("*.sh") if path.stem not in ("common", "compare"))
+SCRIPTS = {path.stem for path in (ROOT / "experiments").glob("*.sh")} - {"common", "compare"}
+COMPARISONS = {name for name in SCRIPTS if name.startswith("camvid")}
+RECIPES = sorted(SCRIPTS - COMPARISONS)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,7 @@ def test_recipe_runs_from_end_to_end(name, smoke):
     assert {key for key in last if key.startswith("loss/")} > {"loss/cross_entropy"}
 
 
-def compare(tiny, folder, **settings):
+def compare(tiny, folder, script="compare", **settings):
     environment = os.environ | {
         "python": sys.executable,
         "OMP_NUM_THREADS": "1",
@@ -53,7 +55,7 @@ def compare(tiny, folder, **settings):
         "flags": "--input-size 64,64 --batch-size 4 --num-steps 3 --num-workers 0 --save-every 1",
         **{"seeds": "0", "output": str(folder), **settings},
     }
-    command = ["bash", "experiments/compare.sh"]
+    command = ["bash", f"experiments/{script}.sh"]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
@@ -70,6 +72,15 @@ def test_a_comparison_runs_and_continues_with_the_same_command(tiny, tmp_path):
     (tmp_path / "out/both_seed0/best.pth").unlink()
     assert compare(tiny, tmp_path / "out", **settings).returncode == 0
     assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", sorted(COMPARISONS))
+def test_an_experiment_on_camvid_runs_from_end_to_end(script, tiny, tmp_path):
+    settings = {"methods": "pi: --pi", "sequence": "[01]", "student_file": str(tiny / "teacher.pth")}
+    done = compare(tiny, tmp_path, script, **settings)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert {path.parent.name for path in tmp_path.glob("*/evaluation.json")} == {"alone_seed0", "pi_seed0"}
 
 
 def test_a_method_without_a_name_is_refused(tiny, tmp_path):
