@@ -165,6 +165,7 @@ def test_a_run_leaves_what_it_takes_to_read_it(tiny, tmp_path):
     assert [row["step"] for row in rows if "loss" in row] == list(range(1, STEPS + 1))
     assert [row["step"] for row in rows if "val/mean_iou" in row] == [4, 6]
     assert {"loss/cross_entropy", "loss/pi", "share/pi", "lr", "images_per_second"} <= rows[0].keys()
+    assert all(rows[0][f"cost/{name}"] > 0 for name in ("step", "teacher", "saved"))
     (term,) = json.loads((run / "options.json").read_text())["terms"]
     assert (term["name"], term["method"], term["weight"], term["void"]) == ("pi", "pi", 10.0, "keep")
     assert json.loads((run / "environment.json").read_text())["torch"] == torch.__version__
