@@ -24,6 +24,13 @@ BOOKKEEPING = {
     *("data_dir", "data_list", "val_list", "unlabelled_list", "cache_dir", "teacher_cache"),
     *("T_ckpt_path", "S_ckpt_path", "student_pretrain_model_imgnet"),
 }
+# Options that concern the teacher alone: without one they have no effect.
+TEACHING = frozenset(
+    {
+        *("T_ckpt_path", "teacher_network", "teacher_options", "class_map", "teacher_scale"),
+        *("teacher_stride", "teacher_bf16", "teacher_compile", "teacher_cache"),
+    }
+)
 OHEM = {"threshold": 0.7, "min_kept": 100_000}
 positive, weight = number(float, above=0), number(float, least=0)
 
@@ -224,8 +231,8 @@ def beside(options: argparse.Namespace, parser: argparse.ArgumentParser) -> argp
         names.append(name)
         changes = {"terms": terms, "save_name": name, "also": []}
         if not terms:
-            changes |= {"T_ckpt_path": None, "teacher_network": None, "teacher_options": {}}
-            changes |= {"class_map": None, "teacher_scale": None}
+            changes |= {name: parser.get_default(name) for name in TEACHING & vars(options).keys()}
+            changes |= {"teacher_options": {}}
         others.append(argparse.Namespace(**{**vars(options), **changes}))
     options.also = others
     return options
