@@ -135,7 +135,7 @@ def cost_table(comparison: Comparison) -> str:
     baseline = comparison.groups[0]
     costs = [costs_of(group) for group in comparison.groups]
     times = f"x {baseline.name}"
-    header = ["cost of a step", "student (s)", "teacher (s)", "together (s)", times, "kept (GiB)", times]
+    header = ["cost of a step", "s, student", "s, teacher", "s, together", times, "GiB, kept", times]
     rows = [
         [
             group.name,
