@@ -203,6 +203,10 @@ def verify(teacher: Teacher, train_set: SegmentationDataset, val_set: Segmentati
         logger.info("teacher: features are finite and differ on %d images", card["num_images"])
     else:
         logger.info("teacher mIoU %.2f on %d images of %s", 100 * card["mean_iou"], card["num_images"], val_set.split)
+    card["crops"] = crops = teacher.measure_crops(train_set)
+    if crops:
+        figures = 100 * crops["mean_iou"], crops["num_crops"], crops["entropy"]
+        logger.info("teacher mIoU %.2f on %d augmented crops, entropy %.2f: as labels for training", *figures)
 
 
 if __name__ == "__main__":

@@ -169,7 +169,10 @@ def test_a_run_leaves_what_it_takes_to_read_it(tiny, tmp_path):
     (term,) = json.loads((run / "options.json").read_text())["terms"]
     assert (term["name"], term["method"], term["weight"], term["void"]) == ("pi", "pi", 10.0, "keep")
     assert json.loads((run / "environment.json").read_text())["torch"] == torch.__version__
-    assert json.loads((run / "teacher.json").read_text())["mean_iou"] == 1.0
+    card = json.loads((run / "teacher.json").read_text())
+    assert card["mean_iou"] == 1.0
+    assert card["crops"]["num_crops"] == 4
+    assert 0.1 < card["crops"]["mean_iou"] < 1  # it labelled the images, not the crops
     assert list(run.glob("events.out.tfevents.*"))
     assert (run / "report.md").read_text()
     network, report = load_network(run / "best.pth")

@@ -146,11 +146,12 @@ def cost_table(comparison: Comparison) -> str:
         ]
         for group, cost in zip(comparison.groups, costs, strict=True)
     ]
-    return (
-        f"{markdown_table(header, rows)}\n\nStudent: forward, backward, update, without validation and saving. Teacher: "
-        "its answers, once for students that learn beside each other. Kept: by autograd, of a part of a batch, until "
-        "its backward pass. Seconds are those of the machines that the runs were on, medians over the steps."
+    note = (
+        "Student: forward, backward, update, without validation and saving. Teacher: its answers, once for students "
+        "that learn beside each other. Kept: by autograd, of a part of a batch, until its backward pass. Seconds are "
+        "medians over the steps, on the machines that the runs were on."
     )
+    return f"{markdown_table(header, rows)}\n\n{note}"
 
 
 def costs_of(group: Group) -> dict[str, float]:
@@ -177,6 +178,25 @@ def terms_table(run: FinishedRun) -> str:
     settings = {**task, **{term["name"]: one_line(term) for term in run.terms}}
     rows = [[name, text, percent(final_share(run.metrics, name))] for name, text in settings.items()]
     return markdown_table(["term", "settings", "share (%)"], rows, texts=2)
+
+
+def crops_table(run: FinishedRun) -> str:
+    """Markdown: IoU (%) a class of the teacher on training crops, beside the student's where it was evaluated; below
+    the table, how to read it."""
+    crops, evaluation = run.teacher["crops"], run.evaluation
+    columns = {"teacher, training crops": crops}
+    if evaluation and evaluation["classes"] == crops["classes"]:
+        columns[f"student, {subject_of(evaluation)}"] = evaluation
+    rows = [[name, *(percent(one["iou"][i]) for one in columns.values())] for i, name in enumerate(crops["classes"])]
+    for key in ("mean_iou", "pixel_accuracy"):
+        rows.append([f"**{MEANS[key]}**", *(percent(one[key]) for one in columns.values())])
+    others = " The student's figures are of other images." if len(columns) > 1 else ""
+    return (
+        f"{markdown_table(['IoU (%)', *columns], rows)}\n\nThe teacher's answers against the labels of "
+        f"{crops['num_crops']} training samples, scaled and cropped as the student sees them; their mean entropy is "
+        f"{crops['entropy']:.2f} nats. A class that is low here is taught wrong where its label would be right: try "
+        f"--teacher-scale, a lower weight, or crops as the teacher knows them.{others}"
+    )
 
 
 def one_line(term: Mapping) -> str:
@@ -291,6 +311,8 @@ def write_run_report(folder: Path) -> None:
         sections += [f"{run.checkpoint.name} on {run.evaluation['num_images']} images."]
     sections += ["## Terms", terms_table(run), "Share of each weighted term in the loss at the end of training."]
     sections += [cost_sentence(run)] if run.cost else []
+    if run.teacher and run.teacher.get("crops"):
+        sections += ["## The teacher as a label", crops_table(run)]
     sections += ["## Curves", "![mIoU, losses and shares over the steps](curves.png)"]
     write_sections(folder / "report.md", [*sections, "## Settings", block(settings_of(run) | run.environment)])
 

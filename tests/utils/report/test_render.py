@@ -12,7 +12,14 @@ from runs import PA, PI, PROTOCOL, cells, change, evaluation, write_lines
 from segdistill.dataset import build_dataset
 from segdistill.utils.report import compare_groups, iou_table, pictures, write_comparison, write_run_report
 from segdistill.utils.report.__main__ import main
-from segdistill.utils.report.render import caption_of, caveat_sentences, class_table, conclusions, cost_table, paired_table
+from segdistill.utils.report.render import (
+    caption_of,
+    caveat_sentences,
+    class_table,
+    conclusions,
+    cost_table,
+    paired_table,
+)
 
 
 @pytest.fixture
@@ -259,6 +266,24 @@ def test_run_without_shares_teacher_or_evaluation_has_a_report(make_run):
     text = (run / "report.md").read_text()
     assert ["pi", "method pixel_wise, weight 10.0, on logits", "-"] in cells(text)
     assert "| road" not in text
+
+
+def test_run_report_sets_the_teacher_on_crops_beside_the_student(make_run):
+    run = make_run("run", [PI], mean_iou=0.5)
+    crops = {"num_crops": 32, "mean_iou": 0.4, "pixel_accuracy": 0.7, "entropy": 0.314}
+    change(run / "teacher.json", crops=crops | {"classes": ["road", "sky"], "iou": [0.4, None]})
+    write_run_report(run)
+    text = (run / "report.md").read_text()
+    header, _, *table = cells(text.split("## The teacher as a label")[1].split("##")[0])
+    assert header == ["IoU (%)", "teacher, training crops", "student, camvid test"]
+    assert table[0] == ["road", "40.00", "50.00"]
+    assert table[1] == ["sky", "-", "-"]
+    assert table[2:] == [["**mIoU**", "40.00", "50.00"], ["**pixel accuracy**", "70.00", "80.00"]]
+    assert "32 training samples" in text
+    assert "0.31 nats" in text
+    (run / "evaluation.json").unlink()
+    write_run_report(run)
+    assert ["road", "40.00"] in cells((run / "report.md").read_text())
 
 
 def test_run_report_says_what_a_step_cost(alone, distilled):
