@@ -449,6 +449,10 @@ def test_students_beside_each_other_are_what_they_are_alone(tiny, tmp_path, monk
         options, own = (json.loads((tmp_path / side / name / "options.json").read_text()) for side in ("beside", "own"))
         assert {k: v for k, v in options.items() if own[k] != v}.keys() <= {"snapshot_dir", "save_every", "resume"}
         assert (tmp_path / "beside" / name / "teacher.json").exists() == bool(BESIDE[name])
+    costs = {name: rows_of(tmp_path / "beside" / name)[-1] for name in BESIDE}
+    assert "cost/teacher" not in costs["alone"]
+    assert costs["main"]["cost/teacher"] == costs["mgd"]["cost/teacher"] > 0
+    assert costs["main"]["cost/saved"] > costs["alone"]["cost/saved"] > 0
 
 
 @pytest.fixture

@@ -40,6 +40,33 @@ def test_the_median_is_that_of_the_last_laps_and_may_be_read_again(watch):
     assert watch[0].median() == 7
 
 
+def test_the_host_waits_for_a_gpu_when_the_median_is_read_and_not_before(monkeypatch):
+    waited, clock = [], iter(range(0, 1000, 250))
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            self.milliseconds = next(clock)
+
+        def synchronize(self):
+            waited.append(self)
+
+        def elapsed_time(self, end):
+            assert end in waited
+            return end.milliseconds - self.milliseconds
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    watch = Stopwatch(torch.device("cuda"))
+    for _ in range(2):
+        with watch:
+            pass
+    watch.lap()
+    assert not waited
+    assert watch.median() == 0.5
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_is_asked_for_its_own_time():
     device = torch.device("cuda")
