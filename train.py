@@ -27,6 +27,7 @@ from segdistill.utils.flags import run_command
 from segdistill.utils.loader import Loader
 from segdistill.utils.options import has_teacher, memory_format, num_unlabelled, parse_options, teacher_precision
 from segdistill.utils.run import Progress, Run, StopSignal
+from segdistill.utils.stopwatch import Stopwatch
 from segdistill.utils.student import Student
 from segdistill.utils.teacher import Teacher
 from segdistill.utils.teacher_cache import TeacherCache
@@ -89,18 +90,21 @@ def fit(
     cache = build_cache(options, teacher, train_set, normalization) if options.teacher_cache else None
     start = min(student.step for student in students)
     progress = Progress(options.num_steps, start)
+    answering = Stopwatch(device)
     for step, sample in enumerate(build_loader(options, train_set, start, device), start + 1):
         # A student that was saved later than the others waits for them.
         learning = [student for student in students if student.step < step]
         done = (step - 1) / options.num_steps
         batches = make_batches(sample, normalization, device, memory_format(options), done, options.accumulate)
         for part, batch in enumerate(batches):
-            # Before the students: its maps are gone when theirs, which the backward pass needs, take memory.
-            taught = cache(batch, wanted) if cache else teacher(batch.images, wanted) if teacher else None
+            with answering:
+                # Before the students: its maps are gone when theirs, which the backward pass needs, take memory.
+                taught = cache(batch, wanted) if cache else teacher(batch.images, wanted) if teacher else None
             for student in learning:
                 student.accumulate(step, part, batch, taught)
+        answering.lap()
         stopping = stop.agreed()
-        numbers = [student.finish(step, stopping) for student in learning]
+        numbers = [student.finish(step, stopping, answering) for student in learning]
         progress.update(step, numbers[0].get("loss"), numbers[0].get("val/mean_iou"))
         if stopping:
             break
@@ -202,6 +206,10 @@ def verify(teacher: Teacher, train_set: SegmentationDataset, val_set: Segmentati
         logger.info("teacher: features are finite and differ on %d images", card["num_images"])
     else:
         logger.info("teacher mIoU %.2f on %d images of %s", 100 * card["mean_iou"], card["num_images"], val_set.split)
+    card["crops"] = crops = teacher.measure_crops(train_set)
+    if crops:
+        figures = 100 * crops["mean_iou"], crops["num_crops"], crops["entropy"]
+        logger.info("teacher mIoU %.2f on %d augmented crops, entropy %.2f: as labels for training", *figures)
 
 
 if __name__ == "__main__":

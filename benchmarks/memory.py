@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from segdistill.network import build_network
+from segdistill.network.cost import SavedBytes
 
 PLACEMENTS = {
     "BatchNorm + ReLU": {},
@@ -25,19 +26,9 @@ PLACEMENTS = {
 
 def saved_bytes(network: nn.Module, images: Tensor) -> int:
     """Bytes that both logits of ``images`` keep for the backward pass. Meta and fake tensors will do."""
-    own = {tensor.untyped_storage()._cdata for tensor in (*network.parameters(), *network.buffers())}
-    kept = {}  # holds the storages, so that no address is used twice
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in own:
-            kept[storage._cdata] = storage
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = network(images, {"aux_logits"})
-    del output
-    return sum(storage.nbytes() for storage in kept.values())
+    with SavedBytes(network) as saved:
+        network(images, {"aux_logits"})
+    return saved.total
 
 
 def count(backbone: str, shape: tuple[int, ...], bfloat16: bool, **options) -> int:

@@ -5,8 +5,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor, nn
 
 from segdistill.network.base import SegmentationNetwork, resize
 
@@ -23,8 +22,41 @@ class Cost(NamedTuple):
     sizes: Mapping[str, tuple[int, int, int]]
 
 
+class SavedBytes(torch.autograd.graph.saved_tensors_hooks):
+    """Counts what autograd keeps for the backward pass of all that is computed inside; meta tensors will do.
+
+        with SavedBytes(network) as saved:
+            output = network(images)
+        print(saved.total)
+
+    Tensors that share memory count once, the parameters and buffers of ``module`` not at all. No value changes.
+    """
+
+    def __init__(self, module: nn.Module):
+        super().__init__(self._keep, lambda tensor: tensor)
+        self._own = {tensor.untyped_storage()._cdata for tensor in (*module.parameters(), *module.buffers())}
+        self._kept = {}  # holds the storages, so that no address is used twice
+
+    def _keep(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self._own:
+            self._kept[storage._cdata] = storage
+        return tensor
+
+    def __enter__(self) -> "SavedBytes":
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error) -> None:
+        super().__exit__(*error)
+        self.total = sum(storage.nbytes() for storage in self._kept.values())
+        self._kept.clear()
+
+
 def cost_of(network: SegmentationNetwork, size: tuple[int, int]) -> Cost:
     """The cost of a network on the meta device for images of ``size`` (H, W)."""
+    from torch.utils.flop_counter import FlopCounterMode  # slow to import
+
     network.eval()
     image = torch.empty(1, 3, *size, device="meta")
     with torch.no_grad():
@@ -43,24 +75,16 @@ def cost_of(network: SegmentationNetwork, size: tuple[int, int]) -> Cost:
 def activations_of(network: SegmentationNetwork, size: tuple[int, int]) -> int:
     """Bytes an image of what autograd keeps of a training step: of the network and of cross-entropy on its logits.
 
-    Tensors that share memory count once, parameters not at all.
+    Counted as ``SavedBytes`` does.
     """
     batch = 2  # BatchNorm does not train on one value, as a pyramid's 1x1 bin has of one image
-    kept, own = {}, {tensor.untyped_storage()._cdata for tensor in network.state_dict().values()}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in own:
-            kept[storage._cdata] = storage
-        return tensor
-
     network.train()
     labels = torch.empty(batch, *size, dtype=torch.long, device="meta")
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with SavedBytes(network) as saved:
         output = network(
             torch.empty(batch, 3, *size, device="meta"), {"logits", "aux_logits"} & network.features.keys()
         )
         loss = sum(F.cross_entropy(resize(logits, size), labels) for logits in output.features.values())
     del loss
     network.eval()
-    return sum(storage.nbytes() for storage in kept.values()) // batch
+    return saved.total // batch

@@ -165,10 +165,14 @@ def test_a_run_leaves_what_it_takes_to_read_it(tiny, tmp_path):
     assert [row["step"] for row in rows if "loss" in row] == list(range(1, STEPS + 1))
     assert [row["step"] for row in rows if "val/mean_iou" in row] == [4, 6]
     assert {"loss/cross_entropy", "loss/pi", "share/pi", "lr", "images_per_second"} <= rows[0].keys()
+    assert all(rows[0][f"cost/{name}"] > 0 for name in ("step", "teacher", "saved"))
     (term,) = json.loads((run / "options.json").read_text())["terms"]
     assert (term["name"], term["method"], term["weight"], term["void"]) == ("pi", "pi", 10.0, "keep")
     assert json.loads((run / "environment.json").read_text())["torch"] == torch.__version__
-    assert json.loads((run / "teacher.json").read_text())["mean_iou"] == 1.0
+    card = json.loads((run / "teacher.json").read_text())
+    assert card["mean_iou"] == 1.0
+    assert card["crops"]["num_crops"] == 4
+    assert 0.1 < card["crops"]["mean_iou"] < 1  # it labelled the images, not the crops
     assert list(run.glob("events.out.tfevents.*"))
     assert (run / "report.md").read_text()
     network, report = load_network(run / "best.pth")
@@ -445,6 +449,10 @@ def test_students_beside_each_other_are_what_they_are_alone(tiny, tmp_path, monk
         options, own = (json.loads((tmp_path / side / name / "options.json").read_text()) for side in ("beside", "own"))
         assert {k: v for k, v in options.items() if own[k] != v}.keys() <= {"snapshot_dir", "save_every", "resume"}
         assert (tmp_path / "beside" / name / "teacher.json").exists() == bool(BESIDE[name])
+    costs = {name: rows_of(tmp_path / "beside" / name)[-1] for name in BESIDE}
+    assert "cost/teacher" not in costs["alone"]
+    assert costs["main"]["cost/teacher"] == costs["mgd"]["cost/teacher"] > 0
+    assert costs["main"]["cost/saved"] > costs["alone"]["cost/saved"] > 0
 
 
 @pytest.fixture

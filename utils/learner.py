@@ -11,6 +11,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from segdistill.network import SegmentationNetwork, SegmentationOutput
 from segdistill.network.base import freeze_idle
+from segdistill.network.cost import SavedBytes
 from segdistill.utils.batch import Batch, join_batches
 from segdistill.utils.distributed import world_size
 from segdistill.utils.losses import DistillationLoss, TaskLoss, Wanted
@@ -90,6 +91,7 @@ class Learner:
         self.precision = precision
         self.scaler = torch.amp.GradScaler(self.device_type, enabled=precision == "fp16")
         self.clip_norm, self.parts = clip_norm, parts
+        self.saved_bytes: int | None = None  # what the first forward pass kept for its backward pass
         self.average = None
         if ema is not None:
             self.average = AveragedModel(objective.student, multi_avg_fn=get_ema_multi_avg_fn(ema), use_buffers=True)
@@ -116,8 +118,11 @@ class Learner:
         """Add the gradient of one part of the step."""
         last = len(self.seen) + 1 == self.parts
         with nullcontext() if last or self.model is self.objective else self.model.no_sync():
-            with autocast(self.device_type, self.precision):
+            counting = SavedBytes(self.objective) if self.saved_bytes is None else nullcontext()
+            with autocast(self.device_type, self.precision), counting:
                 output, terms = self.model(batch, taught)
+            if self.saved_bytes is None:
+                self.saved_bytes = counting.total
             weights = self.objective.weights_at(batch.progress)
             total = sum(weights[name] * term for name, term in terms.items())
             self.scaler.scale(total / self.parts).backward()

@@ -26,8 +26,10 @@ BOOKKEEPING = {
 }
 # Options that concern the teacher alone: without one they have no effect.
 TEACHING = frozenset(
-    {"T_ckpt_path", "teacher_network", "teacher_options", "teacher_cache", "class_map"}
-    | {"teacher_scale", "teacher_stride", "teacher_bf16", "teacher_compile"}
+    {
+        *("T_ckpt_path", "teacher_network", "teacher_options", "class_map", "teacher_scale"),
+        *("teacher_stride", "teacher_bf16", "teacher_compile", "teacher_cache"),
+    }
 )
 OHEM = {"threshold": 0.7, "min_kept": 100_000}
 positive, weight = number(float, above=0), number(float, least=0)
@@ -234,8 +236,7 @@ def beside(options: argparse.Namespace, parser: argparse.ArgumentParser) -> argp
         names.append(name)
         changes = {"terms": terms, "save_name": name, "also": []}
         if not terms:
-            defaults = parser.parse_args([])
-            changes |= {name: getattr(defaults, name) for name in TEACHING} | {"teacher_options": {}}
+            changes |= {name: parser.get_default(name) for name in TEACHING} | {"teacher_options": {}}
         others.append(argparse.Namespace(**{**vars(options), **changes}))
     options.also = others
     return options

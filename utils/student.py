@@ -20,6 +20,7 @@ from segdistill.utils.losses import TaskLoss, build_losses
 from segdistill.utils.options import memory_format, precision
 from segdistill.utils.predict import whole
 from segdistill.utils.run import Run
+from segdistill.utils.stopwatch import Stopwatch
 from segdistill.utils.teacher import Teacher
 from segdistill.utils.visualize import colorize
 
@@ -67,22 +68,28 @@ class Student:
         else:
             self.save()
         self.logged = self.step, time.monotonic()
+        self.watch = Stopwatch(self.device)
 
     def accumulate(self, step: int, part: int, batch: Batch, taught: SegmentationOutput | None) -> None:
         """The gradient of one part of the step."""
         # Dropout and the methods' draws are a function of step and part, so that a resumed run repeats them.
         torch.manual_seed(seed_of("step", self.options.seed, step, part, rank()))
-        self.learner.accumulate(batch, taught)
+        with self.watch:
+            self.learner.accumulate(batch, taught)
 
-    def finish(self, step: int, stopping: bool) -> dict[str, float]:
+    def finish(self, step: int, stopping: bool, answering: Stopwatch) -> dict[str, float]:
         """Update, and validate, save and log when it is time to; returns the numbers that were logged.
+
+        ``answering`` has measured the teacher.
 
         Raises:
             FloatingPointError: something is not finite; says what a user can do.
         """
         torch.manual_seed(seed_of("update", self.options.seed, step, rank()))
         try:
-            values = self.learner.update()
+            with self.watch:
+                values = self.learner.update()
+            self.watch.lap()
             self.step = step
             last = step == self.options.num_steps
             numbers = self.validate() if last or step % self.options.val_every == 0 else {}
@@ -91,7 +98,7 @@ class Student:
             if saving or step % self.options.log_every == 0:
                 means = numbers_of(values)
                 speed = {"lr": self.learner.rate, "images_per_second": self.speed(step)}
-                numbers |= means | self.learner.shares(means) | speed
+                numbers |= means | self.learner.shares(means) | speed | self.costs(answering)
                 self.run.log(step, numbers)
             if saving:
                 self.save()
@@ -107,6 +114,11 @@ class Student:
         """Images a second since the last row of metrics, validation and saving included."""
         (before, then), self.logged = self.logged, (step, time.monotonic())
         return (step - before) * self.options.batch_size / (self.logged[1] - then)
+
+    def costs(self, answering: Stopwatch) -> dict[str, float]:
+        """Seconds of its own part of a step and of the teacher's answers; bytes that a part of a batch keeps."""
+        teacher = {"cost/teacher": answering.median()} if self.options.terms else {}
+        return {"cost/step": self.watch.median(), **teacher, "cost/saved": self.learner.saved_bytes}
 
     def save(self) -> None:
         self.run.save(

@@ -8,13 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segdistill.dataset import Normalization, SegmentationDataset
+from segdistill.dataset import IGNORE_INDEX, Normalization, SegmentationDataset
 from segdistill.network import SegmentationNetwork, SegmentationOutput, build_network, resize
 from segdistill.utils.checkpoint import LoadReport, describe, load_network
 from segdistill.utils.classes import ClassMap, MappedNetwork, match_classes
 from segdistill.utils.evaluate import evaluate
+from segdistill.utils.losses.base import resize_labels
+from segdistill.utils.metrics import ConfusionMatrix
 from segdistill.utils.precision import autocast
-from segdistill.utils.predict import Predictor, whole
+from segdistill.utils.predict import Predictor, class_ids, whole
 
 
 class Teacher(nn.Module):
@@ -167,8 +169,7 @@ class Teacher(nn.Module):
             match_classes(self.network, self.report, f"teacher {self.source}", dataset)
         num_images = min(num_images, len(dataset))
         indices = [i * len(dataset) // num_images for i in range(num_images)]
-        predictor = Predictor(lambda images: whole(self.network).coarse(self.rescale(images)))
-        confusion = evaluate(predictor, dataset, self.normalization, indices)
+        confusion = evaluate(Predictor(self._coarse), dataset, self.normalization, indices)
         mean_iou, constant = confusion.mean_iou(), confusion.best_constant()
         if not mean_iou > constant:
             raise ValueError(
@@ -177,6 +178,44 @@ class Teacher(nn.Module):
                 "and for these classes?"
             )
         return self._make_card(num_images, mean_iou)
+
+    @torch.no_grad()
+    def measure_crops(self, dataset: SegmentationDataset, num_crops: int = 32) -> dict | None:
+        """Measure what the teacher says of evenly spaced labelled samples as a student is shown them in epoch 0.
+
+        Nothing is refused, and no random state changes.
+
+        Args:
+            dataset: the training split with its augmentation.
+
+        Returns:
+            num_crops, mean_iou, pixel_accuracy (0..1); entropy, in nats, the mean over the labelled positions of the
+            teacher's map; classes, their names, and iou, None for one that does not occur. None without classes or
+            labels.
+        """
+        indices = [index for index, pair in enumerate(dataset.pairs) if pair.label and self.network.num_classes]
+        num_crops = min(num_crops, len(indices))
+        confusion, entropies = ConfusionMatrix(len(dataset.CLASSES)), []
+        for i in range(num_crops):
+            image, label, *_ = dataset[indices[i * len(indices) // num_crops]]
+            logits = self._coarse(self.normalization(image[None]))
+            confusion.update(class_ids(logits, label.shape), label[None])
+            labelled = resize_labels(label[None], logits.shape[2:]) != IGNORE_INDEX
+            entropies.append(torch.special.entr(logits.softmax(1)).sum(1).cpu()[labelled])
+        if not any(map(len, entropies)):
+            return None
+        return {
+            "num_crops": num_crops,
+            "mean_iou": confusion.mean_iou(),
+            "pixel_accuracy": confusion.pixel_accuracy(),
+            "entropy": torch.cat(entropies).double().mean().item(),
+            "classes": list(dataset.CLASSES),
+            "iou": [None if math.isnan(iou) else iou for iou in confusion.iou().tolist()],
+        }
+
+    def _coarse(self, images: Tensor) -> Tensor:
+        """Logits of images in the teacher's own convention, shown to it at its scale."""
+        return whole(self.network).coarse(self.rescale(images))
 
     @torch.no_grad()
     def verify_features(self, dataset: SegmentationDataset) -> dict:

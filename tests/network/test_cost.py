@@ -1,5 +1,7 @@
 """What a network costs, against counting by hand and against a step that is computed."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,7 +11,7 @@ from segdistill.dataset.normalization import CAFFE
 from segdistill.network import SegmentationNetwork, build_network, resize
 from segdistill.network.__main__ import main
 from segdistill.network.base import Feature
-from segdistill.network.cost import activations_of, cost_of
+from segdistill.network.cost import SavedBytes, activations_of, cost_of
 from segdistill.utils.checkpoint import load_network
 
 
@@ -123,3 +125,34 @@ def test_the_tool_says_what_is_wrong(argv, message, capsys):
         main(["pspnt"])
     with pytest.raises(ValueError, match="has no setting 'back=3'"):
         main(["pspnet", "back=3"])
+
+
+def test_saved_bytes_are_those_of_distinct_maps_and_counting_them_changes_no_bit():
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Tanh(), torch.nn.Conv2d(8, 2, 1))
+    images = torch.randn(2, 3, 10, 10)
+    network(images).square().sum().backward()
+    expected = [parameter.grad.clone() for parameter in network.parameters()]
+    network.zero_grad()
+    with SavedBytes(network) as saved:
+        output = network(images)
+    output.square().sum().backward()
+    # The images, and one map of 8x8x8 that the activation and the next convolution both keep.
+    assert saved.total == 4 * (2 * 3 * 10 * 10 + 2 * 8 * 8 * 8)
+    assert all(torch.equal(p.grad, grad) for p, grad in zip(network.parameters(), expected, strict=True))
+
+
+@pytest.mark.parametrize("options", [{"norm": "inplace_abn"}, {"checkpoint_blocks": True}], ids=str)
+def test_saved_bytes_are_counted_where_maps_are_overwritten_or_computed_again(options):
+    totals, gradients = [], []
+    for settings in (options, options, {}):
+        torch.manual_seed(0)
+        network = build_network("pspnet", 5, backbone="resnet18_v1s", activation="leaky_relu", **settings).train()
+        images = torch.randn(2, 3, 64, 64)
+        with SavedBytes(network) if gradients else nullcontext() as saved:
+            output = network(images)
+        output.logits.square().sum().backward()
+        totals.append(saved and saved.total)
+        gradients.append([p.grad for p in network.parameters() if p.grad is not None])
+    assert totals[1] < 0.8 * totals[2]
+    assert all(torch.equal(*pair) for pair in zip(*gradients[:2], strict=True))

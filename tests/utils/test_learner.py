@@ -165,3 +165,17 @@ def test_shares_add_up():
     assert len(shares) == 5
     assert sum(shares.values()) == pytest.approx(1)
     assert shares["share/cwd"] == pytest.approx(3 * values["loss/cwd"] / values["loss"])
+
+
+def test_what_the_first_forward_pass_keeps_is_counted_once():
+    learner, teacher = learner_of()
+    step(learner, teacher, sample_of())
+    whole = learner.saved_bytes
+    step(learner, teacher, sample_of(0, 2))
+    assert learner.saved_bytes == whole
+    halves, teacher = learner_of(parts=2)
+    step(halves, teacher, sample_of(), parts=2)
+    assert 0.4 * whole < halves.saved_bytes < 0.6 * whole
+    alone, teacher = learner_of(terms=[])
+    step(alone, teacher, sample_of())
+    assert 0 < alone.saved_bytes < whole

@@ -1,4 +1,6 @@
 import copy
+import math
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,6 +10,7 @@ from PIL import Image
 
 from segdistill.dataset import Normalization, build_dataset
 from segdistill.dataset.normalization import CAFFE, IMAGENET
+from segdistill.dataset.transforms import RandomCrop
 from segdistill.network import SegmentationNetwork, build_network
 from segdistill.network.base import Feature
 from segdistill.utils.checkpoint import atomic_save, export_weights
@@ -231,6 +234,74 @@ def test_a_teacher_is_measured_as_it_teaches(camvid):
     teacher._hidden = (Oracle(),)
     assert teacher.verify(camvid)["mean_iou"] > 0.9
     assert teacher.card["scale"] == 0.5
+
+
+@pytest.fixture
+def crops(camvid):
+    """Forty training samples, many of them padded, the last ten without a label."""
+    for name in range(40):
+        for folder in ("", "annot"):
+            (camvid.root / f"train{folder}").mkdir(exist_ok=True)
+            shutil.copy(camvid.root / f"val{folder}/a.png", camvid.root / f"train{folder}/{name:02}.png")
+    dataset = build_dataset("camvid", camvid.root, "train", transform=RandomCrop((32, 64), (0.5, 1.0), True))
+    dataset.pairs = [*dataset.pairs[:30], *(pair._replace(label=None) for pair in dataset.pairs[30:])]
+    dataset.num_labelled = 30
+    return dataset
+
+
+class Doubtful(Oracle):
+    """Gives 3 to 1 for the right one of two classes; of padding, which has the mean colour, it knows nothing."""
+
+    def maps(self, images, wanted):
+        logits = torch.full((len(images), 11, *images.shape[2:]), float("-inf"))
+        logits[:, 0] = 0
+        logits[:, 3] = math.log(3) * images[:, 0].sign().masked_fill(images[:, 0].abs() < 0.01, 0)
+        return {"logits": logits}
+
+
+def test_a_teacher_is_measured_on_the_crops_that_it_will_label(camvid, crops, monkeypatch):
+    asked = []
+    get = type(crops).__getitem__
+    monkeypatch.setattr(type(crops), "__getitem__", lambda self, key: asked.append(key) or get(self, key))
+    teacher = make_teacher()
+    teacher._hidden = (Doubtful(),)
+    before = torch.get_rng_state()
+    figures = teacher.measure_crops(crops)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert asked == list(range(30))
+    assert (figures["num_crops"], figures["classes"]) == (30, list(crops.CLASSES))
+    assert figures["mean_iou"] == pytest.approx(1, abs=0.1)  # its border lies where the images were resized
+    assert [i for i, iou in enumerate(figures["iou"]) if iou is not None] == [0, 3]
+    assert figures["entropy"] == pytest.approx(-0.75 * math.log(0.75) - 0.25 * math.log(0.25), abs=1e-3)
+    assert teacher.measure_crops(crops) == figures
+    asked.clear()
+    assert teacher.measure_crops(crops, num_crops=4)["num_crops"] == 4
+    assert asked == [0, 7, 15, 22]
+
+
+def test_crops_are_measured_as_a_teacher_teaches(camvid, crops, monkeypatch):
+    """Through its class map, which makes this one wrong, and at its scale; and it is not refused for that."""
+    names = [f"class {i}" for i in range(11)]
+    lines = [f"class {i} -> {3 - i}\n" for i in range(4)] + [f"class {i} -> none\n" for i in range(4, 11)]
+    (camvid.root / "classes.txt").write_text("".join(lines))
+    seen = []
+    maps = Doubtful.maps
+    monkeypatch.setattr(
+        Doubtful, "maps", lambda self, images, wanted: seen.append(images.shape[2:]) or maps(self, images, wanted)
+    )
+    report = SimpleNamespace(classes=names, input_size=None, family="other", config={"name": "swapped"}, sha256="0")
+    options = {"dataset": camvid, "class_map": camvid.root / "classes.txt", "scale": 0.5, "report": report}
+    teacher = Teacher(Doubtful(), IMAGENET, IMAGENET, **options)
+    with pytest.raises(ValueError, match="no better than one class everywhere"):
+        teacher.verify(camvid)
+    assert teacher.measure_crops(crops)["mean_iou"] < 0.1
+    assert set(seen) == {(16, 32)}
+
+
+def test_without_labels_or_classes_there_are_no_crops_to_measure(crops):
+    assert Teacher(Backbone(), IMAGENET, IMAGENET).measure_crops(crops) is None
+    crops.pairs = crops.pairs[30:]
+    assert make_teacher().measure_crops(crops) is None
 
 
 def test_a_missing_teacher_stops_with_its_name(tmp_path):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
 
-from segdistill.utils.options import BOOKKEEPING
+from segdistill.utils.options import BOOKKEEPING, TEACHING
 from segdistill.utils.report.read import FinishedRun, evaluated, read_evaluation, read_run, sha256_of
 
 # Options in which the runs of a group may differ. Teachers are files too, but compared by their checksum; what the
@@ -133,6 +133,9 @@ def compare_groups(
     for group in sides[1:]:
         check_pair(sides[0], group, varied)
         group.delta = delta_of(sides[0], group)
+    taught = [group for group in sides if group.first.terms]
+    for group in taught[1:]:
+        check_pair(taught[0], group, varied)
     check_varied(sides, varied)
 
     checkpoint, evaluation = teacher_files(teacher) if teacher else (None, None)
@@ -217,14 +220,18 @@ def check_group(group: Group) -> None:
 
 
 def check_pair(baseline: Group, group: Group, varied: Sequence[str]) -> None:
-    """Raise ValueError unless both have the same seeds and differ in their terms and in ``varied`` alone."""
+    """Raise ValueError unless both have the same seeds and differ in their terms and in ``varied`` alone.
+
+    Of two groups one of which has no teacher, nothing that concerns a teacher alone tells them apart.
+    """
     for one, other in ((group, baseline), (baseline, group)):
         if missing := sorted(other.runs.keys() - one.runs.keys()):
             raise ValueError(
                 f"runs pair up by seed, but {one.name!r} lacks seeds {missing} of {other.name!r}: "
                 "train them, or leave their partners out"
             )
-    check_same_settings(baseline.first, group.first, {*FREE, "terms", *varied})
+    teaching = () if baseline.first.terms and group.first.terms else TEACHING
+    check_same_settings(baseline.first, group.first, {*FREE, "terms", *varied, *teaching})
 
 
 def check_complete(run: FinishedRun) -> None:

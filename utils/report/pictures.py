@@ -63,7 +63,7 @@ def quantities_of(keys: Sequence[str]) -> dict[str, str]:
     titles |= {key: key.removeprefix("loss/").replace("_", " ") for key in keys if key.startswith("loss/")}
     if len(shares) > 1:  # the share of a single term is 1 throughout
         titles |= {key: f"share of {key.removeprefix('share/').replace('_', ' ')} (%)" for key in shares}
-    own = [key for key in keys if "/" in key and not key.startswith(("val/", "loss/", "share/"))]
+    own = [key for key in keys if "/" in key and not key.startswith(("val/", "loss/", "share/", "cost/"))]
     return titles | {key: key.replace("/", ": ").replace("_", " ") for key in own}
 
 

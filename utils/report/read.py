@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,17 @@ class FinishedRun:
     def terms(self) -> list[dict]:
         """The distillation terms with their settings; empty if the student learned alone."""
         return self.options.get("terms") or []
+
+    @property
+    def cost(self) -> dict[str, float]:
+        """Medians over the rows: seconds of a ``step`` and of the ``teacher``, bytes ``saved``; {} if none were logged.
+
+        The teacher of a student without terms takes 0 seconds.
+        """
+        names = ("step", "teacher", "saved")
+        logged = {name: [row[f"cost/{name}"] for row in self.metrics if f"cost/{name}" in row] for name in names}
+        cost = {name: statistics.median(values) for name, values in logged.items() if values}
+        return {"teacher": 0.0} | cost if cost else {}
 
     @property
     def settings(self) -> dict:

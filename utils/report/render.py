@@ -129,6 +129,48 @@ def mean_of(values: Sequence[float | None]) -> float | None:
     return statistics.mean(known) if known else None
 
 
+def cost_table(comparison: Comparison) -> str:
+    """Markdown: a row a group with the seconds of a step and the GiB that it keeps, means over the seeds, beside their
+    ratios to the baseline; below the table, what they are."""
+    baseline = comparison.groups[0]
+    costs = [costs_of(group) for group in comparison.groups]
+    times = f"x {baseline.name}"
+    header = ["cost of a step", "s, student", "s, teacher", "s, together", times, "GiB, kept", times]
+    rows = [
+        [
+            group.name,
+            *(decimals(cost.get(name)) for name in ("step", "teacher", "together")),
+            ratio(cost.get("together"), costs[0].get("together")),
+            decimals(cost.get("saved") and cost["saved"] / 2**30),
+            ratio(cost.get("saved"), costs[0].get("saved")),
+        ]
+        for group, cost in zip(comparison.groups, costs, strict=True)
+    ]
+    note = (
+        "Student: forward, backward, update, without validation and saving. Teacher: its answers, once for students "
+        "that learn beside each other. Kept: by autograd, of a part of a batch, until its backward pass. Seconds are "
+        "medians over the steps, on the machines that the runs were on."
+    )
+    return f"{markdown_table(header, rows)}\n\n{note}"
+
+
+def costs_of(group: Group) -> dict[str, float]:
+    """Means over the seeds of what ``FinishedRun.cost`` says, and the seconds together."""
+    costs = [run.cost for run in group.runs.values() if run.cost]
+    if not costs:
+        return {}
+    means = {name: statistics.mean(cost[name] for cost in costs) for name in costs[0]}
+    return means | {"together": means["step"] + means["teacher"]}
+
+
+def decimals(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def ratio(value: float | None, baseline: float | None) -> str:
+    return f"{value / baseline:.2f}" if value and baseline else "-"
+
+
 def terms_table(run: FinishedRun) -> str:
     """Markdown: the terms of the loss, their settings, and the share of each at the end of training."""
     task_weight = run.options.get("task_weight", 1.0)
@@ -136,6 +178,25 @@ def terms_table(run: FinishedRun) -> str:
     settings = {**task, **{term["name"]: one_line(term) for term in run.terms}}
     rows = [[name, text, percent(final_share(run.metrics, name))] for name, text in settings.items()]
     return markdown_table(["term", "settings", "share (%)"], rows, texts=2)
+
+
+def crops_table(run: FinishedRun) -> str:
+    """Markdown: IoU (%) a class of the teacher on training crops, beside the student's where it was evaluated; below
+    the table, how to read it."""
+    crops, evaluation = run.teacher["crops"], run.evaluation
+    columns = {"teacher, training crops": crops}
+    if evaluation and evaluation["classes"] == crops["classes"]:
+        columns[f"student, {subject_of(evaluation)}"] = evaluation
+    rows = [[name, *(percent(one["iou"][i]) for one in columns.values())] for i, name in enumerate(crops["classes"])]
+    for key in ("mean_iou", "pixel_accuracy"):
+        rows.append([f"**{MEANS[key]}**", *(percent(one[key]) for one in columns.values())])
+    others = " The student's figures are of other images." if len(columns) > 1 else ""
+    return (
+        f"{markdown_table(['IoU (%)', *columns], rows)}\n\nThe teacher's answers against the labels of "
+        f"{crops['num_crops']} training samples, scaled and cropped as the student sees them; their mean entropy is "
+        f"{crops['entropy']:.2f} nats. A class that is low here is taught wrong where its label would be right: try "
+        f"--teacher-scale, a lower weight, or crops as the teacher knows them.{others}"
+    )
 
 
 def one_line(term: Mapping) -> str:
@@ -216,6 +277,13 @@ def summary_of(run: FinishedRun) -> str:
     return f"{training}, from {run.teacher['file']} ({mean_iou} mIoU on {num_images} validation images)."
 
 
+def cost_sentence(run: FinishedRun) -> str:
+    cost = run.cost
+    teacher = f" and {cost['teacher']:.3f} s for the teacher" if cost["teacher"] else ""
+    kept = f"{cost['saved'] / 2**30:.3f} GiB"
+    return f"A step took {cost['step']:.3f} s for the student{teacher}, and kept {kept} for its backward pass."
+
+
 # -------------------------------------------------------------------------------------------------------- reports
 
 
@@ -242,6 +310,9 @@ def write_run_report(folder: Path) -> None:
         sections += [f"## Classes of {subject}", iou_table({subject: run.evaluation})]
         sections += [f"{run.checkpoint.name} on {run.evaluation['num_images']} images."]
     sections += ["## Terms", terms_table(run), "Share of each weighted term in the loss at the end of training."]
+    sections += [cost_sentence(run)] if run.cost else []
+    if run.teacher and run.teacher.get("crops"):
+        sections += ["## The teacher as a label", crops_table(run)]
     sections += ["## Curves", "![mIoU, losses and shares over the steps](curves.png)"]
     write_sections(folder / "report.md", [*sections, "## Settings", block(settings_of(run) | run.environment)])
 
@@ -278,6 +349,7 @@ def write_comparison(comparison: Comparison, output: Path, num_images: int = 4) 
     sections += ["\n".join(f"- {name}: {summary_of(group.first)}" for name, group in groups.items())]
     sections += [f"## mIoU on {subject}", table]
     sections += [f"## Classes of {subject}", class_table(comparison), "![delta of each class](classes.png)"]
+    sections += ["## Cost", cost_table(comparison)]
     sections += ["## Curves", "![mIoU, losses and shares over the steps](curves.png)"]
     sections += [f"## Predictions on {subject}", "![image, truth and predictions](panel.png)"]
     sections += [f"Images spaced evenly, not chosen; students of seed {first.options['seed']}."]

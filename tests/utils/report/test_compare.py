@@ -228,6 +228,34 @@ def test_evaluation_of_another_file_beside_the_teacher_is_left_out(compare_pair,
     assert compare_pair(teacher=teacher / "released.pth").teacher_evaluation is None
 
 
+TAUGHT = {
+    "teacher_scale": 0.5,
+    "class_map": "a.txt",
+    "teacher_network": "timm:vit",
+    "teacher_options": {"pretrained": True},
+    "teacher_stride": 2,
+    "teacher_bf16": True,
+    "teacher_compile": True,
+}
+
+
+def test_options_of_the_teacher_alone_tell_no_group_from_a_baseline_without_one(make_run, alone):
+    group = make_run("group", [PI], mean_iou=0.6, **TAUGHT)
+    assert compare_groups([alone], [("auto", [group])]).groups[1].delta.mean == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("option", TAUGHT)
+@pytest.mark.parametrize("baseline_is_taught", [False, True])
+def test_groups_that_were_taught_in_different_ways_are_refused(make_run, option, baseline_is_taught):
+    runs = [make_run("pi", [PI]), make_run("pa", [PA], **{option: TAUGHT[option]})]
+    if not baseline_is_taught:
+        runs.insert(0, make_run("alone"))
+    groups = [("auto", [run]) for run in runs[1:]]
+    with pytest.raises(ValueError, match=rf"pi and .*pa cannot be compared fairly, they differ in {option}"):
+        compare_groups(runs[:1], groups)
+    assert compare_groups(runs[:1], groups, varied=[option])
+
+
 # --------------------------------------------------------------------------------------------------------- caveats
 
 

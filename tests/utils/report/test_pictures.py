@@ -44,7 +44,7 @@ def test_curves_show_mean_iou_in_percent_and_every_loss(figures):
 
 
 def test_curves_show_shares_in_percent_and_what_methods_log_of_themselves(figures):
-    own = {"any__thing": [1, 2]}
+    own = {"any__thing": [1, 2], "cost__step": [1, 2]}  # costs have a table
     plot_curves({"run": [rows([0.1, 0.2], share__x=[0.25, 0.3], share__y=[0.75, 0.7], **own)]}, None)
     assert titles_of(figures[0])[1:] == ["share of x (%)", "share of y (%)", "any: thing"]
     assert figures[0].axes[1].lines[0].get_ydata().tolist() == [25, 30]

@@ -12,7 +12,14 @@ from runs import PA, PI, PROTOCOL, cells, change, evaluation, write_lines
 from segdistill.dataset import build_dataset
 from segdistill.utils.report import compare_groups, iou_table, pictures, write_comparison, write_run_report
 from segdistill.utils.report.__main__ import main
-from segdistill.utils.report.render import caption_of, caveat_sentences, class_table, conclusions, paired_table
+from segdistill.utils.report.render import (
+    caption_of,
+    caveat_sentences,
+    class_table,
+    conclusions,
+    cost_table,
+    paired_table,
+)
 
 
 @pytest.fixture
@@ -77,6 +84,31 @@ def test_class_table_has_means_over_the_seeds_and_their_deltas(ablation, make_ru
     assert table[3] == ["sky", "-", "-", "-", "-"]
     assert table[4] == ["**mIoU**", "90.00", "50.00", "65.00 (+15.00)", "40.00 (-10.00)"]
     assert table[-1] == ["parameters", *["1.23 M"] * 4]
+
+
+def add_costs(run, *steps, **other):
+    """Metrics with a row for each of ``steps``, the seconds that one took, and other costs that are the same in all."""
+    rows = [{"step": i + 1, "loss/x": 1.0, "cost/step": seconds} for i, seconds in enumerate(steps)]
+    other = {f"cost/{name}": value for name, value in other.items()}
+    write_lines(run, *(json.dumps(row | other) for row in rows), '{"step": 20, "loss/x": 1.0}')
+
+
+def test_cost_table_has_means_over_the_seeds_and_their_ratios_to_the_baseline(make_run):
+    sides = [[make_run(f"{name}{i}", terms, i) for i in (0, 1)] for name, terms in (("a", []), ("b", [PI]))]
+    for run, seconds in zip(sides[0], (0.1, 0.3), strict=True):
+        add_costs(run, 9.0, seconds, seconds, saved=2**30)
+    for run in sides[1]:
+        add_costs(run, 0.25, teacher=0.15, saved=1.5 * 2**30)
+    header, _, alone, pi = cells(cost_table(compare_groups(sides[0], [("auto", sides[1])])))
+    assert header[4] == header[6] == "x alone"
+    assert alone == ["alone", "0.200", "0.000", "0.200", "1.00", "1.000", "1.00"]
+    assert pi == ["pi", "0.250", "0.150", "0.400", "2.00", "1.500", "1.50"]
+
+
+def test_cost_table_has_a_dash_for_runs_that_did_not_measure_it(alone, distilled):
+    add_costs(distilled, 0.25, teacher=0.15, saved=2**30)
+    _, _, *rows = cells(cost_table(compare_groups([alone], [("auto", [distilled])])))
+    assert rows == [["alone", *["-"] * 6], ["pi", "0.250", "0.150", "0.400", "-", "1.000", "-"]]
 
 
 # ------------------------------------------------------------------------------------------------------ sentences
@@ -234,6 +266,35 @@ def test_run_without_shares_teacher_or_evaluation_has_a_report(make_run):
     text = (run / "report.md").read_text()
     assert ["pi", "method pixel_wise, weight 10.0, on logits", "-"] in cells(text)
     assert "| road" not in text
+
+
+def test_run_report_sets_the_teacher_on_crops_beside_the_student(make_run):
+    run = make_run("run", [PI], mean_iou=0.5)
+    crops = {"num_crops": 32, "mean_iou": 0.4, "pixel_accuracy": 0.7, "entropy": 0.314}
+    change(run / "teacher.json", crops=crops | {"classes": ["road", "sky"], "iou": [0.4, None]})
+    write_run_report(run)
+    text = (run / "report.md").read_text()
+    header, _, *table = cells(text.split("## The teacher as a label")[1].split("##")[0])
+    assert header == ["IoU (%)", "teacher, training crops", "student, camvid test"]
+    assert table[0] == ["road", "40.00", "50.00"]
+    assert table[1] == ["sky", "-", "-"]
+    assert table[2:] == [["**mIoU**", "40.00", "50.00"], ["**pixel accuracy**", "70.00", "80.00"]]
+    assert "32 training samples" in text
+    assert "0.31 nats" in text
+    (run / "evaluation.json").unlink()
+    write_run_report(run)
+    assert ["road", "40.00"] in cells((run / "report.md").read_text())
+
+
+def test_run_report_says_what_a_step_cost(alone, distilled):
+    add_costs(alone, 0.1, 0.2, 0.3, saved=2**30)
+    add_costs(distilled, 0.25, teacher=0.15, saved=2**29)
+    texts = []
+    for run in (alone, distilled):
+        write_run_report(run)
+        texts.append((run / "report.md").read_text())
+    assert "A step took 0.200 s for the student, and kept 1.000 GiB" in texts[0]
+    assert "A step took 0.250 s for the student and 0.150 s for the teacher, and kept 0.500 GiB" in texts[1]
 
 
 def test_continued_run_says_so_in_its_report(make_run):

@@ -1,0 +1,52 @@
+"""What a step's parts take, on whatever device they run."""
+
+import statistics
+import time
+from collections import deque
+
+import torch
+
+RECENT = 50  # laps that a median is of, at most
+
+
+class Stopwatch:
+    """Seconds of a piece of work that comes again and again; of the last laps the median.
+
+        with watch:     # once or several times
+            ...
+        watch.lap()     # that was the piece
+
+    On a GPU its own clock is asked: the host waits for nothing until ``median`` is read.
+    """
+
+    def __init__(self, device: torch.device):
+        self.on_gpu = device.type == "cuda"
+        self.stretches: list[tuple] = []  # start and end of each, of the present lap
+        self.laps: deque[list[tuple]] = deque(maxlen=RECENT)
+
+    def __enter__(self) -> None:
+        self.began = self.now()
+
+    def __exit__(self, *error) -> None:
+        self.stretches.append((self.began, self.now()))
+
+    def now(self) -> float | torch.cuda.Event:
+        if not self.on_gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def lap(self) -> None:
+        self.laps.append(self.stretches)
+        self.stretches = []
+
+    def median(self) -> float:
+        """Seconds of a lap."""
+        return statistics.median(sum(self.seconds(*stretch) for stretch in lap) for lap in self.laps)
+
+    def seconds(self, start: float | torch.cuda.Event, end: float | torch.cuda.Event) -> float:
+        if not self.on_gpu:
+            return end - start
+        end.synchronize()
+        return start.elapsed_time(end) / 1000
