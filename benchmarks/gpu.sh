@@ -42,6 +42,8 @@ if FALLBACK["cuda"]:
     measure "$PYTHON" benchmarks/memory.py --device cuda
     measure "$PYTHON" benchmarks/memory.py --device cuda --backbone resnet101_v1s
     measure "$PYTHON" benchmarks/distill_step.py --device cuda --batch-size 8
+    measure "$PYTHON" benchmarks/teacher.py --device cuda --batch-size 8 --size 512 512
+    measure "$PYTHON" benchmarks/teacher_cache.py --device cuda --batch-size 8 --size 512
     printf '\n%s' "$failed"
     [ -z "$failed" ]
 } 2>&1 | tee "$result"
