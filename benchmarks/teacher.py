@@ -49,16 +49,20 @@ def main() -> None:
     teachers = {name: build(options) for name, options in VARIANTS.items()}
     images = torch.randn(arguments.batch_size, 3, *arguments.size, device=device)
     answers, times = {}, {name: [] for name in teachers}
+
+    def ask(name: str) -> None:
+        answers[name] = teachers[name](images, {"logits"}).logits
+
     for repeat in range(arguments.repeats + 1):
-        for name, teacher in teachers.items():
-            spent = timed(lambda name=name, teacher=teacher: answers.update({name: teacher(images, {"logits"})}), device)
+        for name in teachers:
+            spent = timed(lambda name=name: ask(name), device)
             if repeat:  # the first of each warms up, and compiles
                 times[name].append(spent)
-    exact, first = answers["float32"].logits, statistics.median(times["float32"])
+    exact, first = answers["float32"], statistics.median(times["float32"])
     machine = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
     print(f"torch {torch.__version__}, {machine}, {arguments.repeats} repeats")
     for name, seconds in times.items():
-        logits, median = answers[name].logits.float(), statistics.median(seconds)
+        logits, median = answers[name].float(), statistics.median(seconds)
         error = ((logits - exact).abs().max() / exact.abs().max()).item()
         same = (logits.argmax(1) == exact.argmax(1)).float().mean().item()
         print(f"{name:14}  {median:7.3f} s  {median / first:.2f} x  logits within {error:.1e}  same class {same:.2%}")
