@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -45,7 +47,8 @@ def test_recipe_runs_from_end_to_end(name, smoke):
     assert {key for key in last if key.startswith("loss/")} > {"loss/cross_entropy"}
 
 
-def compare(tiny, folder, script="compare", **settings):
+def start(tiny, folder, script="compare", **settings):
+    """A comparison as a process group of its own."""
     environment = os.environ | {
         "python": sys.executable,
         "OMP_NUM_THREADS": "1",
@@ -55,35 +58,44 @@ def compare(tiny, folder, script="compare", **settings):
         "flags": "--input-size 64,64 --batch-size 4 --num-steps 3 --num-workers 0 --save-every 1",
         **{"seeds": "0", "output": str(folder), **settings},
     }
-    command = ["bash", f"experiments/{script}.sh"]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    command, pipes = ["bash", f"experiments/{script}.sh"], {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, start_new_session=True, **pipes)
+
+
+def compare(*args, **settings):
+    """What became of a comparison, and what it said."""
+    process = start(*args, **settings)
+    _, errors = process.communicate()
+    return process.returncode, errors
 
 
 @pytest.mark.slow
-def test_a_comparison_runs_and_continues_with_the_same_command(tiny, tmp_path):
+def test_a_comparison_that_is_killed_continues_with_the_same_command(tiny, tmp_path):
     settings = {"labels": "2", "share": "0.5", "cache": str(tmp_path / "cache"), "views": "2"}
-    done = compare(tiny, tmp_path / "out", **settings)
-    assert done.returncode == 0, done.stderr[-3000:]
+    killed = start(tiny, tmp_path / "out", **settings)
+    while not (tmp_path / "out/both_seed0/best.pth").exists():  # written at the last step, before the evaluations
+        assert killed.poll() is None, killed.stderr.read()
+        time.sleep(0.05)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    before = (tmp_path / "out/both_seed0/best.pth").read_bytes()
+    code, errors = compare(tiny, tmp_path / "out", **settings)
+    assert code == 0, errors[-3000:]
     report = (tmp_path / "out/report.md").read_text()
     assert all(f"| {name}" in report for name in ("alone", "cwd", "both"))
-    before = {path: path.read_bytes() for path in (tmp_path / "out").glob("*/best.pth")}
-    assert len(before) == 3
-    (tmp_path / "out/both_seed0/last.pth").unlink()
-    (tmp_path / "out/both_seed0/best.pth").unlink()
-    assert compare(tiny, tmp_path / "out", **settings).returncode == 0
-    assert {path: path.read_bytes() for path in before} == before
+    assert (tmp_path / "out/both_seed0/best.pth").read_bytes() == before
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("script", sorted(COMPARISONS))
 def test_an_experiment_on_camvid_runs_from_end_to_end(script, tiny, tmp_path):
     settings = {"methods": "pi: --pi", "sequence": "[01]", "student_file": str(tiny / "teacher.pth")}
-    done = compare(tiny, tmp_path, script, **settings)
-    assert done.returncode == 0, done.stderr[-3000:]
+    code, errors = compare(tiny, tmp_path, script, **settings)
+    assert code == 0, errors[-3000:]
     assert {path.parent.name for path in tmp_path.glob("*/evaluation.json")} == {"alone_seed0", "pi_seed0"}
 
 
 def test_a_method_without_a_name_is_refused(tiny, tmp_path):
-    done = compare(tiny, tmp_path, methods="--cwd weight=3")
-    assert done.returncode == 2
-    assert "cwd: --cwd weight=3" in done.stderr
+    code, errors = compare(tiny, tmp_path, methods="--cwd weight=3")
+    assert code == 2
+    assert "cwd: --cwd weight=3" in errors
