@@ -6,14 +6,15 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 export dataset=camvid split=test data_dir=${data_dir:?folder of CamVid} output=${output:-snapshots/camvid_finetune}
-num_steps=${num_steps:-400}
+num_steps=${num_steps:-200}
 mkdir -p "$output"
 for part in train val; do
     (cd "$data_dir/$part" && printf '%s\n' *.png) | sed "s#.*#$part/& ${part}annot/&#"
 done > "$output/trainval.txt"
-export methods=${methods:-"pi: --pi weight=3"}
+export methods=${methods:-"pi: --pi weight=0.5
+    dkd: --dkd weight=0.5 alpha=0"}
 export student=${student:-"--network espnet_c --network-options p=2 q=8"}
-export flags="--S_ckpt_path ${student_file:?the student to start from} --data-list $output/trainval.txt --num-steps $num_steps --lr-g 3e-4 --ema 0.99 --scale-range 0.75 1.5
-    --val-every $num_steps --preload ${flags:-}"
+export flags="--S_ckpt_path ${student_file:?the student to start from} --data-list $output/trainval.txt --num-steps $num_steps --input-size 360,480 --batch-size 4 --scale-range 1 1.5
+    --lr-g 3e-4 --ema 0.99 --val-every $num_steps --preload ${flags:-}"
 export teacher_flags=${teacher_flags:-"--teacher-stride 4 --teacher-bf16"}
 exec bash experiments/compare.sh
