@@ -192,6 +192,11 @@ class ESPNet(SegmentationNetwork):
         super().__init__()
         if skip not in ("fused", "stem"):
             raise ValueError(f"unknown espnet skip {skip!r}; known: fused (19 channels), stem (16 channels)")
+        if num_classes < 5:
+            raise ValueError(
+                f"espnet's decoder is a fifth of its classes wide, so {num_classes} classes are too few: 5 or more, or "
+                "espnet_c, which has no decoder"
+            )
         self.num_classes = num_classes
         self.skip = skip
         self.encoder = ESPNetC(num_classes, p=p, q=q, norm=norm)

@@ -230,8 +230,9 @@ def test_activation_checkpointing_changes_memory_and_nothing_else(name):
         ({"name": "espnet", "norm": "group"}, "batch_norm"),
         ({"name": "espnet", "skip": "none"}, "fused"),
         ({"name": "espnet_c", "depth": 3}, "depth"),
+        ({"name": "espnet", "num_classes": 4}, "5 or more, or espnet_c"),
     ],
 )
 def test_a_wrong_argument_is_an_error_that_names_what_would_be_right(arguments, message):
     with pytest.raises(ValueError, match=message):
-        build_network(num_classes=5, **arguments)
+        build_network(**{"num_classes": 5, **arguments})
