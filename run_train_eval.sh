@@ -4,6 +4,7 @@
 #   methods="--cwd weight=3" seeds="0 1 2" teacher=ckpt/teacher.pth dataset=cityscapes data_dir=DIR bash run_train_eval.sh
 # labels=N keeps the labels of N training images: alone, the student learns from these; distilled, from the others too,
 # which make up the part share=S of every batch; and a third group learns, alone, from all labels.
+# check=only stops after everything was checked, before the first step.
 # The defaults run on generated street scenes, without any download, in eleven minutes on two CPU cores: three seeds,
 # 20 labels of 400, and the teacher that comes with the project (ckpt/scenes_teacher.pth; teacher=train trains one).
 set -euo pipefail
@@ -88,6 +89,7 @@ else  # what the terms ask of the teacher is seen from its network
     train_distilled ${untrained/--network /--teacher-network } --check
     train_teacher --check
 fi
+if [ "${check:-}" = only ]; then exit; fi
 
 if [ -z "$teacher" ]; then
     echo "== teacher"

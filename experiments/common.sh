@@ -5,7 +5,8 @@
 #   flags             what shall differ in all runs: flags="--num-workers 16 --bf16"
 #   seeds, output ... as run_train_eval.sh takes them
 # SMOKE=1 runs the recipe's losses, weights, optimizer and rates for a few steps on small crops of generated scenes, with
-# a small teacher trained on the spot; smoke=FOLDER keeps scenes and teachers for the next recipe.
+# a small teacher trained on the spot; smoke=FOLDER keeps scenes and teachers for the next recipe. With check=only too, not
+# a step is done.
 python=${python:-python}
 name=${name:-$(basename "$0" .sh)}
 seeds=${seeds:-0} teacher_flags=${teacher_flags:-} student_flags=${student_flags:-}
@@ -19,7 +20,9 @@ if [ -n "${SMOKE:-}" ]; then
     flags="--num-workers 0 --preload"
     teacher_network=${teacher_network//resnet101/resnet18}
     teacher=$smoke/teacher$(printf %s "$teacher_network" | tr -c 'a-z0-9' _).pth
-    if [ ! -f "$teacher" ]; then
+    if [ "${check:-}" = only ]; then
+        teacher=train
+    elif [ ! -f "$teacher" ]; then
         $python train.py $teacher_network --data-dir "$data_dir" --input-size 64,128 --batch-size 4 --num-steps 30 \
             --random-scale false $flags --snapshot-dir "$output" --save-name teacher --resume
         cp "$output/teacher/best.pth" "$teacher.$$"

@@ -139,6 +139,9 @@ SHELL_COMMANDS = [pair for pair in written_commands() if re.match(rf"{ENVIRONMEN
 def concrete(tmp_path):
     """A function that puts what exists in the place of DIR, FILE and every .pth."""
     (tmp_path / "file.pth").touch()
+    for name in ("train/0001TP_0.png", "train/0016E5_0.png", "val/0.png"):  # of CamVid
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
 
     def replace(text):
         text = re.sub(r"[\w/+.-]+\.pth\b|\bFILE\b", str(tmp_path / "file.pth"), text)
@@ -175,7 +178,7 @@ def test_a_script_of_the_documentation_calls_commands_that_parse(page, command, 
     """With an interpreter that notes its arguments and does nothing."""
     python, log = tmp_path / "python", tmp_path / "log"
     note = f"import json, sys; print(json.dumps(sys.argv[1:]), file=open({str(log)!r}, 'a'))"
-    python.write_text(f"#!{sys.executable}\n{note}\n")
+    python.write_text(f"#!{sys.executable} -IS\n{note}\n")
     python.chmod(0o755)
     settings = {"python": str(python), "output": str(tmp_path / "out")}
     done = subprocess.run(
