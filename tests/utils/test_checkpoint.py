@@ -156,7 +156,7 @@ def test_keys_that_do_not_fit_are_named_and_nothing_is_loaded():
 
 
 def test_skipping_the_classifier_skips_nothing_else():
-    network = build_network("espnet", 3, p=1, q=1)
+    network = build_network("espnet", 6, p=1, q=1)
     exported = export_weights(build_network("espnet", 5, p=1, q=1), IMAGENET)
     before = {key: value.clone() for key, value in network.state_dict().items()}
     report = load_weights(network, exported, skip_classifier=True)

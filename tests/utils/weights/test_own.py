@@ -88,8 +88,10 @@ def test_entries_that_depend_on_the_class_count_are_those_of_another_shape(name)
     assert depending
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("num_classes", [1, 2, 11, 19, 21, 150])
+COUNTS = [(name, count) for name in NETWORKS for count in (1, 2, 11, 19, 21, 150) if name != "espnet" or count >= 5]
+
+
+@pytest.mark.parametrize(("name", "num_classes"), COUNTS)
 def test_the_class_count_is_read_off_the_shapes(name, num_classes):
     state_dict = blueprint({"name": name, "num_classes": num_classes})
     assert count_classes(state_dict, {"name": name}) == num_classes
