@@ -11,7 +11,7 @@ export methods=${methods:-"pi: --pi weight=3
     cwd: --cwd weight=3
     dist: --dist
     dkd: --dkd
-    at: --pi weight=3 --at on=layer3 weight=100"}
+    pi+at: --pi weight=3 --at on=layer3 weight=100"}
 export dataset=camvid split=test data_dir=${data_dir:?folder of CamVid} output=${output:-snapshots/camvid_methods}
 num_steps=${num_steps:-20000} batch_size=${batch_size:-8}
 export flags="--num-steps $num_steps --batch-size $batch_size --scale-range 0.75 1.5 --val-every $num_steps --preload ${flags:-}"
