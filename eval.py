@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from segdistill.dataset import DATASETS, SegmentationDataset, build_dataset
-from segdistill.utils.checkpoint import LoadReport, load_network
+from segdistill.network import LoadReport, load_network
 from segdistill.utils.classes import MappedNetwork, match_classes
 from segdistill.utils.distributed import rank, start_device
 from segdistill.utils.evaluate import evaluate

@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from segdistill.dataset import DATASETS, SegmentationDataset, build_dataset
 from segdistill.dataset.files import read_image
-from segdistill.utils.checkpoint import load_network
+from segdistill.libs.files import replacing
+from segdistill.network import load_network
 from segdistill.utils.classes import MappedNetwork, match_classes
 from segdistill.utils.distributed import start_device
 from segdistill.utils.flags import Parser, add_switch, run_command
@@ -212,11 +213,8 @@ def round_off(value: object) -> object:
 
 
 def save_png(picture: np.ndarray, path: Path) -> None:
-    """Write by rename, so that an interrupted run leaves no half PNG."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    Image.fromarray(picture).save(temporary, format="PNG")
-    temporary.replace(path)
+    with replacing(path) as file:
+        Image.fromarray(picture).save(file, format="PNG")
 
 
 if __name__ == "__main__":

@@ -25,8 +25,7 @@ from segdistill.dataset import Cityscapes
 from segdistill.dataset.base import id_table
 from segdistill.dataset.files import read_image
 from segdistill.dataset.scenes.street import render_scene
-from segdistill.network import build_network
-from segdistill.utils.checkpoint import load_network
+from segdistill.network import build_network, load_network
 from segdistill.utils.metrics import ConfusionMatrix
 from segdistill.utils.predict import class_ids, sliding, whole
 

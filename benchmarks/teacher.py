@@ -14,8 +14,7 @@ import torch
 from distill_step import timed
 
 from segdistill.dataset.normalization import CAFFE
-from segdistill.network import build_network
-from segdistill.utils.checkpoint import load_network
+from segdistill.network import build_network, load_network
 from segdistill.utils.teacher import Teacher
 
 VARIANTS = {

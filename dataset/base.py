@@ -195,7 +195,7 @@ class SegmentationDataset(torch.utils.data.Dataset):
         total = self.num_labelled
         if not 0 < number <= total:
             raise ValueError(f"cannot keep the labels of {number} images: {self.root} has {total} in {self.split}")
-        kept = [i * total // number for i in range(number)]
+        kept = evenly_spaced(number, total)
         others = [Pair(self.pairs[i].image, None) for i in range(total) if i not in set(kept)]
         self.pairs = [*(self.pairs[i] for i in kept), *others, *self.pairs[total:]]
         self.num_labelled = number
@@ -313,6 +313,12 @@ class SegmentationDataset(torch.utils.data.Dataset):
                     raise FileNotFoundError(f"{path}:{number} names {file}, which does not exist or is no file")
             pairs.append(pair)
         return pairs
+
+
+def evenly_spaced(number: int, total: int) -> list[int]:
+    """``number`` of the indices 0 ... total - 1, at equal steps from 0; all of them if there are not as many."""
+    number = min(number, total)
+    return [i * total // number for i in range(number)]
 
 
 def id_table(mapping: dict[int, int]) -> np.ndarray:

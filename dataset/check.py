@@ -3,15 +3,15 @@
 import hashlib
 import json
 import logging
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from segdistill.dataset.base import IGNORE_INDEX, SegmentationDataset, describe_unused
+from segdistill.dataset.base import IGNORE_INDEX, SegmentationDataset, describe_unused, evenly_spaced
 from segdistill.dataset.contents import Contents
+from segdistill.libs.files import replacing
 
 FOLDER = ".segdistill"  # under the data set's own: the verdict goes where the data go
 VERSION = 1  # raise it when another verdict would be given
@@ -46,7 +46,8 @@ def check(dataset: SegmentationDataset) -> Verdict:
     try:
         path.parent.mkdir(exist_ok=True)
         contents.save()
-        write(path, json.dumps(asdict(verdict), indent=1))
+        with replacing(path, "w") as file:
+            json.dump(asdict(verdict), file, indent=1)
     except OSError:
         pass  # data that may not be written to are audited every time
     return verdict
@@ -120,12 +121,6 @@ def twins(dataset: SegmentationDataset, contents: Contents) -> list[str]:
     return [f"{len(twins)} images occur twice, the first: {twins[0]}"] if twins else []
 
 
-def write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)
-
-
 def require_labels(dataset: SegmentationDataset, num_images: int = 8) -> None:
     """Rely on an earlier ``check``; without one, look at evenly spaced images: there is little to learn from void.
 
@@ -140,8 +135,8 @@ def require_labels(dataset: SegmentationDataset, num_images: int = 8) -> None:
         )
     if verdict:
         return
-    num_images = min(num_images, dataset.num_labelled)
-    indices = [i * dataset.num_labelled // num_images for i in range(num_images)]
+    indices = evenly_spaced(num_images, dataset.num_labelled)
+    num_images = len(indices)
     void = np.mean([(dataset.read(index).label == IGNORE_INDEX).float().mean().item() for index in indices])
     where = f"{type(dataset).__name__} {dataset.split}: {num_images} images of {dataset.root}, evenly spaced, are"
     if void == 1:

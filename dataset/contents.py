@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 from tqdm import tqdm
 
 from segdistill.dataset.base import SegmentationDataset
 from segdistill.dataset.files import read_bytes
+from segdistill.libs.files import replacing
 
 
 class Contents:
@@ -44,6 +44,5 @@ class Contents:
 
     def save(self) -> None:
         """Raises OSError where nothing may be written."""
-        temporary = self.index.with_name(f".{self.index.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(self.known))
-        temporary.replace(self.index)
+        with replacing(self.index, "w") as file:
+            json.dump(self.known, file)

@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 from tqdm import tqdm
 
 from segdistill.dataset.base import SegmentationDataset
-from segdistill.dataset.download import download
+from segdistill.libs.download import download
+from segdistill.libs.files import replacing
 
 ARCHIVES = "archives"  # under the data set's folder
 
@@ -96,8 +97,5 @@ def locate(members: list[tuple], target: Path, inside: str, archive: Path) -> li
 
 def write_all(files: Iterator[tuple[Path, int, BinaryIO]]) -> None:
     for path, _, content in tqdm(files, desc="unpacking", unit="file", disable=None):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.part")
-        with content, temporary.open("wb") as file:
+        with content, replacing(path) as file:
             shutil.copyfileobj(content, file)
-        temporary.replace(path)

@@ -6,6 +6,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from segdistill.dataset.base import IGNORE_INDEX, Pair, Recipe, SegmentationDataset, Source, bit_color
+from segdistill.libs.files import replacing
 
 LISTS = "ImageSets/Segmentation"
 LABELS = ("SegmentationClass", "SegmentationClassAug")
@@ -55,8 +56,8 @@ class Voc2012(SegmentationDataset):
             target = labels / f"{file.stem}.png"
             if not target.exists():
                 ids = loadmat(file)["GTcls"]["Segmentation"][0, 0]
-                Image.fromarray(ids.astype("uint8")).save(temporary := labels / f".{file.stem}.part", format="PNG")
-                temporary.replace(target)
+                with replacing(target) as png:
+                    Image.fromarray(ids.astype("uint8")).save(png, format="PNG")
         lists = [parent / f"{split}.txt" for parent in (folder / "SBD", folder / LISTS) for split in ("train", "val")]
         ids_of = [set(path.read_text().split()) for path in lists]
         names = sorted(set().union(*ids_of) - ids_of[-1])

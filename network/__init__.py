@@ -1,85 +1,19 @@
-"""The model zoo: ``build_network("pspnet", num_classes=19, backbone="resnet18_v1s")``, and any other library's."""
-
-import inspect
-import re
+"""The model zoo: ``build_network("pspnet", num_classes=19, backbone="resnet18_v1s")``, ``load_network("best.pth")``."""
 
 from segdistill.network.base import Feature, SegmentationNetwork, SegmentationOutput, resize
-from segdistill.network.deeplabv3 import DeepLabV3
-from segdistill.network.deeplabv3plus import DeepLabV3Plus
-from segdistill.network.espnet import ESPNet, ESPNetC
-from segdistill.network.external import LIBRARIES, adapter_of, class_in_file
-from segdistill.network.pspnet import PSPNet
-from segdistill.network.segformer import SegFormer
-from segdistill.network.upernet import UPerNet
-
-NETWORKS: dict[str, type[SegmentationNetwork]] = {
-    "deeplabv3": DeepLabV3,
-    "deeplabv3plus": DeepLabV3Plus,
-    "espnet": ESPNet,
-    "espnet_c": ESPNetC,
-    "pspnet": PSPNet,
-    "segformer": SegFormer,
-    "upernet": UPerNet,
-}
-# Keywords of networks that are no settings: they have a flag or a place of their own.
-HIDDEN = ("norm", "model", "hf_config")
+from segdistill.network.registry import HIDDEN, NETWORKS, build_network, network_class
+from segdistill.network.weights import LoadReport, load_network, load_weights
 
 __all__ = [
     "HIDDEN",
     "NETWORKS",
     "Feature",
+    "LoadReport",
     "SegmentationNetwork",
     "SegmentationOutput",
     "build_network",
+    "load_network",
+    "load_weights",
     "network_class",
     "resize",
 ]
-
-
-def network_class(name: str) -> type[SegmentationNetwork]:
-    """The class behind a name; its keyword-only parameters but those in ``HIDDEN`` are the settings of the network.
-
-    Raises: as ``build_network``.
-    """
-    if name in NETWORKS:
-        return NETWORKS[name]
-    prefix, colon, _ = name.partition(":")
-    if colon and prefix in LIBRARIES:
-        return adapter_of(prefix)
-    if re.search(r"\.py:\w+$", name):
-        return class_in_file(name)
-    elsewhere = ", ".join(f"{library}:NAME" for library in LIBRARIES)
-    raise ValueError(f"unknown network {name!r}; known: {', '.join(sorted(NETWORKS))}, {elsewhere}, FILE.py:CLASS")
-
-
-def build_network(name: str, num_classes: int | None, *, norm: str = "batch_norm", **options) -> SegmentationNetwork:
-    """Build a network by name.
-
-    Args:
-        name: one of ``NETWORKS``, a library's such as ``timm:convnext_tiny`` (docs/external.md), or the class of a
-            file, ``path/to/my_net.py:MyNet``.
-        num_classes: channels of the logits; a network that has no classes stays without. None, for a library's
-            network alone, takes the classes that it has.
-        norm: normalisation factory of ``libs``; the state-dict keys do not depend on it.
-        options: the network's own keywords, such as ``backbone`` of PSPNet and ``p`` and ``q`` of ESPNet.
-
-    Raises:
-        ValueError: an unknown name, norm or option, a value that the network refuses, or a library that is missing.
-        OSError: a file that is gone, or weights that cannot be fetched.
-    """
-    cls = network_class(name)
-    parameters = inspect.signature(cls).parameters.values()
-    known = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
-    if unknown := sorted(options.keys() - set(known)):
-        raise ValueError(f"{name} has no option {', '.join(unknown)}; known: {', '.join(known)}")
-    given = dict(options)
-    if "norm" in known:
-        given["norm"] = norm
-    elif norm != "batch_norm":
-        raise ValueError(f"norm {norm} has no effect with {name}, which has layers of its own")
-    if name.partition(":")[0] in LIBRARIES:
-        given["model"] = name.partition(":")[2]
-    network = cls(num_classes, **given)
-    rebuild = options if network.rebuild is None else network.rebuild
-    network.config = {"name": name, "num_classes": network.num_classes, **rebuild}
-    return network

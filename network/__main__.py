@@ -16,10 +16,10 @@ import torch
 from segdistill.dataset.normalization import CAFFE, IMAGENET
 from segdistill.network import HIDDEN, NETWORKS, build_network, network_class
 from segdistill.network.cost import Cost, cost_of
-from segdistill.utils.checkpoint import convert
-from segdistill.utils.fetch import describe_files, fetch
+from segdistill.network.settings import describe_settings, parse_settings, settings_of
+from segdistill.network.weights.checkpoint import convert
+from segdistill.network.weights.fetch import describe_files, fetch
 from segdistill.utils.flags import Parser, count, run_command
-from segdistill.utils.settings import describe_settings, parse_settings, settings_of
 
 NORMALIZATIONS = {"caffe": CAFFE, "imagenet": IMAGENET}
 PROGRAM = "python -m segdistill.network"

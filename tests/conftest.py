@@ -10,7 +10,7 @@ from PIL import Image
 from segdistill.dataset import CamVid
 from segdistill.dataset.normalization import IMAGENET
 from segdistill.network import build_network
-from segdistill.utils.checkpoint import atomic_save, export_weights
+from segdistill.network.weights.checkpoint import atomic_save, export_weights
 from segdistill.utils.predict import class_ids, whole
 
 

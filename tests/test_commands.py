@@ -17,7 +17,7 @@ import test as prediction
 from segdistill.dataset import CamVid, Cityscapes
 from segdistill.dataset.normalization import IMAGENET
 from segdistill.network import build_network
-from segdistill.utils.checkpoint import atomic_save, export_weights
+from segdistill.network.weights.checkpoint import atomic_save, export_weights
 
 ROOT = Path(__file__).parents[1]
 TO_CITYSCAPES = str(ROOT / "experiments/class_maps/camvid_to_cityscapes.txt")

@@ -18,9 +18,8 @@ import eval as evaluation
 import test as prediction
 import train
 from segdistill.dataset import DATASETS
-from segdistill.network import NETWORKS
+from segdistill.network import NETWORKS, load_network
 from segdistill.network.__main__ import main as network_tool
-from segdistill.utils.checkpoint import load_network
 from segdistill.utils.losses import DISTILLATION_LOSSES
 from segdistill.utils.options import parse_options
 

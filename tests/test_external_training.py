@@ -14,9 +14,8 @@ import train
 from segdistill.dataset import CamVid
 from segdistill.dataset.sampler import TrainSampler
 from segdistill.dataset.transforms import RandomCrop
-from segdistill.network import build_network
+from segdistill.network import build_network, load_network
 from segdistill.utils.batch import make_batches
-from segdistill.utils.checkpoint import load_network
 from segdistill.utils.learner import Learner, Objective
 from segdistill.utils.losses import TaskLoss, build_losses
 from segdistill.utils.options import name_terms

@@ -76,14 +76,16 @@ class Moment:
 
     def __init__(self, name, run, log):
         self.name, self.run, self.log = name, run, log
-        self.path = run / {"opening": "options.json", "saving": ".last.pth.tmp"}.get(name, "metrics.jsonl")
+        self.path = run / ("options.json" if name == "opening" else "metrics.jsonl")
         self.before, self.rows = stamp(self.path), count_rows(run)
         self.more = random.randint(1, 2)
 
     def reached(self):
         if self.name == "verifying":
             return "entries used" in self.log.read_text()
-        if self.name in ("opening", "saving"):
+        if self.name == "saving":
+            return any(self.run.glob(".last.pth.*.tmp"))
+        if self.name == "opening":
             return stamp(self.path) not in (None, self.before)
         if self.name == "validating":  # the row of its step is written just before
             return count_rows(self.run) > self.rows and count_rows(self.run) % 4 == 0

@@ -11,8 +11,7 @@ from golden_cases import AKD, CIRKD, ESPNET, SKD, Case, Handlers, assert_close, 
 from PIL import Image
 from torch import Tensor
 
-from segdistill.network import resize
-from segdistill.utils.checkpoint import load_network
+from segdistill.network import load_network, resize
 from segdistill.utils.metrics import ConfusionMatrix
 from segdistill.utils.predict import Predictor, multi_scale, sliding
 

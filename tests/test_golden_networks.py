@@ -29,8 +29,8 @@ from PIL import Image
 from torch import Tensor
 
 from segdistill.network import SegmentationNetwork, SegmentationOutput, resize
-from segdistill.utils.checkpoint import load_network, read_weights
-from segdistill.utils.weights import FAMILIES
+from segdistill.network.weights.checkpoint import load_network, read_weights
+from segdistill.network.weights.families import FAMILIES
 
 NETWORKS = Handlers("network")
 CHECKPOINTS = Handlers("espnet_checkpoint")

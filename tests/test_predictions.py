@@ -19,7 +19,7 @@ from segdistill.dataset import Cityscapes, Scenes
 from segdistill.dataset.normalization import IMAGENET
 from segdistill.dataset.scenes import generate
 from segdistill.network import build_network
-from segdistill.utils.checkpoint import atomic_save, export_weights
+from segdistill.network.weights.checkpoint import atomic_save, export_weights
 from segdistill.utils.metrics import ConfusionMatrix
 from segdistill.utils.submission import submission
 

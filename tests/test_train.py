@@ -18,7 +18,7 @@ from PIL import Image
 
 import train
 from segdistill.dataset import CamVid
-from segdistill.utils.checkpoint import load_network
+from segdistill.network import load_network
 from segdistill.utils.learner import Learner
 from segdistill.utils.losses import DISTILLATION_LOSSES
 

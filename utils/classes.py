@@ -19,9 +19,8 @@ import torch
 from torch import Tensor
 
 from segdistill.dataset import DATASETS, SegmentationDataset
-from segdistill.network import SegmentationNetwork
+from segdistill.network import LoadReport, SegmentationNetwork
 from segdistill.network.base import CLASS_MAPS
-from segdistill.utils.checkpoint import LoadReport
 
 NONE, VOID = "none", "void"
 # Code bases whose releases have one class more than the data set, void, which comes last.

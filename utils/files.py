@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from segdistill.libs.files import replacing
+
 REMEDY = "restore it from a copy, or train anew under another --save-name"
 
 
@@ -52,10 +54,5 @@ def write_json(path: Path, content: object) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_text(text)
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OSError(f"could not write {path} ({error.strerror})") from error
+    with replacing(path, "w") as file:
+        file.write(text)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from segdistill.utils.settings import boolean as read_boolean
+from segdistill.network.settings import boolean as read_boolean
 
 # What a user can mend; everything else is a defect of ours and keeps its traceback.
 USER_ERRORS = (ValueError, OSError, FloatingPointError)

@@ -14,9 +14,9 @@ import torch
 from segdistill.dataset import DATASETS
 from segdistill.libs import NORMS
 from segdistill.network import HIDDEN, NETWORKS, SegmentationNetwork, network_class
+from segdistill.network.settings import describe_settings, parse_settings, settings_of
 from segdistill.utils.flags import Parser, add_switch, count, folder_name, number, size
 from segdistill.utils.losses import DISTILLATION_LOSSES, Term
-from segdistill.utils.settings import describe_settings, parse_settings, settings_of
 
 # Options that say where and how a run is done and not what: they may change when it is continued.
 BOOKKEEPING = {

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from segdistill.utils.archive import read_file
-from segdistill.utils.checkpoint import atomic_save, not_finite
+from segdistill.network.weights.archive import read_file
+from segdistill.network.weights.checkpoint import atomic_save, not_finite
 from segdistill.utils.distributed import any_process, rank
 from segdistill.utils.files import REMEDY, append, keep_rows, read_json, stamp, write_json
 from segdistill.utils.options import BOOKKEEPING, complete, plain
@@ -122,6 +122,8 @@ class Run:
         os.register_at_fork(after_in_child=self.lock.close)
         if stamp(self.last) != self.found:
             raise BlockingIOError(f"another process has just trained in {self.folder}: start again")
+        for path in self.folder.glob(".*.pth.*.tmp"):  # half a checkpoint that a kill left
+            path.unlink()
         start = self.state["step"] if self.state else 0
         if self.state:
             keep_rows(self.folder / "metrics.jsonl", start)

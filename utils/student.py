@@ -11,8 +11,8 @@ from torch import Tensor
 from segdistill.dataset import Normalization, SegmentationDataset
 from segdistill.dataset.base import seed_of
 from segdistill.network import SegmentationNetwork, SegmentationOutput, build_network
+from segdistill.network.weights.checkpoint import export_weights, load_weights
 from segdistill.utils.batch import Batch
-from segdistill.utils.checkpoint import export_weights, load_weights
 from segdistill.utils.distributed import mean_over_processes, rank, share_buffers
 from segdistill.utils.evaluate import evaluate
 from segdistill.utils.learner import Learner, Objective, poly

@@ -1,17 +1,17 @@
 """Predictions in one archive, laid out as the servers of the benchmarks want them."""
 
 import io
-import os
 import tarfile
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from segdistill.dataset import SegmentationDataset
+from segdistill.libs.files import replacing
 
 VOC_FOLDER = "results/VOC2012/Segmentation/comp6_test_cls"
 
@@ -51,14 +51,9 @@ def submission(path: Path, dataset: SegmentationDataset | type[SegmentationDatas
     Raises:
         ValueError: a suffix other than .zip (label ids in PNGs) and .tar (VOC's layout).
     """
-    open_archive = {".zip": zipfile.ZipFile, ".tar": tarfile.open}.get(path.suffix)
-    if open_archive is None:
+    if path.suffix not in (".zip", ".tar"):
         raise ValueError(f"a submission is a .zip (Cityscapes) or a .tar (VOC), not {path.name}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        with open_archive(temporary, "w") as archive:
-            yield Archive(archive, dataset)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with ExitStack() as stack:
+        file = stack.enter_context(replacing(path))
+        archive = zipfile.ZipFile(file, "w") if path.suffix == ".zip" else tarfile.TarFile(fileobj=file, mode="w")
+        yield Archive(stack.enter_context(archive), dataset)

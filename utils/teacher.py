@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segdistill.dataset import IGNORE_INDEX, Normalization, SegmentationDataset
+from segdistill.dataset.base import evenly_spaced
 from segdistill.network import SegmentationNetwork, SegmentationOutput, build_network, resize
-from segdistill.utils.checkpoint import LoadReport, describe, load_network
+from segdistill.network.weights.checkpoint import LoadReport, describe, load_network
 from segdistill.utils.classes import ClassMap, MappedNetwork, match_classes
 from segdistill.utils.evaluate import evaluate
 from segdistill.utils.losses.base import resize_labels
@@ -71,7 +72,7 @@ class Teacher(nn.Module):
 
     @classmethod
     def from_checkpoint(cls, path: str | os.PathLike, student_normalization: Normalization, **options) -> "Teacher":
-        """The network that a file describes. Raises: as ``segdistill.utils.checkpoint.load_network``."""
+        """The network that a file describes. Raises: as ``segdistill.network.load_network``."""
         network, report = load_network(path)
         return cls(network, report.normalization, student_normalization, report=report, source=str(path), **options)
 
@@ -95,7 +96,7 @@ class Teacher(nn.Module):
             untrained: take random weights where there are no others, to see what terms would ask of the network; such
                 a teacher has no report.
 
-        Raises: as ``build_network`` and ``segdistill.utils.checkpoint.load_network``, and ValueError for a network
+        Raises: as ``build_network`` and ``segdistill.network.load_network``, and ValueError for a network
             that has neither a file nor published weights.
         """
         settings = dict(settings or {})
@@ -167,8 +168,8 @@ class Teacher(nn.Module):
             return self.verify_features(dataset)
         if self.class_map is None:
             match_classes(self.network, self.report, f"teacher {self.source}", dataset)
-        num_images = min(num_images, len(dataset))
-        indices = [i * len(dataset) // num_images for i in range(num_images)]
+        indices = evenly_spaced(num_images, len(dataset))
+        num_images = len(indices)
         confusion = evaluate(Predictor(self._coarse), dataset, self.normalization, indices)
         mean_iou, constant = confusion.mean_iou(), confusion.best_constant()
         if not mean_iou > constant:
@@ -193,19 +194,19 @@ class Teacher(nn.Module):
             teacher's map; classes, their names, and iou, None for one that does not occur. None without classes or
             labels.
         """
-        indices = [index for index, pair in enumerate(dataset.pairs) if pair.label and self.network.num_classes]
-        num_crops = min(num_crops, len(indices))
+        labelled = [index for index, pair in enumerate(dataset.pairs) if pair.label and self.network.num_classes]
+        indices = [labelled[i] for i in evenly_spaced(num_crops, len(labelled))]
         confusion, entropies = ConfusionMatrix(len(dataset.CLASSES)), []
-        for i in range(num_crops):
-            image, label, *_ = dataset[indices[i * len(indices) // num_crops]]
+        for index in indices:
+            image, label, *_ = dataset[index]
             logits = self._coarse(self.normalization(image[None]))
             confusion.update(class_ids(logits, label.shape), label[None])
-            labelled = resize_labels(label[None], logits.shape[2:]) != IGNORE_INDEX
-            entropies.append(torch.special.entr(logits.softmax(1)).sum(1).cpu()[labelled])
+            known = resize_labels(label[None], logits.shape[2:]) != IGNORE_INDEX
+            entropies.append(torch.special.entr(logits.softmax(1)).sum(1).cpu()[known])
         if not any(map(len, entropies)):
             return None
         return {
-            "num_crops": num_crops,
+            "num_crops": len(indices),
             "mean_iou": confusion.mean_iou(),
             "pixel_accuracy": confusion.pixel_accuracy(),
             "entropy": torch.cat(entropies).double().mean().item(),

@@ -1,6 +1,7 @@
 import multiprocessing
 import pickle
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import train
 from segdistill.dataset import build_dataset, cache
 from segdistill.dataset.cache import open_cache
 from segdistill.dataset.transforms import RandomCrop
-from segdistill.utils.checkpoint import load_network
+from segdistill.network import load_network
 
 FORK = multiprocessing.get_context("fork")
 
@@ -96,7 +97,7 @@ def test_a_full_disk_says_how_much_is_needed(root, tmp_path, monkeypatch):
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cache.os, "fsync", full)
+    monkeypatch.setattr(cache, "os", SimpleNamespace(fsync=full))
     with pytest.raises(OSError, match=r"--cache-dir.*could not take train \(No space left on device\).*GiB: make room"):
         open_cache(open_split(root), tmp_path / "cache")
     assert folders(tmp_path / "cache") == []

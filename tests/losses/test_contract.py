@@ -20,11 +20,11 @@ from torch.utils._pytree import tree_leaves
 from segdistill.dataset import Normalization, Sample
 from segdistill.network import SegmentationNetwork, SegmentationOutput, resize
 from segdistill.network.base import Feature
+from segdistill.network.settings import parse_settings
 from segdistill.utils.batch import Batch, make_batches
 from segdistill.utils.learner import Learner, Objective
 from segdistill.utils.losses import DISTILLATION_LOSSES, DistillationLoss, TaskLoss, Term, build_losses
 from segdistill.utils.losses.base import resize_labels
-from segdistill.utils.settings import parse_settings
 
 # Settings that take another way through the code.
 VARIANTS = (

@@ -90,7 +90,7 @@ def test_other_batch_size_or_class_count_is_an_error_naming_both_shapes(shape):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": 0}, "temperature must be positive"),
+        ({"temperature": 0}, "a temperature is above 0"),
         ({"reduction": "sum"}, "unknown reduction 'sum'; known: mean, original"),
         ({"valid": torch.ones(2, 36, 52, dtype=torch.bool)}, "positions of the map"),
         ({"valid": torch.ones(2, 9, 13, dtype=torch.bool), "reduction": "original"}, "takes no valid mask"),

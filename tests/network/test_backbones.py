@@ -10,8 +10,8 @@ from torch import nn
 
 from segdistill.network import build_network
 from segdistill.network.backbone import BACKBONES, build_backbone
-from segdistill.utils.checkpoint import load_weights, read_weights
-from segdistill.utils.settings import settings_of
+from segdistill.network.settings import settings_of
+from segdistill.network.weights.checkpoint import load_weights, read_weights
 
 # The least deep of each class.
 SMALLEST = list({BACKBONES[name][0]: name for name in reversed(BACKBONES)}.values())

@@ -8,11 +8,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from segdistill.dataset.normalization import CAFFE
-from segdistill.network import SegmentationNetwork, build_network, resize
+from segdistill.network import SegmentationNetwork, build_network, load_network, resize
 from segdistill.network.__main__ import main
 from segdistill.network.base import Feature
 from segdistill.network.cost import SavedBytes, activations_of, cost_of
-from segdistill.utils.checkpoint import load_network
 
 
 class Tiny(SegmentationNetwork):

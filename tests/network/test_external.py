@@ -10,7 +10,7 @@ from segdistill.dataset.normalization import IMAGENET
 from segdistill.network import build_network, network_class
 from segdistill.network.base import freeze_idle
 from segdistill.network.external import LIBRARIES
-from segdistill.utils.checkpoint import atomic_save, export_weights, load_network
+from segdistill.network.weights.checkpoint import atomic_save, export_weights, load_network
 
 NUM_CLASSES = 5
 SEGFORMER = {

@@ -6,7 +6,7 @@ from torch import nn
 
 from segdistill.network import NETWORKS, build_network
 from segdistill.network.base import freeze_idle
-from segdistill.utils.settings import settings_of
+from segdistill.network.settings import settings_of
 
 NUM_CLASSES = 5
 each_network = pytest.mark.parametrize("name", NETWORKS)

@@ -5,10 +5,9 @@ import torch
 
 from segdistill.dataset import CamVid, Cityscapes
 from segdistill.dataset.normalization import IMAGENET
-from segdistill.network import SegmentationNetwork, SegmentationOutput, build_network
+from segdistill.network import LoadReport, SegmentationNetwork, SegmentationOutput, build_network
 from segdistill.network.base import CLASS_MAPS, Feature
 from segdistill.utils.batch import Batch
-from segdistill.utils.checkpoint import LoadReport
 from segdistill.utils.classes import ClassMap, MappedNetwork, match_classes, read_class_map
 from segdistill.utils.losses import DISTILLATION_LOSSES, build_losses
 from segdistill.utils.options import name_terms

@@ -3,9 +3,9 @@ import json
 import pytest
 
 from segdistill.dataset import DATASETS
+from segdistill.network.settings import settings_of
 from segdistill.utils.losses import DISTILLATION_LOSSES
 from segdistill.utils.options import complete, make_parser, name_terms, parse_options, plain
-from segdistill.utils.settings import settings_of
 
 PSPNET = ["--network", "pspnet"]
 ESPNET = ["--network", "espnet_c"]
@@ -182,7 +182,7 @@ def test_names_of_runs_tell_runs_apart(teacher):
 
 
 def test_the_name_of_a_run_is_one_folder_whatever_the_network(tmp_path):
-    code = "from segdistill.network import ESPNet\nclass Net(ESPNet):\n    pass"
+    code = "from segdistill.network.espnet import ESPNet\nclass Net(ESPNet):\n    pass"
     (tmp_path / "net.py").write_text(code)
     for network in (f"{tmp_path}/net.py:Net", "torchvision:fcn_resnet50"):
         name = parse_options(["--network", network]).save_name

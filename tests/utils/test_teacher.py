@@ -13,7 +13,7 @@ from segdistill.dataset.normalization import CAFFE, IMAGENET
 from segdistill.dataset.transforms import RandomCrop
 from segdistill.network import SegmentationNetwork, build_network
 from segdistill.network.base import Feature
-from segdistill.utils.checkpoint import atomic_save, export_weights
+from segdistill.network.weights.checkpoint import atomic_save, export_weights
 from segdistill.utils.predict import whole
 from segdistill.utils.teacher import Teacher, own_scale
 

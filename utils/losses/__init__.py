@@ -11,7 +11,7 @@ import torch
 from segdistill.network import SegmentationNetwork
 from segdistill.utils.losses.activation_boundary import ActivationBoundary, activation_boundary_loss
 from segdistill.utils.losses.at import AttentionTransfer, attention_loss
-from segdistill.utils.losses.base import DistillationLoss, Wanted
+from segdistill.utils.losses.base import DistillationLoss, Wanted, check_temperature
 from segdistill.utils.losses.channel_wise import ChannelWise, channel_wise_loss
 from segdistill.utils.losses.cirkd import CrossImage, cross_image_loss
 from segdistill.utils.losses.cirkd_channel import CrossImageChannel, channel_relation_losses
@@ -64,8 +64,10 @@ def build_losses(
     """The terms as modules by name. Raises ValueError for a setting or a feature that does not exist."""
     losses = {}
     for name, method, settings in terms:
-        if settings.get("temperature", 1) <= 0:
-            raise ValueError(f"--{method} temperature={settings['temperature']}: a temperature is above 0")
+        try:
+            check_temperature(settings.get("temperature", 1))
+        except ValueError as error:
+            raise ValueError(f"--{method}: {error}") from None
         loss = DISTILLATION_LOSSES[method].between(student, teacher, **settings)
         if teacher.known_classes is not None:
             loss.known_classes = torch.tensor(teacher.known_classes)

@@ -25,6 +25,7 @@ __all__ = [
     "adapter_between",
     "average_pool",
     "check_shapes",
+    "check_temperature",
     "full_precision",
     "mean_over",
     "resize",
@@ -192,6 +193,12 @@ def upcast(value):
     if isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16):
         return value.float()
     return value
+
+
+def check_temperature(temperature: float) -> None:
+    """Raise ValueError unless it is above 0."""
+    if not temperature > 0:
+        raise ValueError(f"a temperature is above 0, not {temperature}")
 
 
 def check_shapes(student: Tensor, teacher: Tensor, same_channels: bool) -> None:

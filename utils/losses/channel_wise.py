@@ -15,6 +15,7 @@ from segdistill.utils.losses.base import (
     SegmentationOutput,
     adapter_between,
     check_shapes,
+    check_temperature,
     full_precision,
     mean_over,
     resize,
@@ -118,8 +119,7 @@ def check_words(norm: str, divergence: str, temperature: float, reduction: str =
         )
     if divergence == "kl" and norm in ("channel_mean", "none") and reduction == "mean":
         raise ValueError(f"norm {norm} makes no probabilities for a kl divergence: use norm=channel, or divergence=mse")
-    if temperature <= 0:
-        raise ValueError(f"temperature must be positive, not {temperature}")
+    check_temperature(temperature)
 
 
 class ChannelWise(DistillationLoss):

@@ -14,6 +14,7 @@ from segdistill.utils.losses.base import (
     SegmentationOutput,
     average_pool,
     check_shapes,
+    check_temperature,
     full_precision,
     mean_over,
     resize,
@@ -122,8 +123,7 @@ def cross_image_loss(
 
 def check_relation(temperature: float, pool: int | None = None) -> None:
     """Raise ValueError as ``cross_image_loss``."""
-    if temperature <= 0:
-        raise ValueError(f"temperature must be positive, not {temperature}")
+    check_temperature(temperature)
     if pool is not None and pool < 1:
         raise ValueError(f"pool must be 1 or more, not {pool}")
 

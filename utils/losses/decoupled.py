@@ -13,6 +13,7 @@ from segdistill.utils.losses.base import (
     DistillationLoss,
     SegmentationOutput,
     check_shapes,
+    check_temperature,
     full_precision,
     mean_over,
     resize,
@@ -52,8 +53,7 @@ def decoupled_loss(
     check_shapes(student_logits, teacher_logits, same_channels=True)
     if teacher_logits.shape[1] < 2:
         raise ValueError("a single class has no others to compare it with: DKD needs at least 2")
-    if temperature <= 0:
-        raise ValueError(f"temperature must be positive, not {temperature}")
+    check_temperature(temperature)
 
     size = teacher_logits.shape[2:]
     teacher_logits = teacher_logits.detach()

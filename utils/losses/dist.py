@@ -10,6 +10,7 @@ from segdistill.utils.losses.base import (
     DistillationLoss,
     SegmentationOutput,
     check_shapes,
+    check_temperature,
     full_precision,
     mean_over,
     resize,
@@ -44,8 +45,7 @@ def dist_loss(
         ValueError: shapes that do not fit, a temperature that is not positive.
     """
     check_shapes(student_logits, teacher_logits, same_channels=True)
-    if temperature <= 0:
-        raise ValueError(f"temperature must be positive, not {temperature}")
+    check_temperature(temperature)
 
     student_logits = resize(student_logits, teacher_logits.shape[2:])
     student, teacher = ((x / temperature).softmax(1) for x in (student_logits, teacher_logits.detach()))

@@ -17,6 +17,7 @@ from segdistill.utils.losses.base import (
     Wanted,
     average_pool,
     check_shapes,
+    check_temperature,
     full_precision,
     mean_over,
     resize,
@@ -89,8 +90,7 @@ def category_similarity_loss(
         ValueError: shapes that do not fit, a temperature that is not positive.
     """
     check_shapes(student_logits, teacher_logits, same_channels=True)
-    if temperature <= 0:
-        raise ValueError(f"temperature must be positive, not {temperature}")
+    check_temperature(temperature)
     student, teacher = (
         _class_similarity(logits / temperature, valid)
         for logits in (resize(student_logits, teacher_logits.shape[2:]), teacher_logits.detach())

@@ -10,6 +10,7 @@ from segdistill.utils.losses.base import (
     Batch,
     DistillationLoss,
     SegmentationOutput,
+    check_temperature,
     full_precision,
     resize,
     unit_vectors,
@@ -129,8 +130,7 @@ class FeatureBased(DistillationLoss):
         **settings,
     ):
         super().__init__(weight=weight, on=on, **settings)
-        if temperature <= 0:
-            raise ValueError(f"--fbkd temperature={temperature}: it must be positive")
+        check_temperature(temperature)
         if min(channel, spatial, relation) < 0:
             raise ValueError(f"--fbkd channel={channel} spatial={spatial} relation={relation}: each is 0 or more")
         self.temperature, self.channel, self.spatial, self.relation = temperature, channel, spatial, relation

@@ -11,6 +11,7 @@ from segdistill.utils.losses.base import (
     DistillationLoss,
     SegmentationOutput,
     check_shapes,
+    check_temperature,
     full_precision,
     mean_over,
     resize,
@@ -44,8 +45,7 @@ def pixel_wise_loss(
         ValueError: shapes that do not fit, a temperature that is not positive, an unknown reduction.
     """
     check_shapes(student_logits, teacher_logits, same_channels=True)
-    if temperature <= 0:
-        raise ValueError(f"temperature must be positive, not {temperature}")
+    check_temperature(temperature)
     if reduction not in ("mean", "original"):
         raise ValueError(f"unknown reduction {reduction!r}; known: mean, original")
 

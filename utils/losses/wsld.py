@@ -13,6 +13,7 @@ from segdistill.utils.losses.base import (
     DistillationLoss,
     SegmentationOutput,
     check_shapes,
+    check_temperature,
     full_precision,
     mean_over,
     resize,
@@ -53,8 +54,7 @@ def weighted_soft_label_loss(
     check_shapes(student_logits, teacher_logits, same_channels=True)
     if labels.dim() != 3 or len(labels) != len(teacher_logits):
         raise ValueError(f"labels {tuple(labels.shape)} must be (N, H, W) with N = {len(teacher_logits)}")
-    if temperature <= 0:
-        raise ValueError(f"temperature must be positive, not {temperature}")
+    check_temperature(temperature)
     if reduction not in ("mean", "original"):
         raise ValueError(f"unknown reduction {reduction!r}; known: mean, original")
     if reduction == "original" and valid is not None:

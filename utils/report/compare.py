@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
 
+from segdistill.libs.files import sha256_of
 from segdistill.utils.options import BOOKKEEPING, TEACHING
-from segdistill.utils.report.read import FinishedRun, evaluated, read_evaluation, read_run, sha256_of
+from segdistill.utils.report.read import FinishedRun, evaluated, read_evaluation, read_run
 
 # Options in which the runs of a group may differ. Teachers are files too, but compared by their checksum; what the
 # student started from and learned on are not mere places.

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from segdistill.libs.files import replacing
 from segdistill.utils.report.compare import Comparison
 from segdistill.utils.visualize import Palette, colorize
 
@@ -186,8 +187,6 @@ def legend_of(maps: Sequence[np.ndarray], classes: Sequence[str], palette: Palet
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write by rename, so that a reader never sees half a picture."""
-    temporary = path.with_name(f".{path.name}.tmp")
     FigureCanvasAgg(figure)
-    figure.savefig(temporary, format="png", dpi=150, bbox_inches="tight")
-    temporary.replace(path)
+    with replacing(path) as file:
+        figure.savefig(file, format="png", dpi=150, bbox_inches="tight")

@@ -1,11 +1,12 @@
 """The folder of a run as data."""
 
-import hashlib
 import json
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from segdistill.libs.files import sha256_of
 
 
 @dataclass
@@ -118,8 +119,3 @@ def evaluated(folder: Path, evaluation: Mapping) -> Path:
     """The checkpoint of an evaluation: beside it, for runs are moved, or where it was."""
     named = Path(evaluation["checkpoint"])
     return folder / named.name if (folder / named.name).is_file() else named
-
-
-def sha256_of(path: Path) -> str:
-    """The checksum of a file, in hexadecimal."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from segdistill.dataset import SegmentationDataset, build_dataset
-from segdistill.utils.checkpoint import load_network
+from segdistill.dataset.base import evenly_spaced
+from segdistill.network import load_network
 from segdistill.utils.classes import MappedNetwork, match_classes
 from segdistill.utils.distributed import start_device
 from segdistill.utils.files import write_text
@@ -390,8 +391,7 @@ def predict_rows(
 
     Beside a checkpoint stands its class map, if it needs one; ``trusted`` as in ``load_network``.
     """
-    num_images = min(num_images, len(dataset))
-    samples = [dataset[i * len(dataset) // num_images] for i in range(num_images)]
+    samples = [dataset[index] for index in evenly_spaced(num_images, len(dataset))]
     rows = [[sample.image.permute(1, 2, 0).numpy(), sample.label.numpy()] for sample in samples]
     device = start_device(None)
     for checkpoint, file in checkpoints:

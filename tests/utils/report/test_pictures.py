@@ -145,7 +145,7 @@ def test_pictures_are_whole_files_that_replace_the_old_ones(tmp_path):
 
 def test_failed_write_leaves_the_old_picture(tmp_path, monkeypatch):
     def fail(self, file, **options):
-        file.write_bytes(b"half")
+        file.write(b"half")
         raise OSError("disk full")
 
     path = tmp_path / "curves.png"

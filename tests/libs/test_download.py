@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from segdistill.dataset.download import download
+from segdistill.libs.download import download
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -128,7 +128,7 @@ def test_a_disk_without_room_is_found_before_the_first_byte(site, tmp_path, monk
 
 
 def test_a_write_that_fails_keeps_what_came_and_continues_later(site, tmp_path):
-    script = f"from segdistill.dataset.download import download; download({site['url']!r}, 'file.pth')"
+    script = f"from segdistill.libs.download import download; download({site['url']!r}, 'file.pth')"
 
     def limit():
         resource.setrlimit(resource.RLIMIT_FSIZE, (600_000, 600_000))

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from segdistill.utils.archive import KNOWN, read_file
+from segdistill.network.weights.archive import KNOWN, read_file
 
 
 def content():

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from segdistill.dataset.normalization import CAFFE
-from segdistill.utils.weights.base import Weights, name_of_resnet
+from segdistill.network.weights.base import Weights, name_of_resnet
 
 TOOLBOX = {"head.0.": "pspmodule.", "head.1.": "head."}
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from segdistill.dataset.normalization import CAFFE, IMAGENET, Normalization
 from segdistill.network import build_network
-from segdistill.utils.checkpoint import (
+from segdistill.network.weights.checkpoint import (
     atomic_save,
     convert,
     export_weights,
@@ -20,7 +20,7 @@ from segdistill.utils.checkpoint import (
     load_weights,
     read_weights,
 )
-from segdistill.utils.weights.espnet import ESPNET_CAMVID, ESPNET_CITYSCAPES, SKD_ESPNET
+from segdistill.network.weights.espnet import ESPNET_CAMVID, ESPNET_CITYSCAPES, SKD_ESPNET
 
 
 def original_pspnet(backbone="resnet18_v1s", num_classes=5):

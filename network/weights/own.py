@@ -4,11 +4,10 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from segdistill.dataset import Normalization
-from segdistill.dataset.normalization import IMAGENET
-from segdistill.network import SegmentationNetwork
-from segdistill.utils.weights.base import Weights, is_state_dict
-from segdistill.utils.weights.shapes import blueprint, count_classes
+from segdistill.dataset.normalization import IMAGENET, Normalization
+from segdistill.network.base import SegmentationNetwork
+from segdistill.network.weights.base import Weights, is_state_dict
+from segdistill.network.weights.shapes import blueprint, count_classes
 
 FORMAT_VERSION = 1
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from segdistill.dataset.normalization import IMAGENET
-from segdistill.utils.weights.base import Weights, name_of_resnet
+from segdistill.network.weights.base import Weights, name_of_resnet
 
 # A key that one head alone has.
 HEADS = {

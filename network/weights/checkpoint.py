@@ -11,15 +11,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from segdistill.dataset import Normalization
-from segdistill.dataset.normalization import IMAGENET
-from segdistill.network import HIDDEN, SegmentationNetwork, build_network, network_class
-from segdistill.utils import weights as families
-from segdistill.utils.archive import read_file
-from segdistill.utils.settings import parse_settings
-from segdistill.utils.weights import Weights
-from segdistill.utils.weights.own import FORMAT_VERSION
-from segdistill.utils.weights.shapes import blueprint, class_dependent
+from segdistill.dataset.normalization import IMAGENET, Normalization
+from segdistill.libs.files import replacing, sha256_of
+from segdistill.network.base import SegmentationNetwork
+from segdistill.network.registry import HIDDEN, build_network, network_class
+from segdistill.network.settings import parse_settings
+from segdistill.network.weights import families
+from segdistill.network.weights.archive import read_file
+from segdistill.network.weights.base import Weights
+from segdistill.network.weights.own import FORMAT_VERSION
+from segdistill.network.weights.shapes import blueprint, class_dependent
 
 
 @dataclass
@@ -184,7 +185,7 @@ def read_weights(
         return families.recognise(source, "the state dict", described, expected)
     path = Path(source)
     weights = families.recognise(read_file(path, only_tensors=only_tensors), str(path), described, expected)
-    weights.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    weights.sha256 = sha256_of(path)
     return weights
 
 
@@ -267,19 +268,11 @@ def atomic_save(content: Mapping, path: str | os.PathLike) -> None:
     Raises:
         OSError: it could not be written; names the file, and leaves nothing half-written behind.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
+    with replacing(path) as file:
+        try:
             torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
-        temporary.unlink(missing_ok=True)
-        cause = error.__context__ if isinstance(error.__context__, OSError) else error
-        reason = getattr(cause, "strerror", None) or str(cause).splitlines()[0]
-        raise OSError(f"could not write {path} ({reason}); the previous checkpoint, if any, is intact") from error
+        except RuntimeError as error:  # torch's writer turns a full disk into one
+            raise (error.__context__ if isinstance(error.__context__, OSError) else OSError(str(error))) from error
 
 
 def not_finite(content: object, path: str = "") -> list[str]:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from segdistill.dataset import Normalization
-from segdistill.utils.weights.base import Weights, count_blocks
+from segdistill.dataset.normalization import Normalization
+from segdistill.network.weights.base import Weights, count_blocks
 
 # BGR. The authors divide by 255 after standardising; SKD does not.
 ESPNET_CITYSCAPES = Normalization(

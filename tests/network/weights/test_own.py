@@ -5,9 +5,9 @@ import torch
 
 from segdistill.dataset.normalization import CAFFE, IMAGENET
 from segdistill.network import NETWORKS, build_network
-from segdistill.utils.checkpoint import export_weights, load_network
-from segdistill.utils.weights import recognise
-from segdistill.utils.weights.shapes import blueprint, class_dependent, count_classes
+from segdistill.network.weights.checkpoint import export_weights, load_network
+from segdistill.network.weights.families import recognise
+from segdistill.network.weights.shapes import blueprint, class_dependent, count_classes
 
 TINY = {"name": "espnet_c", "num_classes": 3, "p": 1, "q": 1}
 
@@ -62,7 +62,7 @@ def test_a_field_that_is_missing_or_wrong_is_named(content, name, value):
 
 @pytest.mark.parametrize("config", [{**TINY, "q": 10**7}, {**TINY, "num_classes": 10**7}])
 def test_a_wild_config_is_refused_before_it_takes_time_or_memory(content, config, monkeypatch):
-    monkeypatch.setattr("segdistill.utils.checkpoint.build_network", pytest.fail)  # the one that allocates
+    monkeypatch.setattr("segdistill.network.weights.checkpoint.build_network", pytest.fail)  # the one that allocates
     with pytest.raises(ValueError, match=r"more than \d+ parameters|does not fit espnet_c"):
         load_network({**content, "config": config, "classes": None})
 

@@ -5,10 +5,9 @@ import torch
 from torchvision.models import segmentation
 
 from segdistill.dataset.normalization import IMAGENET
-from segdistill.network import build_network
+from segdistill.network import build_network, load_network, load_weights
 from segdistill.network.base import resize
-from segdistill.utils.checkpoint import load_network, load_weights
-from segdistill.utils.weights import FAMILIES
+from segdistill.network.weights.families import FAMILIES
 
 # Not ResNet-101, which is ResNet-50 with more blocks.
 MODELS = ["deeplabv3_resnet50", "deeplabv3_mobilenet_v3_large", "fcn_resnet50", "lraspp_mobilenet_v3_large"]

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from segdistill.dataset.normalization import IMAGENET
-from segdistill.utils.weights.base import Weights, flat_mobilenetv2, name_of_resnet, rename
+from segdistill.network.weights.base import Weights, flat_mobilenetv2, name_of_resnet, rename
 
 HEAD = {
     **{rf"^aspp\.aspp{i}\.atrous_conv\.": f"aspp.branches.{i - 1}.0." for i in (1, 2, 3, 4)},

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from segdistill.dataset.normalization import CAFFE, IMAGENET
-from segdistill.utils.weights.akd import aligned_xception
-from segdistill.utils.weights.base import Weights, flat_mobilenetv2, rename
-from segdistill.utils.weights.cirkd import MIT
+from segdistill.network.weights.akd import aligned_xception
+from segdistill.network.weights.base import Weights, flat_mobilenetv2, rename
+from segdistill.network.weights.cirkd import MIT
 
 RESNET, XCEPTION = "layer4.0.conv1.weight", "block20.skip.weight"
 FLAT_MOBILENETV2 = "features.1.conv.0.weight"

@@ -8,7 +8,7 @@ from golden_cases import GOLDEN_DIR
 from torch import nn
 
 from segdistill.network import build_network
-from segdistill.utils.weights import FAMILIES, recognise
+from segdistill.network.weights.families import FAMILIES, recognise
 
 STATE_KEYS = sorted((GOLDEN_DIR / "state_keys").glob("*.json"))
 

@@ -1,4 +1,4 @@
-"""Released weights by name; how files travel is tested in tests/dataset/test_download.py."""
+"""Released weights by name; how files travel is tested in tests/libs/test_download.py."""
 
 import hashlib
 import os
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from segdistill.utils import fetch as table
-from segdistill.utils.fetch import RELEASED, TORCHVISION, Released, describe_files, fetch, released
+from segdistill.network.weights import fetch as table
+from segdistill.network.weights.fetch import RELEASED, TORCHVISION, Released, describe_files, fetch, released
 
 # Where $SEGDISTILL_DATA keeps what the repositories keep elsewhere.
 COPIES = {

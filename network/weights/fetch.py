@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from segdistill.dataset.download import download
+from segdistill.libs.download import download
 
 ESPNET = "https://raw.githubusercontent.com/sacmehta/ESPNet/afe71c38edaee3514ca44e0adcafdf36109bf437/pretrained"
 SKD = (
@@ -146,7 +146,7 @@ def released(name: str) -> Released:
 
 
 def fetch(name: str, folder: str | Path = "ckpt") -> Path:
-    """Fetch a released file to ``folder/name.pth``. Raises: as ``released`` and ``segdistill.dataset.download``."""
+    """Fetch a released file to ``folder/name.pth``. Raises: as ``released`` and ``segdistill.libs.download``."""
     file = released(name)
     return download(file.url, Path(folder) / f"{name}.pth", file.sha256)
 

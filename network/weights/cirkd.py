@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from segdistill.dataset.normalization import CAFFE
-from segdistill.utils.weights.base import Weights, flat_mobilenetv2, name_of_mit, name_of_resnet, rename
+from segdistill.network.weights.base import Weights, flat_mobilenetv2, name_of_mit, name_of_resnet, rename
 
 # Our classifier is ``head`` and our deep supervision ``dsn``; activations are no entries of their own.
 COMMON = {

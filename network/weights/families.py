@@ -8,9 +8,9 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from segdistill.network import SegmentationNetwork
-from segdistill.utils.weights import akd, cirkd, espnet, imagenet, own, skd, torchvision
-from segdistill.utils.weights.base import Weights, is_state_dict
+from segdistill.network.base import SegmentationNetwork
+from segdistill.network.weights import akd, cirkd, espnet, imagenet, own, skd, torchvision
+from segdistill.network.weights.base import Weights, is_state_dict
 
 FAMILIES = {
     "akd": akd,

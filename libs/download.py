@@ -1,7 +1,6 @@
 """Files from the network: resumed where they broke off, checked, and complete or absent under their name."""
 
 import glob
-import hashlib
 import http.client
 import os
 import shutil
@@ -14,6 +13,8 @@ from typing import BinaryIO
 from urllib.parse import urlsplit
 
 from tqdm import tqdm
+
+from segdistill.libs.files import sha256_of
 
 BLOCK = 1 << 20
 AGAIN = "the same command again continues there"
@@ -114,9 +115,6 @@ def require_digest(file: Path, sha256: str | None, remedy: str) -> None:
     """Raise ValueError unless the SHA-256 of a file begins with ``sha256``."""
     if sha256 is None:
         return
-    digest = hashlib.sha256()
-    with file.open("rb") as content:
-        while block := content.read(BLOCK):
-            digest.update(block)
-    if not digest.hexdigest().startswith(sha256.lower()):
-        raise ValueError(f"{file.name} has SHA-256 {digest.hexdigest()}, expected {sha256}: {remedy}")
+    digest = sha256_of(file)
+    if not digest.startswith(sha256.lower()):
+        raise ValueError(f"{file.name} has SHA-256 {digest}, expected {sha256}: {remedy}")

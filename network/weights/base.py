@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from segdistill.dataset import Normalization
+from segdistill.dataset.normalization import Normalization
 
 
 @dataclass
 class Weights:
     """A recognised file: the state dict in our key names and what it says about its network.
 
-    family: the file of ``segdistill.utils.weights`` that read it. config: the arguments of ``build_network``; empty
+    family: the file of ``segdistill.network.weights`` that read it. config: the arguments of ``build_network``; empty
     for a backbone alone. normalization: None where the file does not tell. skipped: entries of the file that no network
     of ours has a place for. input_size: height and width that an image is shown at; None for its own.
     """

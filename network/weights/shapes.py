@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from segdistill.network import build_network
+from segdistill.network.registry import build_network
 
 
 def blueprint(config: Mapping, most: int | None = None) -> dict[str, Tensor]:

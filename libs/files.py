@@ -1,0 +1,64 @@
+"""Files that are whole or not there: written under another name, synced, then renamed."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+BLOCK = 1 << 20
+
+
+@contextmanager
+def replacing(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
+    """A file to be written, which takes the place of ``path`` when the block ends without an error.
+
+    A kill or a full disk leaves the old file or the new one, whole. A link stays a link: the file that it points to is
+    replaced. What is no regular file (/dev/stdout, a pipe) is written to as it is.
+
+    Raises:
+        OSError: it could not be written; names the file.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        with path.open(mode) as file:
+            yield file
+        return
+    target = path.resolve()
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open(mode) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+        sync_folder(target.parent)
+    except OSError as error:
+        raise OSError(f"could not write {path} ({error.strerror or error}); what was there is intact") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in a folder last, where the system can open a folder."""
+    try:
+        number = os.open(folder, os.O_RDONLY)
+    except OSError:  # Windows
+        return
+    try:
+        os.fsync(number)
+    except OSError:  # some network file systems
+        pass
+    finally:
+        os.close(number)
+
+
+def sha256_of(path: str | os.PathLike) -> str:
+    """The checksum of a file's content, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
