@@ -12,33 +12,28 @@ from pathlib import Path
 import torch
 
 from segdistill.dataset import DATASETS, SegmentationDataset, build_dataset
-from segdistill.network import LoadReport, load_network
-from segdistill.utils.classes import MappedNetwork, match_classes
+from segdistill.network import LoadReport
+from segdistill.utils.checkpoint import add_network_flags, load_predictor, require_network
 from segdistill.utils.distributed import rank, start_device
 from segdistill.utils.evaluate import evaluate
 from segdistill.utils.files import write_json
 from segdistill.utils.flags import Parser, add_switch, number, run_command
 from segdistill.utils.metrics import ConfusionMatrix
-from segdistill.utils.protocol import add_protocol_flags, build_predictor, protocol_of
+from segdistill.utils.protocol import add_protocol_flags, protocol_of
 from segdistill.utils.report import iou_table, write_run_report
 
 
 def parse_options(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(prog="eval.py", description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", required=True, metavar="FILE", help="our own or a released checkpoint")
-    parser.add_argument(
-        "--network-options", nargs="+", default=[], metavar="key=value", help="in place of the file's: output_stride=8"
-    )
+    add_network_flags(parser)
     parser.add_argument("--dataset", required=True, choices=sorted(DATASETS))
     parser.add_argument("--data-dir", metavar="DIR", help="folder of the data set")
     parser.add_argument("--data-list", metavar="FILE", help="'image label' lines, in place of the split's own layout")
     parser.add_argument("--split", help="of the data set (the one that validates)")
-    parser.add_argument("--class-map", metavar="FILE", help="'its class -> class of the data set' lines, or -> none")
-    parser.add_argument("--network", metavar="NAME", help="what the file must hold; a FILE.py:CLASS is run")
     add_switch(parser, "--check", "check options and data, and stop before the checkpoint is read")
     add_switch(parser, "--count-void", "count predictions on void pixels as errors, as ESPNet's paper did")
     parser.add_argument("--num-workers", type=number(int, 0), default=1, metavar="N")
-    parser.add_argument("--device", help="cuda if there is one, else cpu")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the figures there as JSON")
     add_protocol_flags(parser)
     options = parser.parse_args(argv)
@@ -59,16 +54,17 @@ def main(argv: list[str] | None = None) -> int:
     dataset = build_dataset(options.dataset, options.data_dir, options.split, data_list=options.data_list)
     if options.check:
         return 0
-    trusted = [options.network] if options.network else []
-    network, report = load_network(options.checkpoint, options=options.network_options, trusted=trusted)
-    if options.network not in (None, report.config["name"]):
-        raise ValueError(f"{options.checkpoint} holds a {report.config['name']}, not a {options.network}")
-    class_map = match_classes(network, report, options.checkpoint, dataset, options.class_map)
-    if options.class_map:  # without one, void stays a class of releases that count it, and to predict it is an error
-        network = MappedNetwork(network, class_map)
-    network.to(device, memory_format=torch.channels_last)
-
-    predictor = build_predictor(network, options.protocol, report.input_size, options.batch_size)
+    predictor, network, report = load_predictor(
+        options.checkpoint,
+        dataset,
+        options.protocol,
+        options.class_map,
+        batch_size=options.batch_size,
+        network_options=options.network_options,
+        trusted=options.network,
+        device=device,
+    )
+    require_network(report, options.network, options.checkpoint)
     confusion = evaluate(
         predictor, dataset, report.normalization, None, options.num_workers, "eval", options.batch_size
     )
@@ -76,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
         figures = summarise(options, report, dataset, confusion)
         figures["parameters"] = sum(parameter.numel() for parameter in network.parameters())
         print(f"{options.checkpoint}: {report}")
-        print(iou_table({Path(options.checkpoint).stem: figures}))
+        print(iou_table({Path(options.checkpoint).stem: figures}), flush=True)
         if options.output:
             options.output.parent.mkdir(parents=True, exist_ok=True)
             write_json(options.output, figures)

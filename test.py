@@ -6,7 +6,7 @@ python test.py --checkpoint FILE --fps --input-size 512 1024
 """
 
 import argparse
-from collections import Counter
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,33 +20,29 @@ from segdistill.dataset import DATASETS, SegmentationDataset, build_dataset
 from segdistill.dataset.files import read_image
 from segdistill.libs.files import replacing
 from segdistill.network import load_network
-from segdistill.utils.classes import MappedNetwork, match_classes
+from segdistill.utils.checkpoint import LoadedPredictor, add_network_flags, load_predictor, require_network
 from segdistill.utils.distributed import start_device
 from segdistill.utils.flags import Parser, add_switch, run_command
 from segdistill.utils.latency import DTYPES, measure_latency
-from segdistill.utils.protocol import add_protocol_flags, build_predictor, protocol_of
+from segdistill.utils.pictures import checkpoint_names, output_names, picture_files
+from segdistill.utils.protocol import add_protocol_flags, protocol_of
 from segdistill.utils.submission import submission
 from segdistill.utils.video import VIDEO_SUFFIXES, VideoWriter, frame_rate, read_frames
 from segdistill.utils.visualize import colorize, overlay, side_by_side
 
 KINDS = ("labels", "colours", "overlays", "panels")
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
+OF_NETWORK = {"--checkpoint", "--network-options", "--network", "--device"}
+OF_LATENCY = OF_NETWORK | {"--fps", "--input-size", "--batch-size", "--dtype"}
 
 
 def parse_options(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(prog="test.py", description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", required=True, nargs="+", type=Path, metavar="FILE", help="ours or released")
-    parser.add_argument(
-        "--network-options", nargs="+", default=[], metavar="key=value", help="in place of the file's: output_stride=8"
-    )
-    parser.add_argument(
-        "--trust", nargs="+", default=[], metavar="FILE.py:CLASS", help="code that may be run to build a network"
-    )
+    add_network_flags(parser)
     parser.add_argument("--dataset", choices=sorted(DATASETS), help="gives the classes and the colours")
-    parser.add_argument("--class-map", metavar="FILE", help="'its class -> class of the data set' lines, or -> none")
     parser.add_argument("--data-dir", metavar="DIR", help="folder of the data set")
     parser.add_argument("--data-list", metavar="FILE", help="one image a line, in place of the split's own layout")
-    parser.add_argument("--split", default="test", help="of the data set (test)")
+    parser.add_argument("--split", help="of the data set (test, or the one that validates where there is no test)")
     parser.add_argument(
         "--images", type=Path, metavar="PATH", help="any folder, list of files (.txt) or video, in place of a split"
     )
@@ -57,10 +53,14 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     )
     add_switch(parser, "--fps", "measure the latency of the networks at --input-size and --batch-size, nothing else")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of --fps")
-    parser.add_argument("--device", help="by default cuda if there is one, else cpu")
     add_protocol_flags(parser)
+    argv = sys.argv[1:] if argv is None else argv
     options = parser.parse_args(argv)
     options.protocol = protocol_of(options, parser)
+    given = {word.partition("=")[0] for word in argv if word.startswith("--")}
+    for where, flags in without_effect(options, given).items():
+        if flags:
+            parser.error(f"no effect {where}: {', '.join(sorted(flags))}")
     if options.fps:
         if not options.input_size:
             parser.error("--fps needs --input-size H W")
@@ -69,15 +69,14 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
         parser.error("--dataset gives the classes and the colours: name one")
     if not (options.output or options.submission):
         parser.error("nothing to write: give --output FOLDER or --submission FILE")
-    if options.images and (options.data_dir or options.data_list):
-        parser.error("--images stands in place of --data-dir and --data-list: give one")
     data_set = DATASETS[options.dataset]
+    options.split = options.split or ("test" if "test" in data_set.SPLITS else data_set.VALIDATION_SPLIT)
     if options.images and not data_set.CLASSES:
         parser.error(f"the classes of --dataset {options.dataset} are in its folder: --data-dir DIR --data-list FILE")
     if not options.images and not (options.data_dir or data_set.DEFAULT_ROOT):
         parser.error(f"--dataset {options.dataset} needs --data-dir, or --images PATH")
-    if not options.images and options.split not in data_set.SPLITS:
-        parser.error(f"{options.dataset} has no split {options.split!r}; known: {', '.join(data_set.SPLITS)}")
+    if options.split not in data_set.SPLITS:
+        parser.error(f"{options.dataset} has no --split {options.split}; known: {', '.join(data_set.SPLITS)}")
     if options.submission and len(options.checkpoint) > 1:
         parser.error("a submission is of one checkpoint")
     options.video = bool(options.images) and options.images.suffix.lower() in VIDEO_SUFFIXES
@@ -87,17 +86,27 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     return options
 
 
+def without_effect(options: argparse.Namespace, given: set[str]) -> dict[str, set[str]]:
+    """The flags that were given for nothing, by what makes them so."""
+    if options.fps:
+        return {"with --fps": given - OF_LATENCY}
+    return {
+        "without --fps": given & {"--dtype"},
+        "without --fps or --predict sliding": given & {"--batch-size"} if options.predict == "whole" else set(),
+        "with --images": given & {"--data-dir", "--data-list", "--split"} if options.images else set(),
+        "without --output": given & {"--save"} if not options.output else set(),
+    }
+
+
 def main(argv: list[str] | None = None) -> int:
     options = parse_options(argv)
     device = start_device(options.device)
-    networks = {}
-    for name, file in zip(checkpoint_names(options.checkpoint), options.checkpoint, strict=True):
-        network, report = load_network(file, options=options.network_options, trusted=options.trust)
-        networks[name] = network.to(device), report
-
+    files = dict(zip(checkpoint_names(options.checkpoint), options.checkpoint, strict=True))
     if options.fps:
-        for name, (network, _) in networks.items():
-            figures = measure_latency(network, tuple(options.input_size), options.batch_size, options.dtype)
+        for name, file in files.items():
+            network, report = load_network(file, options=options.network_options, trusted=options.network)
+            require_network(report, options.network, file)
+            figures = measure_latency(network.to(device), tuple(options.input_size), options.batch_size, options.dtype)
             print(f"{name}: " + ", ".join(f"{key} {round_off(value)}" for key, value in figures.items()))
         return 0
 
@@ -105,24 +114,28 @@ def main(argv: list[str] | None = None) -> int:
     if not options.images:
         data = build_dataset(options.dataset, options.data_dir, options.split, data_list=options.data_list)
     predictors = {}
-    for name, (network, report) in networks.items():
-        class_map = match_classes(network, report, name, data, options.class_map)
-        if options.class_map:
-            network = MappedNetwork(network, class_map)
-        predictor = build_predictor(network, options.protocol, report.input_size, options.batch_size)
-        predictors[name] = lambda image, predictor=predictor, normalization=report.normalization: predictor.class_ids(
-            normalization(image[None])
-        )[0].numpy()
+    for name, file in files.items():
+        predictors[name] = load_predictor(
+            file,
+            data,
+            options.protocol,
+            options.class_map,
+            batch_size=options.batch_size,
+            network_options=options.network_options,
+            trusted=options.network,
+            device=device,
+        )
+        require_network(predictors[name].report, options.network, file)
     if options.video:
         return predict_video(options, predictors)
 
-    files = picture_files(options.images) if options.images else [pair.image for pair in data.pairs]
+    pictures = picture_files(options.images) if options.images else [pair.image for pair in data.pairs]
     with ExitStack() as stack:
         archive = stack.enter_context(submission(options.submission, data)) if options.submission else None
-        names = output_names(files)
+        names = output_names(pictures)
         for name, file in tqdm(names.items(), desc="predicting", unit="image", disable=None):
             image = read_image(file)
-            predictions = {column: predict(image) for column, predict in predictors.items()}
+            predictions = {column: loaded.class_ids(image) for column, loaded in predictors.items()}
             if archive:
                 archive.add(file.stem, next(iter(predictions.values())))
             if options.output:
@@ -135,12 +148,12 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def predict_video(options: argparse.Namespace, predictors: Mapping) -> int:
+def predict_video(options: argparse.Namespace, predictors: Mapping[str, LoadedPredictor]) -> int:
     rate = frame_rate(options.images)
     with ExitStack() as stack:
         writers: dict[str, VideoWriter] = {}
         for image in read_frames(options.images):
-            predictions = {column: predict(image) for column, predict in predictors.items()}
+            predictions = {column: loaded.class_ids(image) for column, loaded in predictors.items()}
             for place, picture in pictures_of(image, predictions, DATASETS[options.dataset], options.save):
                 if place not in writers:
                     path = options.output / place / f"{options.images.stem}.mp4"
@@ -169,43 +182,6 @@ def pictures_of(
                 yield place, data.encode(ids)
             else:
                 yield place, overlays[column] if kind == "overlays" else colorize(ids, data.PALETTE)
-
-
-def checkpoint_names(files: list[Path]) -> list[str]:
-    """Names for columns and folders: those of the files, with their folders' where these are the same."""
-    names = [file.stem for file in files]
-    if len(set(names)) < len(names):
-        names = [f"{file.absolute().parent.name}_{file.stem}" for file in files]
-    if len(set(names)) < len(names):
-        raise ValueError(f"these checkpoints have the same names: {', '.join(map(str, files))}")
-    return names
-
-
-def picture_files(path: Path) -> list[Path]:
-    """The pictures of a folder, or those that the lines of a list name, relative to the list."""
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
-    elif path.suffix == ".txt":
-        files = [path.parent / line.strip() for line in path.read_text().splitlines() if line.strip()]
-    elif path.exists():
-        raise ValueError(f"{path}: expected a folder, a list (.txt) or a video ({', '.join(VIDEO_SUFFIXES)})")
-    else:
-        raise FileNotFoundError(f"no {path}")
-    if not files:
-        raise FileNotFoundError(f"no pictures ({', '.join(IMAGE_SUFFIXES)}) in {path}")
-    return files
-
-
-def output_names(files: list[Path]) -> dict[str, Path]:
-    """Each file by a name of its own: its stem or, if any two share that, its whole path below their common folder."""
-    stems = [file.stem for file in files]
-    if len(set(stems)) == len(stems):
-        return dict(zip(stems, files, strict=True))
-    files = [file.absolute() for file in files]
-    if twice := [str(file) for file, count in Counter(files).items() if count > 1]:
-        raise ValueError(f"named more than once: {', '.join(twice[:3])}")
-    top = next(folder for folder in files[0].parents if all(folder in file.parents for file in files))
-    return {str(file.relative_to(top)): file for file in files}
 
 
 def round_off(value: object) -> object:

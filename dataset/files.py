@@ -43,6 +43,26 @@ def read_bytes(path: Path) -> bytes:
     return data
 
 
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file in UTF-8, without the mark (BOM) that Windows editors put before the first.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is no UTF-8 text.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from error
+
+
+def require_listed(file: Path, where: str) -> None:
+    """FileNotFoundError unless there is the file that a line of a list, ``where``, names."""
+    if not file.is_file():
+        hint = "; write / in place of its backslashes" if "\\" in file.name else ""
+        raise FileNotFoundError(f"{where} names {file}, which does not exist or is no file{hint}")
+
+
 def open_image(path: Path, data: bytes) -> tuple[Image.Image, str]:
     """The image of a file's bytes, upright and in its own mode, and how its samples are stored ("L", "RGB;16B").
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from segdistill.dataset import Normalization
 
 # The features that have a channel for each class.
-CLASS_MAPS = frozenset({"logits", "aux_logits", "encoder_logits"})
+CLASS_FEATURES = frozenset({"logits", "aux_logits", "encoder_logits"})
 
 
 class Feature(NamedTuple):

@@ -191,12 +191,34 @@ def test_pictures_are_predicted_upright(weights, tmp_path):
     assert Image.open(tmp_path / "out/overlays/phone.png").size == (24, 32)
 
 
-def test_a_list_names_pictures_relative_to_itself(weights, tmp_path):
-    picture(tmp_path / "in/a.png")
-    picture(tmp_path / "in/b.png")
-    (tmp_path / "in/some.txt").write_text("b.png\n\n")
+def test_every_kind_of_image_of_a_folder_is_predicted_and_other_files_are_named(weights, tmp_path, caplog):
+    for suffix in (".png", ".JPG", ".tif", ".tiff", ".webp", ".bmp"):
+        picture(tmp_path / f"in/{suffix[1:]}{suffix}")
+    (tmp_path / "in/notes.txt").touch()
+    (tmp_path / "in/film.gif").touch()
+    run(*weights, "--images", tmp_path / "in", "--output", tmp_path / "out")
+    assert files_in(tmp_path / "out/labels") == [f"{name}.png" for name in ("JPG", "bmp", "png", "tif", "tiff", "webp")]
+    assert "2 files are not used" in caplog.text
+    assert "film.gif" in caplog.text
+
+
+def test_a_list_names_pictures_relative_to_itself_or_by_absolute_paths(weights, tmp_path):
+    for name in ("a", "b", "c"):
+        picture(tmp_path / f"in/{name}.png")
+    (tmp_path / "in/some.txt").write_text(f"b.png\n\n{tmp_path}/in/c.png\n", encoding="utf-8-sig")
     run(*weights, "--images", tmp_path / "in/some.txt", "--output", tmp_path / "out")
-    assert files_in(tmp_path / "out") == ["labels/b.png"]
+    assert files_in(tmp_path / "out") == ["labels/b.png", "labels/c.png"]
+
+
+def test_a_line_of_a_list_that_names_nothing_is_an_error_before_anything_is_written(weights, tmp_path):
+    picture(tmp_path / "in/a.png")
+    (tmp_path / "some.txt").write_text("in/a.png\nin\\a.png\n")
+    with pytest.raises(FileNotFoundError, match=r"some\.txt:2 names .*does not exist.*write / in place"):
+        run(*weights, "--images", tmp_path / "some.txt", "--output", tmp_path / "out")
+    (tmp_path / "some.txt").write_bytes(b"gr\xfcn.png\n")
+    with pytest.raises(ValueError, match="not UTF-8"):
+        run(*weights, "--images", tmp_path / "some.txt", "--output", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_several_checkpoints_share_a_panel_and_have_folders_of_their_own(tiny, weights, tmp_path):
@@ -257,17 +279,38 @@ def test_latency_says_what_it_depends_on(tiny, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--images", "x", "--output", "o", "--tile", 8, 8], "--predict sliding"),
-        (["--images", "x", "--output", "o", "--predict", "sliding"], "needs --tile"),
-        (["--images", "x"], "nothing to write"),
-        (["--images", "x.mp4", "--output", "o", "--save", "labels"], "a video gives"),
+        (["--dataset", "camvid", "--images", "x", "--output", "o", "--tile", 8, 8], "--predict sliding"),
+        (["--dataset", "camvid", "--images", "x", "--output", "o", "--predict", "sliding"], "needs --tile"),
+        (["--dataset", "camvid", "--images", "x"], "nothing to write"),
+        (["--dataset", "camvid", "--images", "x.mp4", "--output", "o", "--save", "labels"], "a video gives"),
+        (["--dataset", "camvid", "--data-dir", "x", "--output", "o", "--split", "all"], "no --split all; known: train"),
         (["--fps"], "--input-size"),
     ],
 )
-def test_options_that_miss_each_other_are_errors(options, message, weights, capsys):
+def test_options_that_miss_each_other_are_errors(options, message, capsys):
     with pytest.raises(SystemExit):
-        run(*weights, *options)
+        run("--checkpoint", "x.pth", *options)
     assert message in capsys.readouterr().err
+
+
+IMAGES = ["--dataset", "camvid", "--images", "x"]
+LATENCY = ["--fps", "--input-size", "8", "8"]
+NO_EFFECT = [
+    *((LATENCY, flag, "with --fps") for flag in ("--flip", "--scales 1 2", "--predict whole", "--class-map x.txt")),
+    *((LATENCY, flag, "with --fps") for flag in ("--images x", "--save labels", "--submission x.zip", "--output o")),
+    *((LATENCY, flag, "with --fps") for flag in ("--dataset=camvid", "--data-dir x", "--data-list x", "--split val")),
+    *(([*IMAGES, "--output", "o"], flag, "with --images") for flag in ("--data-dir x", "--data-list x", "--split val")),
+    ([*IMAGES, "--output", "o"], "--dtype bfloat16", "without --fps"),
+    ([*IMAGES, "--output", "o"], "--batch-size 4", "without --fps or --predict sliding"),
+    ([*IMAGES, "--submission", "x.zip"], "--save colours", "without --output"),
+]
+
+
+@pytest.mark.parametrize(("words", "flag", "where"), NO_EFFECT, ids=[flag for _, flag, _ in NO_EFFECT])
+def test_a_flag_without_effect_is_an_error_that_names_it(words, flag, where, capsys):
+    with pytest.raises(SystemExit):
+        run("--checkpoint", "x.pth", *words, *flag.split())
+    assert f"no effect {where}: {flag.partition(' ')[0].partition('=')[0]}" in capsys.readouterr().err
 
 
 def test_a_split_without_images_is_an_error_of_one_line(weights, tmp_path, tiny):

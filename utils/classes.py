@@ -1,6 +1,6 @@
-"""The classes of a network in those of a data set: equal, void counted as one more, or by a file that maps them.
+"""Maps a network's classes to a data set's.
 
-The map merges in probability space. With K(c) the network's classes that become class c,
+A class map merges classes in probability space. With K(c) the network's classes that become class c,
 
     p_c = sum_{k in K(c)} q_k / sum_{k in some K} q_k,    q = softmax(z),
 
@@ -19,12 +19,11 @@ import torch
 from torch import Tensor
 
 from segdistill.dataset import DATASETS, SegmentationDataset
+from segdistill.dataset.files import read_lines
 from segdistill.network import LoadReport, SegmentationNetwork
-from segdistill.network.base import CLASS_MAPS
+from segdistill.network.base import CLASS_FEATURES
 
 NONE, VOID = "none", "void"
-# Code bases whose releases have one class more than the data set, void, which comes last.
-VOID_LAST = {"espnet"}
 # The logit of a class that the network does not know: softmax makes it 0, and it is finite in float16.
 UNKNOWN = -1e4
 
@@ -62,13 +61,13 @@ class MappedNetwork(SegmentationNetwork):
         self.num_classes = class_map.num_classes
         self.known_classes = class_map.known if len(class_map.known) < self.num_classes else None
         self.features = {
-            name: feature._replace(channels=class_map.num_classes) if name in CLASS_MAPS else feature
+            name: feature._replace(channels=class_map.num_classes) if name in CLASS_FEATURES else feature
             for name, feature in network.features.items()
         }
 
     def maps(self, images: Tensor, wanted: frozenset[str]) -> dict[str, Tensor]:
         maps = self.network.maps(images, wanted)
-        return {name: self.class_map(value) if name in CLASS_MAPS else value for name, value in maps.items()}
+        return {name: self.class_map(value) if name in CLASS_FEATURES else value for name, value in maps.items()}
 
     def norm_before(self, feature: str) -> torch.nn.BatchNorm2d:
         return self.network.norm_before(feature)
@@ -87,7 +86,7 @@ def match_classes(
         report: of the network's file; None for a network without one.
         source: what an error calls it.
         file: a class map, see ``read_class_map``. Without it the classes must be the data set's, or those and void
-            for code bases that count it.
+            if the report says ``counts_void``.
 
     Raises:
         FileNotFoundError, ValueError: as ``read_class_map``, or classes that do not fit, with both lists.
@@ -102,7 +101,7 @@ def match_classes(
         return read_class_map(file, names or tuple(map(str, range(count))), classes)
     if own in ((), classes) and count == len(classes):
         return ClassMap(tuple(range(count)), count)
-    if not own and count == len(classes) + 1 and report and report.family in VOID_LAST:
+    if report and report.counts_void and own[:-1] in ((), classes) and count == len(classes) + 1:
         return ClassMap((*range(len(classes)), None), len(classes))
     owner = dataset.__name__ if isinstance(dataset, type) else type(dataset).__name__
     raise ValueError(
@@ -113,11 +112,11 @@ def match_classes(
 
 
 def usual_names(count: int, report: LoadReport | None) -> tuple[str, ...]:
-    """The names of the one data set with so many classes, void last where the code base counts it; else none.
+    """The names of the one data set with so many classes, and void if the report counts it; () without such a set.
 
     They name the lines of a class map and complete an error; no file is accepted on their account.
     """
-    void = (VOID,) if report and report.family in VOID_LAST else ()
+    void = (VOID,) if report and report.counts_void else ()
     names = {tuple(dataset.CLASSES) for dataset in DATASETS.values() if len(dataset.CLASSES) + len(void) == count}
     return (*names.pop(), *void) if len(names) == 1 else ()
 
@@ -134,12 +133,13 @@ def read_class_map(file: str | Path, sources: Sequence[str], targets: Sequence[s
     Raises:
         FileNotFoundError: no such file.
         ValueError: a line that is no such pair, an unknown class, one that is mapped twice or left out; names the line.
+            A file that is no UTF-8 text.
     """
     file = Path(file)
     if not file.is_file():
         raise FileNotFoundError(f"no class map {file}")
     mapped: dict[int, int | None] = {}
-    for number, line in enumerate(file.read_text().splitlines(), 1):
+    for number, line in enumerate(read_lines(file), 1):
         line, where = line.partition("#")[0].strip(), f"{file}:{number}"
         if not line:
             continue

@@ -15,7 +15,8 @@ class Weights:
 
     family: the file of ``segdistill.network.weights`` that read it. config: the arguments of ``build_network``; empty
     for a backbone alone. normalization: None where the file does not tell. skipped: entries of the file that no network
-    of ours has a place for. input_size: height and width that an image is shown at; None for its own.
+    of ours has a place for. input_size: height and width that an image is shown at; None for its own. counts_void: the
+    last class is void, one more than the data set's.
     """
 
     family: str
@@ -27,6 +28,7 @@ class Weights:
     skipped: list[str] = field(default_factory=list)
     classes: tuple[str, ...] | None = None
     input_size: tuple[int, int] | None = None
+    counts_void: bool = False
 
 
 def is_state_dict(content: object) -> bool:

@@ -29,6 +29,7 @@ class LoadReport:
 
     normalization: None if the file does not tell, which a bare state dict in our key names does not.
     input_size: height and width that an image is shown at; None for its own.
+    counts_void: the last class is void, one more than the data set's.
     """
 
     family: str
@@ -40,6 +41,7 @@ class LoadReport:
     config: dict
     classes: tuple[str, ...] | None = None
     input_size: tuple[int, int] | None = None
+    counts_void: bool = False
 
     def __str__(self) -> str:
         words = [f"{len(self.used)} entries used, {len(self.skipped)} skipped, {len(self.missing)} missing"]
@@ -129,6 +131,7 @@ def load_weights(
         weights.config,
         weights.classes,
         weights.input_size,
+        weights.counts_void,
     )
 
 
@@ -240,6 +243,7 @@ def convert(
         raise ValueError(f"{source} does not tell the colours that its network was trained with: give a normalization")
     loaded, report = load_network(weights)
     card = {"source_sha256": report.sha256} | ({"classes": report.classes} if report.classes else {})
+    card |= {"counts_void": True} if report.counts_void else {}
     atomic_save(export_weights(loaded, report.normalization, report.input_size, **card), output)
     return report
 

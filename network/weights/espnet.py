@@ -50,8 +50,9 @@ def read(state_dict: Mapping[str, Tensor]) -> Weights:
         channels = state_dict["conv.conv.weight"].shape[1] - num_classes
         config["skip"] = {19: "fused", 16: "stem"}.get(channels, f"of {channels} channels")
     if num_classes == 12:
-        return Weights("espnet", dict(state_dict), config, ESPNET_CAMVID)
+        return Weights("espnet", dict(state_dict), config, ESPNET_CAMVID, counts_void=True)
     if num_classes == 20:
         # They were trained on images of half their height and width.
-        return Weights("espnet", dict(state_dict), config, ESPNET_CITYSCAPES, input_size=(512, 1024))
+        shown = {"input_size": (512, 1024), "counts_void": True}
+        return Weights("espnet", dict(state_dict), config, ESPNET_CITYSCAPES, **shown)
     return Weights("skd_espnet", dict(state_dict), config, SKD_ESPNET)

@@ -36,6 +36,7 @@ def read(content: Mapping) -> Weights:
         read_normalization(field(content, "normalization", list | tuple, "channels, mean, std, scale")),
         classes=read_classes(content.get("classes"), config["num_classes"]),
         input_size=read_size(content.get("input_size")),
+        counts_void=content.get("counts_void") is True,
     )
 
 

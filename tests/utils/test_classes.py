@@ -6,7 +6,7 @@ import torch
 from segdistill.dataset import CamVid, Cityscapes
 from segdistill.dataset.normalization import IMAGENET
 from segdistill.network import LoadReport, SegmentationNetwork, SegmentationOutput, build_network
-from segdistill.network.base import CLASS_MAPS, Feature
+from segdistill.network.base import CLASS_FEATURES, Feature
 from segdistill.utils.batch import Batch
 from segdistill.utils.classes import ClassMap, MappedNetwork, match_classes, read_class_map
 from segdistill.utils.losses import DISTILLATION_LOSSES, build_losses
@@ -16,8 +16,8 @@ SOURCES, TARGETS = ("road", "car", "truck", "sky"), ("sky", "road", "vehicle", "
 MAP = ClassMap((1, 2, 2, 0), 4)  # nothing becomes a tree
 
 
-def report(classes=None, family="segdistill"):
-    return LoadReport(family, [], [], [], IMAGENET, None, {}, classes)
+def report(classes=None, counts_void=False):
+    return LoadReport("segdistill", [], [], [], IMAGENET, None, {}, classes, counts_void=counts_void)
 
 
 def write(tmp_path, text):
@@ -70,6 +70,12 @@ def test_a_class_that_maps_one_to_one_keeps_its_logits():
     assert torch.equal(MAP(logits)[:, [1, 0]], logits[:, [0, 3]])
 
 
+def test_a_file_of_a_windows_editor_is_read(tmp_path):
+    path = tmp_path / "classes.txt"
+    path.write_bytes(b"\xef\xbb\xbfroad -> road\r\ncar -> none\r\ntruck -> none\r\nsky -> sky\r\n")
+    assert read_class_map(path, SOURCES, TARGETS) == ClassMap((1, None, None, 0), 4)
+
+
 def network_of(num_classes):
     return build_network("espnet_c", num_classes, q=1)
 
@@ -80,7 +86,8 @@ def network_of(num_classes):
         (11, report(), ClassMap(tuple(range(11)), 11)),
         (11, report(CamVid.CLASSES), ClassMap(tuple(range(11)), 11)),
         (11, None, ClassMap(tuple(range(11)), 11)),
-        (12, report(family="espnet"), ClassMap((*range(11), None), 11)),
+        (12, report(counts_void=True), ClassMap((*range(11), None), 11)),
+        (12, report((*CamVid.CLASSES, "void"), counts_void=True), ClassMap((*range(11), None), 11)),
     ],
 )
 def test_classes_that_fit_need_no_file(num_classes, own, expected):
@@ -92,7 +99,7 @@ def test_classes_that_fit_need_no_file(num_classes, own, expected):
     [
         (19, report(), r"a\.pth has 19 classes, CamVid has 11.*--class-map.*\n.*sidewalk.*\n.*pavement"),
         (12, report(), r"a\.pth has 12 classes, CamVid has 11"),
-        (20, report(family="espnet"), r"a\.pth: road, .*bicycle, void\n"),
+        (20, report(counts_void=True), r"a\.pth: road, .*bicycle, void\n"),
         (11, report((*CamVid.CLASSES[:-1], "cyclist")), r"and they are not the same(.|\n)*cyclist\n.*bicyclist"),
         (11, report(CamVid.CLASSES[::-1]), "and they are not the same"),
     ],
@@ -105,7 +112,7 @@ def test_classes_that_do_not_fit_are_an_error_with_both_lists(num_classes, own, 
 def test_a_file_names_the_classes_of_a_network_whose_file_does_not(tmp_path):
     """The names of the data set with so many classes; void is the last of a release that counts it."""
     text = "".join(f"{name} -> {'car' if name == 'truck' else 'none'}\n" for name in Cityscapes.CLASSES)
-    mapped = match_classes(network_of(20), report(family="espnet"), "a.pth", CamVid, write(tmp_path, text))
+    mapped = match_classes(network_of(20), report(counts_void=True), "a.pth", CamVid, write(tmp_path, text))
     assert mapped.targets[-1] is None
     assert mapped.known == (CamVid.CLASSES.index("car"),)
     assert mapped.targets.index(mapped.known[0]) == Cityscapes.CLASSES.index("truck")
@@ -114,7 +121,7 @@ def test_a_file_names_the_classes_of_a_network_whose_file_does_not(tmp_path):
 @pytest.mark.parametrize("name", ["pspnet", "espnet_c"])
 def test_every_feature_that_grows_with_the_classes_is_mapped(name):
     few, many = (build_network(name, num_classes).features for num_classes in (23, 29))
-    assert {key for key in few if few[key] != many[key]} == CLASS_MAPS & few.keys()
+    assert {key for key in few if few[key] != many[key]} == CLASS_FEATURES & few.keys()
 
 
 def test_espnet_s_second_head_is_mapped_too():

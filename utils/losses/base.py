@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from segdistill.dataset import IGNORE_INDEX
 from segdistill.network import SegmentationNetwork, SegmentationOutput, resize
-from segdistill.network.base import CLASS_MAPS
+from segdistill.network.base import CLASS_FEATURES
 from segdistill.utils.batch import Batch
 
 __all__ = [
@@ -107,7 +107,7 @@ class DistillationLoss(nn.Module):
         teacher.check_features({teacher_feature})
         known = teacher.known_classes
         channels = (
-            len(known) if known and name in CLASS_MAPS else network.features[name].channels
+            len(known) if known and name in CLASS_FEATURES else network.features[name].channels
             for network, name in ((student, student_feature), (teacher, teacher_feature))
         )
         return tuple(channels)
@@ -139,7 +139,7 @@ class DistillationLoss(nn.Module):
     def map_of(self, output: SegmentationOutput, name: str) -> Tensor:
         """A feature; of logits the classes that the teacher knows."""
         feature = output.features[name]
-        return feature if self.known_classes is None or name not in CLASS_MAPS else feature[:, self.known_classes]
+        return feature if self.known_classes is None or name not in CLASS_FEATURES else feature[:, self.known_classes]
 
     def labels(self, batch: Batch) -> Tensor:
         """The batch's labels in the numbers of the classes of ``maps``; void where the teacher does not know the class.

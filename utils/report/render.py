@@ -8,11 +8,10 @@ import numpy as np
 
 from segdistill.dataset import SegmentationDataset, build_dataset
 from segdistill.dataset.base import evenly_spaced
-from segdistill.network import load_network
-from segdistill.utils.classes import MappedNetwork, match_classes
+from segdistill.utils.checkpoint import load_predictor
 from segdistill.utils.distributed import start_device
 from segdistill.utils.files import write_text
-from segdistill.utils.protocol import build_predictor, describe
+from segdistill.utils.protocol import describe
 from segdistill.utils.report.compare import FREE, Caveats, Comparison, Group, check_same_subject
 from segdistill.utils.report.read import FinishedRun, flat, read_run
 
@@ -394,14 +393,10 @@ def predict_rows(
     samples = [dataset[index] for index in evenly_spaced(num_images, len(dataset))]
     rows = [[sample.image.permute(1, 2, 0).numpy(), sample.label.numpy()] for sample in samples]
     device = start_device(None)
-    for checkpoint, file in checkpoints:
-        network, report = load_network(checkpoint, trusted=trusted)
-        class_map = match_classes(network, report, checkpoint, dataset, file)
-        if not class_map.is_identity:
-            network = MappedNetwork(network, class_map)
-        predictor = build_predictor(network.to(device), protocol, report.input_size)
+    for checkpoint, class_map in checkpoints:
+        loaded = load_predictor(checkpoint, dataset, protocol, class_map, trusted=trusted, device=device)
         for row, sample in zip(rows, samples, strict=True):
-            row.append(predictor.class_ids(report.normalization(sample.image[None]))[0].numpy())
+            row.append(loaded.class_ids(sample.image))
     return rows
 
 

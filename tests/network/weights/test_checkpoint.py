@@ -218,6 +218,7 @@ def test_weights_come_through_every_format_to_the_bit(tmp_path, tiny_network, wr
         network, report = load_network(path)
         assert_equal_weights(network, tiny_network)
         assert (report.normalization, report.input_size) == (ESPNET_CITYSCAPES, (512, 1024))
+        assert report.counts_void
         if path.name == "weights.pth":
             convert(path, tmp_path / "ours.pth")
 

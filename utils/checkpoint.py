@@ -1,0 +1,82 @@
+"""From a file of weights to predictions of a data set's classes: the one way of eval.py, test.py and the report."""
+
+import argparse
+import os
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from segdistill.dataset import SegmentationDataset
+from segdistill.network import LoadReport, SegmentationNetwork, load_network
+from segdistill.utils.classes import MappedNetwork, match_classes
+from segdistill.utils.predict import Predictor
+from segdistill.utils.protocol import build_predictor
+
+
+class LoadedPredictor(NamedTuple):
+    """What ``load_predictor`` makes of a file.
+
+    predictor: of images in the weights' own input convention, ``report.normalization``. network: answers in the data
+    set's classes; if its report says ``counts_void``, possibly with void as one more.
+    """
+
+    predictor: Predictor
+    network: SegmentationNetwork
+    report: LoadReport
+
+    def class_ids(self, image: Tensor) -> np.ndarray:
+        """The class of each pixel, (H, W) uint8, of one image (3, H, W) uint8 RGB."""
+        return self.predictor.class_ids(self.report.normalization(image[None]))[0].numpy()
+
+
+def load_predictor(
+    file: str | os.PathLike,
+    dataset: SegmentationDataset | type[SegmentationDataset],
+    protocol: Mapping,
+    class_map: str | os.PathLike | None = None,
+    *,
+    batch_size: int = 1,
+    network_options: Sequence[str] = (),
+    trusted: Collection[str] = (),
+    device: torch.device | str = "cpu",
+) -> LoadedPredictor:
+    """Load a checkpoint, ours or released, to predict images as a protocol says.
+
+    A release that counts void as its last class may predict it: id ``len(dataset.CLASSES)``, which is scored as an
+    error, drawn black and encoded as void. The published scores of such files count it so. A class map leaves it out.
+
+    Args:
+        protocol: as ``protocol_of`` of ``segdistill.utils.protocol`` returns it.
+        class_map: a file, see ``read_class_map`` of ``segdistill.utils.classes``.
+        batch_size: tiles shown to the network together.
+        network_options: ``key=value`` settings of the network in place of what the file says.
+        trusted: names of networks whose code may be run although it is not ours (``FILE.py:CLASS``).
+
+    Raises: as ``segdistill.network.load_network`` and ``segdistill.utils.classes.match_classes``.
+    """
+    network, report = load_network(file, options=network_options, trusted=trusted)
+    classes = match_classes(network, report, str(file), dataset, class_map)
+    if class_map:
+        network = MappedNetwork(network, classes)
+    network = network.to(device, memory_format=torch.channels_last)
+    return LoadedPredictor(build_predictor(network, protocol, report.input_size, batch_size), network, report)
+
+
+def add_network_flags(parser: argparse.ArgumentParser) -> None:
+    """What it takes, besides a file, to build its network."""
+    group = parser.add_argument_group("network")
+    group.add_argument("--network", nargs="+", default=[], metavar="NAME", help="it must be; a FILE.py:CLASS is run")
+    group.add_argument(
+        "--network-options", nargs="+", default=[], metavar="key=value", help="in place of the file's: output_stride=8"
+    )
+    group.add_argument("--class-map", metavar="FILE", help="'its class -> class of the data set' lines, or -> none")
+    group.add_argument("--device", help="cuda if there is one, else cpu")
+
+
+def require_network(report: LoadReport, names: Collection[str], file: str | os.PathLike) -> None:
+    """ValueError unless the file holds one of the networks named; if none is named, any will do."""
+    if names and report.config["name"] not in names:
+        raise ValueError(f"{file} holds a {report.config['name']}, not a {' or '.join(names)}")

@@ -1,0 +1,60 @@
+"""The pictures that test.py is given, and the names of what it writes."""
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from segdistill.dataset.base import describe_unused, walk
+from segdistill.dataset.files import SUFFIXES, read_lines, require_listed
+from segdistill.utils.video import VIDEO_SUFFIXES
+
+logger = logging.getLogger(__name__)
+
+
+def checkpoint_names(files: Sequence[Path]) -> list[str]:
+    """Names for columns and folders: those of the files, with their folders' where these are the same."""
+    names = [file.stem for file in files]
+    if len(set(names)) < len(names):
+        names = [f"{file.absolute().parent.name}_{file.stem}" for file in files]
+    if len(set(names)) < len(names):
+        raise ValueError(f"these checkpoints have the same names: {', '.join(map(str, files))}")
+    return names
+
+
+def picture_files(path: Path) -> list[Path]:
+    """The pictures of a folder, or those that the lines of a list name, relative to the list; other files are named.
+
+    Raises:
+        FileNotFoundError: no such folder or list, no picture in it, or a line names none.
+        ValueError: neither a folder nor a list.
+    """
+    if path.is_dir():
+        found = [file for file in walk(path) if not file.name.startswith(".")]
+        files = [file for file in found if file.suffix.lower() in SUFFIXES]
+        if others := [file for file in found if file.suffix.lower() not in SUFFIXES]:
+            logger.warning("%s: %s", path, describe_unused(others))
+    elif path.suffix == ".txt" and path.is_file():
+        lines = {number: line.strip() for number, line in enumerate(read_lines(path), 1) if line.strip()}
+        files = [path.parent / line for line in lines.values()]
+        for number, file in zip(lines, files, strict=True):
+            require_listed(file, f"{path}:{number}")
+    elif path.exists():
+        raise ValueError(f"{path}: expected a folder, a list (.txt) or a video ({', '.join(VIDEO_SUFFIXES)})")
+    else:
+        raise FileNotFoundError(f"no {path}")
+    if not files:
+        raise FileNotFoundError(f"no pictures ({', '.join(SUFFIXES)}) in {path}")
+    return files
+
+
+def output_names(files: Sequence[Path]) -> dict[str, Path]:
+    """Each file by a name of its own: its stem or, if any two share that, its whole path below their common folder."""
+    stems = [file.stem for file in files]
+    if len(set(stems)) == len(stems):
+        return dict(zip(stems, files, strict=True))
+    files = [file.absolute() for file in files]
+    if twice := [str(file) for file, count in Counter(files).items() if count > 1]:
+        raise ValueError(f"named more than once: {', '.join(twice[:3])}")
+    top = next(folder for folder in files[0].parents if all(folder in file.parents for file in files))
+    return {str(file.relative_to(top)): file for file in files}
