@@ -102,6 +102,8 @@ class SegmentationDataset(torch.utils.data.Dataset):
     NORMALIZATION: ClassVar[Normalization] = IMAGENET
     RECIPE: ClassVar[Recipe] = Recipe()
     LABEL_HINT: ClassVar[str] = ""
+    # In the .tar of palette PNGs that its server takes; empty where servers take a .zip of label PNGs, or none is.
+    SUBMISSION_FOLDER: ClassVar[str] = ""
     # A data set that is made on first use has a folder of its own.
     DEFAULT_ROOT: ClassVar[str | None] = None
     # Where it comes from: archives that ``prepare`` fetches, or a sentence that says what to fetch by hand.

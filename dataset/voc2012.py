@@ -27,6 +27,7 @@ class Voc2012(SegmentationDataset):
     PALETTE = tuple(bit_color(i) for i in range(21))
     ID_TO_TRAIN_ID = {**{i: i for i in range(21)}, 255: IGNORE_INDEX}
     RECIPE = Recipe(scale_range=(0.5, 2.0))
+    SUBMISSION_FOLDER = "results/VOC2012/Segmentation/comp6_test_cls"
     LABEL_HINT = "Labels are VOC's palette PNGs, 0..20 and 255; SBD's .mat files must be converted to PNG first."
     SOURCES = (
         Source("http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar", "VOCdevkit/VOC2012"),

@@ -15,14 +15,15 @@ def replacing(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
     """A file to be written, which takes the place of ``path`` when the block ends without an error.
 
     A kill or a full disk leaves the old file or the new one, whole. A link stays a link: the file that it points to is
-    replaced. What is no regular file (/dev/stdout, a pipe) is written to as it is.
+    replaced. What is no regular file (/dev/stdout, a pipe) is written to as it is; /dev/stdout even where the shell has
+    sent it to a file, behind what is there.
 
     Raises:
         OSError: it could not be written; names the file.
     """
     path = Path(path)
-    if path.exists() and not path.is_file():
-        with path.open(mode) as file:
+    if path.exists() and (not path.is_file() or Path("/dev") in path.absolute().parents):
+        with path.open(mode.replace("w", "a")) as file:
             yield file
         return
     target = path.resolve()

@@ -15,13 +15,14 @@ from sklearn.metrics import confusion_matrix
 
 import eval as evaluation
 import test as prediction
-from segdistill.dataset import Cityscapes, Scenes
+from segdistill.dataset import DATASETS, Scenes, Voc2012
 from segdistill.dataset.normalization import IMAGENET
 from segdistill.dataset.scenes import generate
 from segdistill.network import build_network
 from segdistill.network.weights.checkpoint import atomic_save, export_weights
 from segdistill.utils.metrics import ConfusionMatrix
-from segdistill.utils.submission import submission
+from segdistill.utils.submission import palette_of, submission
+from segdistill.utils.video import VideoWriter
 
 real_data = pytest.mark.skipif(
     "SEGDISTILL_DATA" not in os.environ, reason="SEGDISTILL_DATA (folder of real data) is not set"
@@ -109,12 +110,13 @@ def test_the_official_evaluator_agrees_on_cityscapes(official, tmp_path):
 
 
 def test_vocs_server_wants_palette_pngs_in_its_own_folders(tmp_path):
-    class Voc(Cityscapes):
+    class Voc(Voc2012):
         CLASSES = ("background", "aeroplane")
         PALETTE = ((0, 0, 0), (128, 0, 0))
         ID_TO_TRAIN_ID = {0: 0, 1: 1, 255: 255}
 
     ids = np.array([[0, 1, 1], [1, 0, 0]], np.uint8)
+    ids[1, 2] = 2  # void, if the network counts it
     with submission(tmp_path / "voc.tar", Voc) as archive:
         archive.add("2007_000033", ids)
         with pytest.raises(ValueError, match="share the name"):
@@ -124,9 +126,26 @@ def test_vocs_server_wants_palette_pngs_in_its_own_folders(tmp_path):
         image = Image.open(archive.extractfile(archive.getnames()[0]))
         image.load()
     assert image.mode == "P"
-    assert np.array_equal(np.asarray(image), ids)
+    assert np.asarray(image).tolist() == [[0, 1, 1], [1, 0, 255]]
     assert image.convert("RGB").getpixel((1, 0)) == (128, 0, 0)
+    assert len(image.getpalette()) == 3 * 256
     assert files_in(tmp_path) == ["voc.tar"]
+
+
+def test_values_and_colours_of_a_palette_are_those_of_the_label_files():
+    for name, dataset in ((n, d) for n, d in DATASETS.items() if d.CLASSES):
+        palette = np.frombuffer(palette_of(dataset), np.uint8).reshape(256, 3)
+        ids = np.arange(len(dataset.CLASSES), dtype=np.uint8)
+        assert np.array_equal(palette[dataset.encode(ids)], np.reshape(dataset.PALETTE, (-1, 3))), name
+
+
+def test_a_tar_is_for_the_server_that_takes_it_alone(tmp_path):
+    with (
+        pytest.raises(ValueError, match=r"a submission of Scenes is a \.zip, not x\.tar"),
+        submission(tmp_path / "x.tar", Scenes),
+    ):
+        pass
+    assert files_in(tmp_path) == []
 
 
 def test_an_interrupted_submission_leaves_nothing(tmp_path):
@@ -261,6 +280,23 @@ def test_a_video_becomes_a_video_of_panels(weights, tmp_path):
     shades = [frame[-48:, :64].mean() for frame in frames]
     assert shades == pytest.approx([0, 120, 240], abs=6)
     assert video.get(cv2.CAP_PROP_FPS) == pytest.approx(10)
+
+
+def test_a_video_keeps_its_last_row_and_column_and_plays_in_browsers(tmp_path):
+    cv2 = pytest.importorskip("cv2")
+    picture = np.zeros((33, 47, 3), np.uint8)
+    picture[-1] = picture[:, -1] = 255
+    (tmp_path / "link.mp4").symlink_to(tmp_path / "elsewhere/video.mp4")
+    with VideoWriter(tmp_path / "link.mp4", 10) as video:
+        video.add(picture)
+    assert (tmp_path / "link.mp4").is_symlink()
+    assert files_in(tmp_path) == ["elsewhere/video.mp4", "link.mp4"]
+    video = cv2.VideoCapture(str(tmp_path / "elsewhere/video.mp4"))
+    assert int(video.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little").lower() in (b"vp09", b"vp90")
+    frame = video.read()[1]
+    assert frame.shape == (34, 48, 3)
+    assert min(frame[32:].mean(), frame[:, 46:].mean()) > 200
+    assert frame[:28, :40].mean() < 20
 
 
 def test_a_file_that_is_no_video_is_an_error(weights, tmp_path):

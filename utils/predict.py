@@ -1,4 +1,4 @@
-"""Predictors: functions from normalised images (N, 3, H, W) to logits (N, C, H, W) at the size of the images.
+"""Predictors map normalised images (N, 3, H, W) to logits (N, C, H, W) at the size of the images.
 
 They compose: ``resized(multi_scale(whole(network), (0.75, 1, 1.25), flip=True), (512, 1024))``.
 """
@@ -14,7 +14,11 @@ from segdistill.network import SegmentationNetwork, resize
 
 
 class Predictor:
-    """``coarse`` makes logits (N, C, h, w) of images (N, 3, H, W), of any size that spans the images' area."""
+    """Logits or class ids of images, at the size of the images.
+
+    ``coarse`` takes images (N, 3, H, W) and returns logits (N, C, h, w) at the network's stride, or any other size; the
+    corners of both maps are aligned.
+    """
 
     def __init__(self, coarse: Callable[[Tensor], Tensor]):
         self.coarse = torch.no_grad()(coarse)
@@ -29,7 +33,7 @@ class Predictor:
 
 
 def whole(network: SegmentationNetwork) -> Predictor:
-    """Each image in one piece. The network runs in eval mode and is put back into the mode it was in.
+    """Predict each image in one piece. The network runs in eval mode and is put back into the mode it was in.
 
     Raises:
         ValueError: the network has no classes.
@@ -51,7 +55,7 @@ def whole(network: SegmentationNetwork) -> Predictor:
 def sliding(
     predictor: Predictor, tile: tuple[int, int], overlap: float | tuple[float, float] = 1 / 3, batch_size: int = 8
 ) -> Predictor:
-    """Tiles of the images, several at a time; where they overlap the mean of their logits counts.
+    """Predict the images tile by tile; where tiles overlap their logits are averaged.
 
     The last tiles of a row or a column are moved back inside. An image smaller than the tile is padded at the bottom
     and at the right by 0, the mean colour.
@@ -102,7 +106,7 @@ def tile_starts(length: int, tile: int, overlap: float) -> list[int]:
 def multi_scale(
     predictor: Predictor, scales: Sequence[float] = (1.0,), flip: bool = False, of_logits: bool = False
 ) -> Predictor:
-    """The images at several scales, with ``flip`` also mirrored: the mean of the probabilities, as logits.
+    """Predict at several scales and, with ``flip``, mirrored too; the mean of the probabilities, as logits.
 
     ``of_logits`` takes the mean of the logits, as SKD's and CIRKD's evaluation did.
     """
@@ -111,7 +115,7 @@ def multi_scale(
         size = images.shape[2:]
         total = 0
         for scale in scales:
-            shown = resize(images, [round(side * scale) for side in size])
+            shown = resize(images, [max(1, round(side * scale)) for side in size])
             answers = [predictor.coarse(shown)]
             if flip:
                 answers.append(predictor.coarse(shown.flip(3)).flip(3))
@@ -126,14 +130,14 @@ def multi_scale(
 
 
 def resized(predictor: Predictor, size: tuple[int, int] | float) -> Predictor:
-    """The images are shown at another size: bilinear, without antialiasing; the answer is at their own size.
+    """Show the network the images at another size (bilinear, without antialiasing).
 
     Args:
         size: (height, width), or a factor of the images' own.
     """
 
     def coarse(images: Tensor) -> Tensor:
-        shown = size if isinstance(size, Sequence) else [round(side * size) for side in images.shape[2:]]
+        shown = size if isinstance(size, Sequence) else [max(1, round(side * size)) for side in images.shape[2:]]
         return predictor.coarse(F.interpolate(images, size=tuple(shown), mode="bilinear", align_corners=False))
 
     return Predictor(coarse)

@@ -10,14 +10,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from segdistill.dataset import SegmentationDataset
+from segdistill.dataset import IGNORE_INDEX, SegmentationDataset
 from segdistill.libs.files import replacing
-
-VOC_FOLDER = "results/VOC2012/Segmentation/comp6_test_cls"
 
 
 class Archive:
-    """A zip of label PNGs, or a tar of palette PNGs in VOC's folders."""
+    """A zip of label PNGs, or a tar of palette PNGs in the data set's SUBMISSION_FOLDER."""
 
     def __init__(
         self, archive: zipfile.ZipFile | tarfile.TarFile, dataset: SegmentationDataset | type[SegmentationDataset]
@@ -30,18 +28,26 @@ class Archive:
         if name in self.names:
             raise ValueError(f"the submission has a prediction of {name} already: two images share the name")
         self.names.add(name)
-        picture = Image.fromarray(self.dataset.encode(train_ids))
-        if isinstance(self.archive, tarfile.TarFile):
-            picture.putpalette(np.array(self.dataset.PALETTE, np.uint8).tobytes())
-        png = io.BytesIO()
-        picture.save(png, format="PNG")
-        if isinstance(self.archive, tarfile.TarFile):
-            entry = tarfile.TarInfo(f"{VOC_FOLDER}/{name}.png")
-            entry.size = png.tell()
-            png.seek(0)
-            self.archive.addfile(entry, png)
-        else:
+        picture, png = Image.fromarray(self.dataset.encode(train_ids)), io.BytesIO()
+        if isinstance(self.archive, zipfile.ZipFile):
+            picture.save(png, format="PNG")
             self.archive.writestr(f"{name}.png", png.getvalue())
+            return
+        picture.putpalette(palette_of(self.dataset))
+        picture.save(png, format="PNG", bits=8)
+        entry = tarfile.TarInfo(f"{self.dataset.SUBMISSION_FOLDER}/{name}.png")
+        entry.size = png.tell()
+        png.seek(0)
+        self.archive.addfile(entry, png)
+
+
+def palette_of(dataset: SegmentationDataset | type[SegmentationDataset]) -> bytes:
+    """Red, green, blue of all 256 values of a label file; black for those that mean no class."""
+    colors = np.zeros((256, 3), np.uint8)
+    for value, train_id in dataset.ID_TO_TRAIN_ID.items():
+        if train_id != IGNORE_INDEX:
+            colors[value] = dataset.PALETTE[train_id]
+    return colors.tobytes()
 
 
 @contextmanager
@@ -49,10 +55,12 @@ def submission(path: Path, dataset: SegmentationDataset | type[SegmentationDatas
     """An archive to add predictions to; it gets its name when it is whole.
 
     Raises:
-        ValueError: a suffix other than .zip (label ids in PNGs) and .tar (VOC's layout).
+        ValueError: a suffix other than .zip (label ids in PNGs) and, where the data set's server takes it, .tar.
     """
-    if path.suffix not in (".zip", ".tar"):
-        raise ValueError(f"a submission is a .zip (Cityscapes) or a .tar (VOC), not {path.name}")
+    suffixes = [".zip", ".tar"] if dataset.SUBMISSION_FOLDER else [".zip"]
+    if path.suffix not in suffixes:
+        owner = dataset.__name__ if isinstance(dataset, type) else type(dataset).__name__
+        raise ValueError(f"a submission of {owner} is a {' or a '.join(suffixes)}, not {path.name}")
     with ExitStack() as stack:
         file = stack.enter_context(replacing(path))
         archive = zipfile.ZipFile(file, "w") if path.suffix == ".zip" else tarfile.TarFile(fileobj=file, mode="w")

@@ -1,4 +1,4 @@
-"""Label maps in colour, and pictures side by side."""
+"""Draw label maps in colour, over images, and pictures side by side."""
 
 from collections.abc import Mapping, Sequence
 
