@@ -41,6 +41,8 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     data_set = DATASETS[options.dataset]
     options.split = options.split or data_set.VALIDATION_SPLIT
     options.data_dir = options.data_dir or data_set.DEFAULT_ROOT
+    if options.output and options.output.is_dir():
+        parser.error(f"--output {options.output} is a folder; name a file")
     if not options.data_dir:
         parser.error(f"--dataset {options.dataset} needs --data-dir")
     if options.split not in data_set.SPLITS:
@@ -74,7 +76,6 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{options.checkpoint}: {report}")
         print(iou_table({Path(options.checkpoint).stem: figures}), flush=True)
         if options.output:
-            options.output.parent.mkdir(parents=True, exist_ok=True)
             write_json(options.output, figures)
             if (options.output.parent / "options.json").exists():  # the folder of a run: complete its report
                 write_run_report(options.output.parent)

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import IO
 
 BLOCK = 1 << 20
+# What a process holds open, which is a regular file where the shell has redirected it.
+STREAMS = ("/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/")
 
 
 @contextmanager
@@ -22,7 +24,7 @@ def replacing(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
         OSError: it could not be written; names the file.
     """
     path = Path(path)
-    if path.exists() and (not path.is_file() or Path("/dev") in path.absolute().parents):
+    if path.exists() and (not path.is_file() or os.path.abspath(path).startswith(STREAMS)):
         with path.open(mode.replace("w", "a")) as file:
             yield file
         return

@@ -13,7 +13,7 @@ from segdistill.dataset import SegmentationDataset
 from segdistill.network import LoadReport, SegmentationNetwork, load_network
 from segdistill.utils.classes import MappedNetwork, match_classes
 from segdistill.utils.predict import Predictor
-from segdistill.utils.protocol import build_predictor
+from segdistill.utils.protocol import WHOLE_IMAGES, build_predictor
 
 
 class LoadedPredictor(NamedTuple):
@@ -35,7 +35,7 @@ class LoadedPredictor(NamedTuple):
 def load_predictor(
     file: str | os.PathLike,
     dataset: SegmentationDataset | type[SegmentationDataset],
-    protocol: Mapping,
+    protocol: Mapping = WHOLE_IMAGES,
     class_map: str | os.PathLike | None = None,
     *,
     batch_size: int = 1,
@@ -66,9 +66,9 @@ def load_predictor(
 
 
 def add_network_flags(parser: argparse.ArgumentParser) -> None:
-    """What it takes, besides a file, to build its network."""
+    """Flags of eval.py and test.py: what it takes, besides its file, to use a network."""
     group = parser.add_argument_group("network")
-    group.add_argument("--network", nargs="+", default=[], metavar="NAME", help="it must be; a FILE.py:CLASS is run")
+    group.add_argument("--network", nargs="+", default=[], metavar="NAME", help="required; a FILE.py:CLASS is run")
     group.add_argument(
         "--network-options", nargs="+", default=[], metavar="key=value", help="in place of the file's: output_stride=8"
     )

@@ -7,6 +7,9 @@ from segdistill.network import SegmentationNetwork
 from segdistill.utils.flags import Parser, add_switch, count, number
 from segdistill.utils.predict import Predictor, multi_scale, resized, sliding, whole
 
+# As eval.py and test.py predict without any flag.
+WHOLE_IMAGES = {"predict": "whole", "scales": [1.0], "flip": False, "input_size": None}
+
 
 def add_protocol_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("protocol")
