@@ -80,7 +80,7 @@ def match_classes(
     dataset: SegmentationDataset | type[SegmentationDataset],
     file: str | Path | None = None,
 ) -> ClassMap:
-    """How the classes of a network become a data set's.
+    """Find what each class of a network becomes in a data set.
 
     Args:
         report: of the network's file; None for a network without one.
@@ -99,10 +99,9 @@ def match_classes(
     names = own or usual_names(count, report)
     if file:
         return read_class_map(file, names or tuple(map(str, range(count))), classes)
-    if own in ((), classes) and count == len(classes):
-        return ClassMap(tuple(range(count)), count)
-    if report and report.counts_void and own[:-1] in ((), classes) and count == len(classes) + 1:
-        return ClassMap((*range(len(classes)), None), len(classes))
+    voids = 1 if report and report.counts_void else 0
+    if own[: len(own) - voids] in ((), classes) and count == len(classes) + voids:
+        return ClassMap((*range(len(classes)), *[None] * voids), len(classes))
     owner = dataset.__name__ if isinstance(dataset, type) else type(dataset).__name__
     raise ValueError(
         f"{source} has {count} classes, {owner} has {len(classes)}, and they are not the same: say with "
