@@ -200,7 +200,9 @@ def tiny_network():
 
 
 FORMS = {
-    "ours": lambda network, path: atomic_save(export_weights(network, ESPNET_CITYSCAPES, (512, 1024)), path),
+    "ours": lambda network, path: atomic_save(
+        export_weights(network, ESPNET_CITYSCAPES, (512, 1024), counts_void=True), path
+    ),
     "bare": lambda network, path: torch.save(network.state_dict(), path),
     "stream": lambda network, path: torch.save(network.state_dict(), path, _use_new_zipfile_serialization=False),
     "training checkpoint": lambda network, path: torch.save(
