@@ -1,10 +1,12 @@
-"""A data set of a few small pictures that a teacher of known weights labels perfectly."""
+"""What the tests share: the options of the test command, and a small data set that its teacher labels perfectly."""
 
 import os
+import random
 
 import numpy as np
 import pytest
 import torch
+from interpreter import started_interpreter
 from PIL import Image
 
 from segdistill.dataset import CamVid
@@ -14,10 +16,35 @@ from segdistill.network.weights.checkpoint import atomic_save, export_weights
 from segdistill.utils.predict import class_ids, whole
 
 
+def pytest_addoption(parser):
+    parser.addoption("--all", action="store_true", help="the tests marked slow as well")
+
+
 def pytest_configure(config):
+    # One seed for all workers, printed, so that a test that draws (the instant of a kill, say) can be repeated.
+    os.environ.setdefault("SEGDISTILL_SEED", str(random.randrange(2**32)))
     if hasattr(config, "workerinput"):  # workers, and the processes they start, share the cores
         os.environ.setdefault("OMP_NUM_THREADS", "1")
         torch.set_num_threads(1)
+
+
+def pytest_report_header():
+    return f"SEGDISTILL_SEED={os.environ['SEGDISTILL_SEED']}"
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--all") or config.getoption("-m"):
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    config.hook.pytest_deselected(items=slow)
+    items[:] = [item for item in items if item not in set(slow)]
+
+
+@pytest.fixture(scope="session")
+def interpreter(tmp_path_factory):
+    """What stands in for ``python`` in scripts, without its start."""
+    with started_interpreter(tmp_path_factory.mktemp("interpreter")) as path:
+        yield path
 
 
 @pytest.fixture(scope="session")

@@ -150,8 +150,8 @@ def test_any_folder_of_pictures_can_be_predicted(tiny, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_ablation_runs_from_teacher_to_submission(tmp_path):
-    python = sys.executable
+def test_the_ablation_runs_from_teacher_to_submission(interpreter, tmp_path):
+    python = interpreter
     counts = ["--num-train", "8", "--num-val", "4", "--num-test", "2"]
     scenes = tmp_path / "scenes"
     subprocess.run([python, "-m", "segdistill.dataset.scenes", scenes, *counts], cwd=ROOT, check=True)

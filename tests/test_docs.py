@@ -94,26 +94,31 @@ def test_a_data_set_of_one_s_own(tiny, tmp_path, monkeypatch, module_of):
     assert load_network(tmp_path / "run/best.pth")[1].classes == ("grass", "path", "plant")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["own_loop.py", "own_learner.py"])
-def test_a_script_of_one_s_own(tiny, tmp_path, name):
+def test_a_script_of_one_s_own(run_script, tiny, tmp_path, name):
     (tmp_path / name).write_text(python_block("library.md", name))
-    printed = run_script(tmp_path, name, tiny / "camvid", tiny / "teacher.pth", 2)
+    printed = run_script(name, tiny / "camvid", tiny / "teacher.pth", 2)
     assert len(printed.splitlines()) == 2
     assert (tmp_path / "student.pth").exists() == (name == "own_learner.py")
 
 
-def test_a_prediction_of_one_s_own(tiny, tmp_path):
+def test_a_prediction_of_one_s_own(run_script, tiny, tmp_path):
     (tmp_path / "own_prediction.py").write_text(python_block("library.md", "own_prediction.py"))
-    printed = run_script(tmp_path, "own_prediction.py", tiny / "teacher.pth", tiny / "camvid/test/0.png")
+    printed = run_script("own_prediction.py", tiny / "teacher.pth", tiny / "camvid/test/0.png")
     assert re.fullmatch(r"\[[\d ]+\]\n", printed)
 
 
-def run_script(folder, *words):
-    command = [sys.executable, *map(str, words)]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture
+def run_script(interpreter, tmp_path):
+    """What a script, in the folder of the test, prints."""
+
+    def run(*words):
+        command = [interpreter, *map(str, words)]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
 
 
 def written_commands():

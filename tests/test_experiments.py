@@ -4,9 +4,7 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -20,34 +18,28 @@ CHECKED = SCRIPTS - COMPARISONS - WHOLE
 
 
 @pytest.fixture(scope="module")
-def smoke(tmp_path_factory):
-    """The folder that the recipes share, and by name what became of each; two run at a time."""
-    folder = tmp_path_factory.mktemp("smoke")
-    settings = {"SMOKE": "1", "smoke": str(folder), "python": sys.executable, "OMP_NUM_THREADS": "1"}
+def folder(tmp_path_factory):
+    """Scenes and teachers that the recipes share."""
+    return tmp_path_factory.mktemp("smoke")
 
-    def run(name):
-        command = ["bash", f"experiments/{name}.sh"]
-        environment = os.environ | settings | ({"check": "only"} if name in CHECKED else {})
-        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
-    with ThreadPoolExecutor(2) as pool:
-        yield folder, {name: pool.submit(run, name) for name in sorted(WHOLE | CHECKED)}
-        pool.shutdown(cancel_futures=True)
+def run_recipe(name, folder, interpreter, **settings):
+    settings |= {"SMOKE": "1", "smoke": str(folder), "python": interpreter}
+    command, environment = ["bash", f"experiments/{name}.sh"], os.environ | settings
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(CHECKED))
-def test_a_recipe_fits_its_networks(name, smoke):
-    done = smoke[1][name].result()
-    assert done.returncode == 0, done.stderr[-3000:]
+def test_a_recipe_fits_its_networks(name, folder, interpreter):
+    run_recipe(name, folder, interpreter, check="only")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(WHOLE))
-def test_recipe_runs_from_end_to_end(name, smoke):
-    folder, runs = smoke
-    done = runs[name].result()
-    assert done.returncode == 0, done.stderr[-3000:]
+def test_recipe_runs_from_end_to_end(name, folder, interpreter):
+    run_recipe(name, folder, interpreter)
     (report,) = folder.glob(f"{name}*/report.md")
     assert len(list(report.parent.glob("*_seed0/evaluation.json"))) == 2, "alone and distilled"
     (distilled,) = report.parent.glob("*_seed0/teacher.json")
@@ -56,11 +48,10 @@ def test_recipe_runs_from_end_to_end(name, smoke):
     assert {key for key in last if key.startswith("loss/")} > {"loss/cross_entropy"}
 
 
-def start(tiny, folder, script="compare", **settings):
+def start(interpreter, tiny, folder, script="compare", **settings):
     """A comparison as a process group of its own."""
     environment = os.environ | {
-        "python": sys.executable,
-        "OMP_NUM_THREADS": "1",
+        "python": interpreter,
         **{"dataset": "camvid", "data_dir": str(tiny / "camvid"), "teacher": str(tiny / "teacher.pth")},
         "student": "--network espnet_c --network-options p=1 q=1",
         "methods": "\n  cwd: --cwd weight=3\n  both: --pi --fitnet on=layer3\n",
@@ -79,16 +70,16 @@ def compare(*args, **settings):
 
 
 @pytest.mark.slow
-def test_a_comparison_that_is_killed_continues_with_the_same_command(tiny, tmp_path):
+def test_a_comparison_that_is_killed_continues_with_the_same_command(interpreter, tiny, tmp_path):
     settings = {"labels": "2", "share": "0.5", "cache": str(tmp_path / "cache"), "views": "2"}
-    killed = start(tiny, tmp_path / "out", **settings)
+    killed = start(interpreter, tiny, tmp_path / "out", **settings)
     while not (tmp_path / "out/both_seed0/best.pth").exists():  # written at the last step, before the evaluations
         assert killed.poll() is None, killed.stderr.read()
         time.sleep(0.05)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.communicate()
     before = (tmp_path / "out/both_seed0/best.pth").read_bytes()
-    code, errors = compare(tiny, tmp_path / "out", **settings)
+    code, errors = compare(interpreter, tiny, tmp_path / "out", **settings)
     assert code == 0, errors[-3000:]
     report = (tmp_path / "out/report.md").read_text()
     assert all(f"| {name}" in report for name in ("alone", "cwd", "both"))
@@ -97,14 +88,14 @@ def test_a_comparison_that_is_killed_continues_with_the_same_command(tiny, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.parametrize("script", sorted(COMPARISONS))
-def test_an_experiment_on_camvid_runs_from_end_to_end(script, tiny, tmp_path):
+def test_an_experiment_on_camvid_runs_from_end_to_end(script, interpreter, tiny, tmp_path):
     settings = {"methods": "pi: --pi", "sequence": "[01]", "student_file": str(tiny / "teacher.pth")}
-    code, errors = compare(tiny, tmp_path, script, **settings)
+    code, errors = compare(interpreter, tiny, tmp_path, script, **settings)
     assert code == 0, errors[-3000:]
     assert {path.parent.name for path in tmp_path.glob("*/evaluation.json")} == {"alone_seed0", "pi_seed0"}
 
 
-def test_a_method_without_a_name_is_refused(tiny, tmp_path):
-    code, errors = compare(tiny, tmp_path, methods="--cwd weight=3")
+def test_a_method_without_a_name_is_refused(interpreter, tiny, tmp_path):
+    code, errors = compare(interpreter, tiny, tmp_path, methods="--cwd weight=3")
     assert code == 2
     assert "cwd: --cwd weight=3" in errors
