@@ -3,14 +3,13 @@
 import os
 import re
 import shutil
-import struct
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from trees import LAYOUTS, SIZE, cityscapes_files, make_tree, write_pair
+from trees import LAYOUTS, SIZE, cityscapes_files, make_tree, png, write_pair
 
 from segdistill.dataset import DATASETS, build_dataset
 from segdistill.dataset.__main__ import main
@@ -31,13 +30,8 @@ def with_palette(ids, palette):
     return image
 
 
-def chunk(kind, data):
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
 def bomb(path):
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 40_000, 40_000, 8, 2, 0, 0, 0))
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
+    path.write_bytes(png((40_000, 40_000), b"", 2))
 
 
 def rename(path, name):
@@ -100,9 +94,7 @@ def grey16():
 
 def deep_rgb(image, label):
     rows = b"".join(b"\0" + bytes(SIZE[1] * 6) for _ in range(SIZE[0]))
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", SIZE[1], SIZE[0], 16, 2, 0, 0, 0))
-    content = header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    image.write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+    image.write_bytes(png(SIZE, zlib.compress(rows), 2, depth=16))
 
 
 def as_jpeg(image, label):
