@@ -489,3 +489,14 @@ def test_polegroup_has_the_colour_of_pole(tmp_path):
     with_palette(np.resize(np.uint8([17, 19]), SIZE), palette).save(label)
     with pytest.raises(ValueError, match=r"value 19 has the colour .*pole here"):
         dataset[0]
+
+
+def test_a_disk_that_fails_is_one_line(tmp_path, capsys, monkeypatch):
+    root = make_tree(tmp_path, "camvid")
+
+    def fail(dataset, index):
+        raise OSError(5, "Input/output error", str(root))
+
+    monkeypatch.setattr(DATASETS["camvid"], "read", fail)
+    assert main(["check", "camvid", str(root), "--split", "train"]) == 1
+    assert "Input/output error" in capsys.readouterr().err.splitlines()[-1]
