@@ -144,10 +144,10 @@ def test_an_archive_that_is_not_to_be_trusted_is_refused(make, message, served, 
 
 
 def whole_tar(root, suffix):
-    """A tar of three pairs, and where its members begin."""
+    """A tar of three pairs, where its members begin and where the last one ends."""
     pack(camvid_tree(root / "source"), root / f"data{suffix}", "CamVid")
     with tarfile.open(root / f"data{suffix}") as opened:
-        return root / f"data{suffix}", [member.offset for member in opened]
+        return root / f"data{suffix}", [*[member.offset for member in opened], opened.offset]
 
 
 def flip(path, place):
@@ -162,10 +162,13 @@ def test_a_tar_that_lost_files_is_refused(damage, tmp_path):
     if damage == "header":
         flip(archive, starts[3] + 150)
     else:
-        after = {"cut at a member": 0, "cut in a header": 100, "cut in a file": 600, "no end": 0}[damage]
-        if damage == "no end":
-            starts.append(starts[-1] + 512 + 512 * -(-(tmp_path / "source/valannot/000002.png").stat().st_size // 512))
-        os.truncate(archive, starts[-1 if damage == "no end" else 3] + after)
+        number, after = {
+            "cut at a member": (3, 0),
+            "cut in a header": (3, 100),
+            "cut in a file": (4, -600),
+            "no end": (-1, 0),
+        }[damage]
+        os.truncate(archive, starts[number] + after)
     with pytest.raises(ValueError, match=r"data\.tar is damaged .*delete it and try again"):
         unpack(archive, tmp_path / "out")
     assert not (tmp_path / "out").exists()
