@@ -18,6 +18,7 @@ import torch
 from segdistill.dataset import DATASETS, Normalization, SegmentationDataset, build_dataset
 from segdistill.dataset.cache import open_cache
 from segdistill.dataset.check import require_labels
+from segdistill.dataset.duplicates import warn_of_shared_images
 from segdistill.dataset.sampler import TrainSampler
 from segdistill.dataset.transforms import RandomCrop
 from segdistill.utils.batch import make_batches
@@ -52,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for student in students:
         student.learn_from(teacher)
     val_set = build_val_set(options) if any(student.learns_classes for student in students) else None
+    warn_of_shared_images(train_set, val_set)
     if teacher and teacher.report:  # else it is to be trained yet: --check
         verify(teacher, train_set, val_set)
     if options.check:

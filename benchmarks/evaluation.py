@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segdistill.dataset import Cityscapes
-from segdistill.dataset.base import id_table
 from segdistill.dataset.files import read_image
+from segdistill.dataset.ids import id_table
 from segdistill.dataset.scenes.street import render_scene
 from segdistill.network import build_network, load_network
 from segdistill.utils.metrics import ConfusionMatrix

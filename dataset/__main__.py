@@ -3,10 +3,12 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 
 from segdistill.dataset import DATASETS, build_dataset
 from segdistill.dataset.check import Verdict, check
+from segdistill.dataset.duplicates import shared_images
 
 SHOWN = 20  # problems of a split in full
 
@@ -22,13 +24,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         action.add_argument("name", choices=sorted(DATASETS))
         action.add_argument("folder", type=Path)
     options = parser.parse_args(argv)
-    if options.action == "check":
-        if options.data_list and not options.split:
-            parser.error("--data-list needs --split: the split that it stands for")
-        return check_all(options)
-    from segdistill.dataset.prepare import prepare
-
+    if options.action == "check" and options.data_list and not options.split:
+        parser.error("--data-list needs --split: the split that it stands for")
     try:
+        if options.action == "check":
+            return check_all(options)
+        from segdistill.dataset.prepare import prepare
+
         print(prepare(DATASETS[options.name], options.folder))
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
@@ -37,16 +39,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def check_all(options: argparse.Namespace) -> int:
-    """Print the audit of every split; 1 if one of them has an error, or none is there."""
+    """Print what is found in every split, and what two splits share; 1 if one has an error, or none is there."""
     if not options.folder.is_dir():  # a data set that makes itself would take a misspelt name for a new one
         print(f"no folder {options.folder}", file=sys.stderr)
         return 1
     data_set = DATASETS[options.name]
-    failed = False
+    failed, images = False, {}
     for split in [options.split] if options.split else data_set.SPLITS:
         try:
             dataset = build_dataset(options.name, options.folder, split, data_list=options.data_list)
             verdict = check(dataset)
+            images[split] = [pair.image for pair in dataset.pairs]
         except (ValueError, FileNotFoundError) as error:
             print(f"{split}: {error}", file=sys.stderr)
             # Training needs two splits; others may be absent.
@@ -54,6 +57,11 @@ def check_all(options: argparse.Namespace) -> int:
             continue
         failed |= bool(verdict.errors)
         print_verdict(split, verdict, dataset.CLASSES)
+    for one, other in combinations(images, 2):
+        shared = shared_images(images[one], images[other])
+        if shared:
+            example = "{} and {}".format(*shared[0])
+            print(f"warning: {len(shared)} images of {one} are in {other} too, the first: {example}", file=sys.stderr)
     return int(failed)
 
 

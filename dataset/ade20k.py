@@ -1,6 +1,8 @@
 """ADE20K, SceneParsing edition: 20,210 training and 2,000 validation images, 150 classes, 0 = void."""
 
-from segdistill.dataset.base import IGNORE_INDEX, Pair, Recipe, SegmentationDataset, Source, bit_color, pair_up
+from segdistill.dataset.base import Recipe, SegmentationDataset, Source
+from segdistill.dataset.ids import IGNORE_INDEX, bit_color
+from segdistill.dataset.pairs import Pair, pair_up
 
 NAMES = """wall, building, sky, floor, tree, ceiling, road, bed, windowpane, grass, cabinet, sidewalk, person, earth,
 door, table, mountain, plant, curtain, chair, car, water, painting, sofa, shelf, house, sea, mirror, rug, field,

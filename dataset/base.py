@@ -1,8 +1,7 @@
-"""What all data sets share: pairing, decoding, ids to train ids, and the errors that bad files deserve."""
+"""The base class of all data sets: a split of image and label files, read as samples with train ids."""
 
 import hashlib
 import logging
-import os
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,15 +14,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from segdistill.dataset.files import SUFFIXES, open_label, read_image
+from segdistill.dataset.ids import IGNORE_INDEX, bit_color, encode, grey, id_table, ranges
 from segdistill.dataset.normalization import IMAGENET, Normalization
+from segdistill.dataset.pairs import Pair, describe_unused, read_lines, require_listed, walk
 
-IGNORE_INDEX = 255
 logger = logging.getLogger(__name__)
-
-
-class Pair(NamedTuple):
-    image: Path
-    label: Path | None
 
 
 class Sample(NamedTuple):
@@ -81,8 +76,8 @@ class SegmentationDataset(torch.utils.data.Dataset):
         split: one of SPLITS.
         transform: augmentation; None leaves the whole image as it is.
         seed: seeds the augmentation.
-        data_list: a text file of "image label" lines relative to ``root``, in place of the split's own layout; names
-            that hold blanks are separated by a tab.
+        data_list: a text file of "image label" lines, relative to ``root`` or absolute, in place of the split's own
+            layout; names that hold blanks are separated by a tab.
         labelled: false where labels are not needed: a line of ``data_list`` may name an image alone.
         unlabelled_list: a text file of images, one a line, that follow the labelled ones and are void throughout; a
             label on the line is passed over.
@@ -104,6 +99,8 @@ class SegmentationDataset(torch.utils.data.Dataset):
     LABEL_HINT: ClassVar[str] = ""
     # In the .tar of palette PNGs that its server takes; empty where servers take a .zip of label PNGs, or none is.
     SUBMISSION_FOLDER: ClassVar[str] = ""
+    # Label values that are void although the data set's own palette gives them the colour of a class.
+    VOID_COLORS: ClassVar[dict[int, tuple[int, int, int]]] = {}
     # A data set that is made on first use has a folder of its own.
     DEFAULT_ROOT: ClassVar[str | None] = None
     # Where it comes from: archives that ``prepare`` fetches, or a sentence that says what to fetch by hand.
@@ -145,13 +142,22 @@ class SegmentationDataset(torch.utils.data.Dataset):
         raise NotImplementedError
 
     @classmethod
+    def recipe_of(cls, root: str | Path | None) -> Recipe:
+        """The recipe for the files in ``root``; that of the class where they do not matter or are not there."""
+        return cls.RECIPE
+
+    @classmethod
     def finish(cls, folder: Path) -> None:
         """What ``prepare`` does after the archives of SOURCES are unpacked in ``folder``."""
 
     def list_images(
-        self, folder: str, ending: str = "", other_endings: tuple[str, ...] = (), recursive: bool = False
+        self,
+        folder: str,
+        ending: str | tuple[str, ...] = "",
+        other_endings: tuple[str, ...] = (),
+        recursive: bool = False,
     ) -> list[Path]:
-        """The image files of a folder under ``root`` whose stems have the ending, sorted; [] without the folder.
+        """The image files of a folder under ``root`` whose stems have (one of) the ending, sorted; [] if it is absent.
 
         Hidden files and those with one of ``other_endings`` (``x_color.png``) are passed over; all others that are
         not taken are kept in ``unused``, to be named.
@@ -166,8 +172,12 @@ class SegmentationDataset(torch.utils.data.Dataset):
         return taken
 
     def locate(self, entry: str) -> Path:
-        """The file that an entry of a data list names."""
-        return self.root / entry.lstrip("/")
+        """The file that an entry of a data list names: below ``root``, or else where an absolute path says.
+
+        The entries of the originals' lists begin with / and mean the data set's folder.
+        """
+        inside = self.root / entry.lstrip("/")
+        return inside if inside.is_file() or not Path(entry).is_file() else Path(entry)
 
     def pair_of(self, entries: list[str]) -> Pair:
         """The files that a line of a data list, one or two entries, names."""
@@ -219,24 +229,27 @@ class SegmentationDataset(torch.utils.data.Dataset):
         """Decode one item, without augmentation."""
         pair = self.pairs[index]
         image = read_image(pair.image)
-        label = self._read_label(pair, tuple(image.shape[1:]))
+        if pair.label is None:
+            label = torch.full(image.shape[1:], IGNORE_INDEX, dtype=torch.uint8)
+        else:
+            label = self.read_label(index)
+        if label.shape != image.shape[1:]:
+            sizes = ["{}x{}".format(*shape) for shape in (label.shape, image.shape[1:])]
+            raise ValueError(
+                f"{pair.label} is {sizes[0]}, its image {pair.image} {sizes[1]} (both as their EXIF orientation turns "
+                "them)"
+            )
         return Sample(image, label, pair.image.stem, torch.tensor([0, index]))
+
+    def read_label(self, index: int) -> Tensor:
+        """Decode the label of a labelled item: train ids and 255 for void, uint8 (H, W)."""
+        path = self.pairs[index].label
+        return torch.from_numpy(self.to_train_ids(open_label(path), path))
 
     def preload(self) -> None:
         """Decode every item once and keep it; loader processes that are started later share the memory."""
         indices = tqdm(range(len(self)), desc="decoding", unit="image", leave=False, disable=None)
         self.memory = [self.read(index) for index in indices]
-
-    def _read_label(self, pair: Pair, size: tuple[int, int]) -> Tensor:
-        if pair.label is None:
-            return torch.full(size, IGNORE_INDEX, dtype=torch.uint8)
-        image = open_label(pair.label)
-        if image.size != size[::-1]:
-            raise ValueError(
-                f"{pair.label} is {image.height}x{image.width}, its image {pair.image} {size[0]}x{size[1]} "
-                "(both as their EXIF orientation turns them)"
-            )
-        return torch.from_numpy(self.to_train_ids(image, pair.label))
 
     def to_train_ids(self, label: Image.Image, path: Path) -> np.ndarray:
         """Train ids (H, W) uint8 of a label file of mode L, P or RGB. ValueError names file, value and remedy."""
@@ -278,6 +291,8 @@ class SegmentationDataset(torch.utils.data.Dataset):
         if any(all(color == scheme(value) for value, color in shown.items()) for scheme in (grey, bit_color)):
             return
         for value, color in shown.items():
+            if color == self.VOID_COLORS.get(value):
+                continue
             void = table[value] == IGNORE_INDEX
             # Void may have any colour of its own, and black.
             fits = color not in self.PALETTE or color == (0, 0, 0) if void else color == self.PALETTE[table[value]]
@@ -293,14 +308,8 @@ class SegmentationDataset(torch.utils.data.Dataset):
     def _read_list(self, path: Path, labelled: bool = True) -> list[Pair]:
         if not path.is_file():
             raise FileNotFoundError(f"no data list {path}")
-        try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from error
         pairs = []
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
+        for number, line in read_lines(path):
             whole = "\t" not in line and self.locate(line.strip()).is_file()
             entries = [line] if whole else line.split("\t") if "\t" in line else line.split()
             entries = [entry.strip() for entry in entries]
@@ -310,9 +319,9 @@ class SegmentationDataset(torch.utils.data.Dataset):
                     f"{path}:{number}: expected 'image label' (or one image a line for test), with a tab between "
                     f"names that hold blanks, not {line!r}"
                 )
-            for file in filter(None, pair):
-                if not file.is_file():
-                    raise FileNotFoundError(f"{path}:{number} names {file}, which does not exist or is no file")
+            for entry, file in zip(entries, filter(None, pair), strict=False):
+                looked = f"; a name that begins with / is looked for in {self.root}, then from the system's root"
+                require_listed(file, f"{path}:{number}", looked if entry.startswith("/") else "")
             pairs.append(pair)
         return pairs
 
@@ -321,23 +330,6 @@ def evenly_spaced(number: int, total: int) -> list[int]:
     """``number`` of the indices 0 ... total - 1, at equal steps from 0; all of them if there are not as many."""
     number = min(number, total)
     return [i * total // number for i in range(number)]
-
-
-def id_table(mapping: dict[int, int]) -> np.ndarray:
-    """int16 (256,), raw value -> train id; -1 where ``mapping`` has none."""
-    table = np.full(256, -1, dtype=np.int16)
-    for raw, train_id in mapping.items():
-        table[raw] = train_id
-    return table
-
-
-def encode(id_to_train_id: dict[int, int], train_ids: np.ndarray) -> np.ndarray:
-    """Train ids (uint8, any shape) as the least raw value of each; those that are none become void's."""
-    values = sorted(id_to_train_id.items(), reverse=True)
-    table = np.full(256, min((raw for raw, train_id in values if train_id == IGNORE_INDEX), default=IGNORE_INDEX))
-    for raw, train_id in values:
-        table[train_id] = raw
-    return table.astype(np.uint8)[train_ids]
 
 
 def seed_of(stream: str, *counters: int) -> int:
@@ -352,74 +344,3 @@ def seed_of(stream: str, *counters: int) -> int:
 def generator_of(stream: str, *counters: int) -> torch.Generator:
     """A generator seeded by ``seed_of``."""
     return torch.Generator().manual_seed(seed_of(stream, *counters))
-
-
-def pair_up(
-    images: Sequence[Path], labels: Sequence[Path], where: str, key: Callable[[Path], str] = lambda path: path.stem
-) -> list[Pair]:
-    """Pair images and labels that share a key.
-
-    Raises:
-        ValueError: files without a partner, or several of one key; names the first.
-    """
-    image_of, label_of = unique(images, key, where), unique(labels, key, where)
-    alone = [image_of[name].name for name in sorted(image_of.keys() - label_of.keys())]
-    left = [label_of[name].name for name in sorted(label_of.keys() - image_of.keys())]
-    if alone or left:
-        raise ValueError(
-            f"{where}: {len(alone)} images without label, {len(left)} labels without image: {alone[:3] + left[:3]}"
-        )
-    return [Pair(image, label_of[name]) for name, image in image_of.items()]
-
-
-def unique(files: Sequence[Path], key: Callable[[Path], str], where: str) -> dict[str, Path]:
-    """Key -> file."""
-    found = {}
-    for file in files:
-        other = found.setdefault(key(file), file)
-        if other is not file:
-            raise ValueError(f"{where}: {other} and {file} are both {key(file)!r}: which one is meant? Move one away")
-    return found
-
-
-def walk(folder: Path) -> list[Path]:
-    """Every file below a folder, sorted, [] without the folder; links are followed, hidden folders are not entered.
-
-    Raises:
-        ValueError: a folder that may not be listed.
-    """
-
-    def complain(error: OSError) -> None:
-        if not isinstance(error, FileNotFoundError):
-            raise ValueError(f"{error.filename} cannot be listed ({error.strerror}): chmod u+rx it, or ask its owner")
-
-    files, seen = [], set()
-    for parent, folders, names in os.walk(folder, onerror=complain, followlinks=True):
-        if os.path.realpath(parent) in seen:  # a link back
-            folders.clear()
-            continue
-        seen.add(os.path.realpath(parent))
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        files += [Path(parent, name) for name in names]
-    return sorted(files)
-
-
-def describe_unused(files: Sequence[Path]) -> str:
-    names = ", ".join(str(file) for file in files[:3])
-    return f"{len(files)} files are not used ({names}{' ...' if len(files) > 3 else ''}): not where or as expected"
-
-
-def ranges(values: Sequence[int]) -> str:
-    """Sorted integers in words: "0..11, 255"."""
-    starts = [value for value in values if value - 1 not in values]
-    ends = [value for value in values if value + 1 not in values]
-    return ", ".join(str(a) if a == b else f"{a}..{b}" for a, b in zip(starts, ends, strict=True))
-
-
-def grey(value: int) -> tuple[int, int, int]:
-    return value, value, value
-
-
-def bit_color(value: int) -> tuple[int, int, int]:
-    """The colour of an id in Pascal VOC's colour map: bits 3k, 3k + 1 and 3k + 2 are bit 7 - k of red, green, blue."""
-    return tuple(sum((value >> 3 * k + channel & 1) << 7 - k for k in range(3)) for channel in range(3))

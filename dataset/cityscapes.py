@@ -4,19 +4,22 @@ from pathlib import Path
 
 import numpy as np
 
-from segdistill.dataset.base import IGNORE_INDEX, Pair, SegmentationDataset, id_table, pair_up
+from segdistill.dataset.base import SegmentationDataset
+from segdistill.dataset.ids import IGNORE_INDEX, id_table
+from segdistill.dataset.pairs import Pair, pair_up
 
 # raw id of each train id, in train-id order
 RAW_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
-IMAGE, LABEL = "_leftImg8bit", "_gtFine_labelIds"
-OTHER_LABELS = ("_gtFine_color", "_gtFine_instanceIds", "_gtFine_labelTrainIds", "_gtFine_polygons")
+IMAGE, LABEL, TRAIN_ID_LABEL = "_leftImg8bit", "_gtFine_labelIds", "_gtFine_labelTrainIds"
+OTHER_LABELS = ("_gtFine_color", "_gtFine_instanceIds", "_gtFine_polygons")
 
 
 class Cityscapes(SegmentationDataset):
     """``<root>/leftImg8bit/<split>/<city>/*_leftImg8bit.png`` with ``<root>/gtFine/.../*_gtFine_labelIds.png``.
 
-    A data list may name ``*_labelTrainIds.png`` files instead; they are recognised by their name. The test split's
-    published labels are blank: its samples are all void where no label file exists.
+    A data list may name ``*_labelTrainIds.png`` files instead, and they are taken where a split has no others; they are
+    recognised by their name. The test split's published labels are blank: its samples are all void where no label file
+    exists.
     """
 
     CLASSES = (
@@ -74,9 +77,10 @@ class Cityscapes(SegmentationDataset):
         **dict.fromkeys(range(34), IGNORE_INDEX),
         **{raw: train_id for train_id, raw in enumerate(RAW_IDS)},
     }
+    VOID_COLORS = {18: (153, 153, 153)}  # polegroup is drawn as pole is
     TRAIN_IDS = {**{i: i for i in range(19)}, 255: IGNORE_INDEX}
     LABEL_HINT = (
-        "Labels are *_gtFine_labelIds.png (ids 0..33) or, in data lists, *_labelTrainIds.png (0..18 and 255): has one "
+        "Labels are *_gtFine_labelIds.png (ids 0..33) or *_gtFine_labelTrainIds.png (0..18 and 255): has one "
         "the name of the other?"
     )
     BY_HAND = (
@@ -86,7 +90,8 @@ class Cityscapes(SegmentationDataset):
 
     def find_pairs(self) -> list[Pair]:
         images = self.list_images(f"leftImg8bit/{self.split}", IMAGE, recursive=True)
-        labels = self.list_images(f"gtFine/{self.split}", LABEL, OTHER_LABELS, recursive=True)
+        labels = self.list_images(f"gtFine/{self.split}", (LABEL, TRAIN_ID_LABEL), OTHER_LABELS, recursive=True)
+        labels = [label for label in labels if label.stem.endswith(LABEL)] or labels
         if self.split == "test" and not labels:
             return [Pair(image, None) for image in images]
         return pair_up(images, labels, f"{self.root} {self.split}", frame_of)
@@ -102,10 +107,10 @@ class Cityscapes(SegmentationDataset):
             return []
         return [
             f"{self.pairs[0].label} and all others hold no value above 18, as train ids do: if that is what they are, "
-            "name them *_labelTrainIds.png and list them in a --data-list"
+            "name them *_labelTrainIds.png"
         ]
 
 
 def frame_of(path: Path) -> str:
     """city/city_sequence_frame, which an image and its label share; cities may have underscores in their names."""
-    return f"{path.parent.name}/{path.stem.removesuffix(IMAGE).removesuffix(LABEL)}"
+    return f"{path.parent.name}/{path.stem.removesuffix(IMAGE).removesuffix(LABEL).removesuffix(TRAIN_ID_LABEL)}"

@@ -1,6 +1,8 @@
 """COCO-Stuff-164k: 118,287 training and 5,000 validation images, 80 things and 91 stuffs that occur, 255 = void."""
 
-from segdistill.dataset.base import IGNORE_INDEX, Pair, Recipe, SegmentationDataset, Source, bit_color, pair_up
+from segdistill.dataset.base import Recipe, SegmentationDataset, Source
+from segdistill.dataset.ids import IGNORE_INDEX, bit_color
+from segdistill.dataset.pairs import Pair, pair_up
 
 # In the order of the values 0..181; "-" are the eleven things that were named but never labelled.
 NAMES = """person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, -, stop

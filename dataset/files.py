@@ -1,13 +1,14 @@
-"""Image and label files: what they must be, and what is said of one that is something else."""
+"""Reading image and label files; a file that is damaged or of another kind is an error that names it."""
 
 import io
 import stat
+import struct
 import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, TiffImagePlugin
 from torch import Tensor
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
@@ -15,6 +16,14 @@ FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF")
 LABEL_FORMATS = ("PNG", "BMP", "TIFF")  # without loss
 # Modes that lose nothing but transparency on the way to 8-bit RGB.
 IMAGE_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
+SAVE_THREE = "save the three that the network is to see as 8-bit RGB"
+# TIFF and EXIF tags.
+NEW_SUBFILE_TYPE, BITS_PER_SAMPLE, ORIENTATION, SAMPLES_PER_PIXEL, EXTRA_SAMPLES = 254, 258, 274, 277, 338
+# Passes of an interlaced PNG: first column and row, steps between columns and rows.
+ADAM7 = (
+    *((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4)),
+    *((0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)),
+)
 
 
 def read_bytes(path: Path) -> bytes:
@@ -43,47 +52,86 @@ def read_bytes(path: Path) -> bytes:
     return data
 
 
-def read_lines(path: Path) -> list[str]:
-    """The lines of a text file in UTF-8, without the mark (BOM) that Windows editors put before the first.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: it is no UTF-8 text.
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from error
-
-
-def require_listed(file: Path, where: str) -> None:
-    """FileNotFoundError unless there is the file that a line of a list, ``where``, names."""
-    if not file.is_file():
-        hint = "; write / in place of its backslashes" if "\\" in file.name else ""
-        raise FileNotFoundError(f"{where} names {file}, which does not exist or is no file{hint}")
-
-
 def open_image(path: Path, data: bytes) -> tuple[Image.Image, str]:
-    """The image of a file's bytes, upright and in its own mode, and how its samples are stored ("L", "RGB;16B").
+    """Decode a file's bytes: the image, upright and in its own mode, and how its samples are stored ("L", "RGB;16B").
 
     Raises:
-        ValueError: damaged, or no image; names ``path``.
+        ValueError: damaged, no image, several pictures or more bands than a picture has; names ``path``.
     """
     try:
-        header = Image.open(io.BytesIO(data), formats=FORMATS)
-        if header.format == "PNG":
-            header.verify()  # Pillow decodes pixels without looking at their checksums
         image = Image.open(io.BytesIO(data), formats=FORMATS)
+        if image.format == "PNG":
+            image.verify()  # Pillow decodes pixels without looking at their checksums
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
         arguments = image.tile[0][3] if image.tile else image.mode  # WebP has no tiles
         storage = arguments if isinstance(arguments, str) else arguments[0]
-        pages = getattr(image, "n_frames", 1)
-        upright = ImageOps.exif_transpose(image)
+        pictures, surplus = count_pictures(image), has_surplus_bands(image)
+        image.load()
+        # Pillow leaves rows that the stream does not hold at 0.
+        if image.format == "PNG" and not np.asarray(image.crop((0, image.height - 1, *image.size))).any():
+            require_whole_stream(data)
+        ImageOps.exif_transpose(image, in_place=True)
     except Exception as error:  # decoders raise whatever a damaged file leads them to
         raise ValueError(f"{path} cannot be read: {diagnose(data, error)}") from error
-    if pages > 1 and image.format != "MPO":  # a camera's JPEG with a preview
-        raise ValueError(f"{path} holds {pages} pictures, and which one is meant is not known: save one to a file")
-    upright.format = image.format
-    return upright, storage or upright.mode
+    if pictures > 1:
+        raise ValueError(f"{path} holds {pictures} pictures, and which one is meant is not known: save one to a file")
+    if surplus:
+        raise ValueError(
+            f"{path} is {describe_tiff(data)}; an image has 1 or 3, and alpha that is marked so: {SAVE_THREE}"
+        )
+    return image, storage or image.mode
+
+
+def count_pictures(image: Image.Image) -> int:
+    """The pictures in a file, without a TIFF's smaller copies (overviews) and masks, and a camera's previews."""
+    if image.format == "MPO":
+        return 1
+    count = getattr(image, "n_frames", 1)
+    if image.format == "TIFF" and count > 1:
+        kinds = []
+        for index in range(count):
+            image.seek(index)
+            kinds.append(image.tag_v2.get(NEW_SUBFILE_TYPE, 0))
+        image.seek(0)
+        return sum(not kind & 5 for kind in kinds)  # bit 0: a smaller copy, bit 2: a mask
+    return count
+
+
+def has_surplus_bands(image: Image.Image) -> bool:
+    """Whether a TIFF holds bands that Pillow leaves out, or takes for alpha although nothing says so."""
+    if image.format != "TIFF":
+        return False
+    tags, bands = image.tag_v2, image.getbands()
+    return tags.get(SAMPLES_PER_PIXEL, 1) > len(bands) or (bands[-1] == "A" and EXTRA_SAMPLES not in tags)
+
+
+def describe_tiff(data: bytes) -> str:
+    """Bands and bits of a TIFF, from its first directory."""
+    directory = TiffImagePlugin.ImageFileDirectory_v2(data[:8])
+    stream = io.BytesIO(data)
+    stream.seek(directory.next)
+    directory.load(stream)
+    bits = {*directory.get(BITS_PER_SAMPLE, (1,))}
+    return f"a TIFF of {directory[SAMPLES_PER_PIXEL]} bands of {' or '.join(map(str, sorted(bits)))} bits"
+
+
+def require_whole_stream(data: bytes) -> None:
+    """Raise ValueError unless the compressed stream of a PNG holds every row."""
+    width, height, depth, kind, _, _, interlaced = struct.unpack(">IIBBBBB", data[16:29])
+    bits = depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[kind]
+    expected = 0
+    for x, y, step_x, step_y in ADAM7 if interlaced else ((0, 0, 1, 1),):
+        columns, rows = -(-max(width - x, 0) // step_x), -(-max(height - y, 0) // step_y)
+        expected += rows * (1 + -(-columns * bits // 8)) * (columns > 0)
+    stream, place = [], 8
+    while data[place + 4 : place + 8] not in (b"IEND", b""):
+        length = int.from_bytes(data[place : place + 4], "big")
+        if data[place + 4 : place + 8] == b"IDAT":
+            stream.append(data[place + 8 : place + 8 + length])
+        place += 12 + length
+    found = len(zlib.decompressobj().decompress(b"".join(stream), expected))
+    if found < expected:
+        raise ValueError(f"its pixels end after {found:,} of {expected:,} bytes")
 
 
 def diagnose(data: bytes, error: Exception) -> str:
@@ -95,6 +143,11 @@ def diagnose(data: bytes, error: Exception) -> str:
     if data.lstrip()[:9].lower().startswith((b"<!doctype", b"<html")):
         return "it is a web page saved under an image's name: fetch it again, logged in if need be"
     if isinstance(error, Image.UnidentifiedImageError):
+        if data[:4] in (b"II*\0", b"MM\0*"):
+            try:
+                return f"{describe_tiff(data)}, which is none of the kinds that are read: {SAVE_THREE}"
+            except Exception:  # its directory is damaged
+                pass
         return f"it is truncated or no {', '.join(FORMATS)} at all: fetch it again or convert it"
     return f"{error}; it is truncated or damaged: fetch it again"
 
@@ -106,48 +159,30 @@ def read_image(path: Path) -> Tensor:
         FileNotFoundError: no such file.
         ValueError: not a whole image of 8 bits a channel.
     """
-    data = read_bytes(path)
-    if is_plain_png(data):
-        return read_plain_png(path, data)
-    image, storage = open_image(path, data)
+    image, storage = open_image(path, read_bytes(path))
     if image.mode not in IMAGE_MODES or ";16" in storage:
         raise ValueError(
             f"{path} stores its pixels as {storage}; an image has 8 bits a channel: scale it to 0..255 and save it so"
         )
-    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
+    image = image if image.mode == "RGB" else image.convert("RGB")
+    return torch.from_numpy(np.stack([np.asarray(image.getchannel(channel)) for channel in range(3)]))
 
 
-def is_plain_png(data: bytes) -> bool:
-    """8-bit RGB, whose fast decoder gives Pillow's pixels; not so large that Pillow would refuse it."""
-    if data[:8] != b"\x89PNG\r\n\x1a\n" or data[24:26] != b"\x08\x02":
-        return False
-    width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
-    return width * height <= Image.MAX_IMAGE_PIXELS
+def read_size(path: Path) -> tuple[int, int]:
+    """(height, width) of an image file as ``read_image`` would turn it, from its header alone.
 
-
-def read_plain_png(path: Path, data: bytes) -> Tensor:
-    from torchvision.io import ImageReadMode, decode_png  # slow to import
-
+    Raises:
+        FileNotFoundError, ValueError: as ``read_image``.
+    """
     try:
-        require_checksums(data)
-        content = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-        return decode_png(content, ImageReadMode.RGB, apply_exif_orientation=True).contiguous()
-    except (ValueError, RuntimeError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"{path} cannot be read: {reason}; it is truncated or damaged: fetch it again") from error
-
-
-def require_checksums(data: bytes) -> None:
-    """Raise ValueError unless every chunk of a PNG is whole: a decoder may stop before it has seen the last one."""
-    view, place = memoryview(data), 8
-    while True:
-        length = int.from_bytes(view[place : place + 4], "big")
-        kind, end = bytes(view[place + 4 : place + 8]), place + 8 + length
-        if zlib.crc32(view[place + 4 : end]) != int.from_bytes(view[end : end + 4], "big") or end + 4 > len(data):
-            raise ValueError(f"chunk {kind!r} is broken")
-        if kind == b"IEND":
-            return
-        place = end + 4
+        with Image.open(path, formats=FORMATS) as image:
+            # Pillow turns the size of a TIFF itself.
+            turned = image.format != "TIFF" and image.getexif().get(ORIENTATION, 1) >= 5
+            return image.size if turned else image.size[::-1]
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # decoders raise whatever a damaged file leads them to
+        raise ValueError(f"{path} cannot be read: {diagnose(read_bytes(path), error)}") from error
 
 
 def open_label(path: Path) -> Image.Image:

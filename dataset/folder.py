@@ -1,4 +1,4 @@
-"""`folder`: own data without Python. Pictures, labels and a small file that says what the labels hold."""
+"""`folder`: own data without Python: images, labels, and a text file that says what the labels hold."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -6,16 +6,25 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from segdistill.dataset.base import IGNORE_INDEX, Pair, Recipe, SegmentationDataset, encode, pair_up
+from segdistill.dataset.base import Recipe, SegmentationDataset, evenly_spaced
+from segdistill.dataset.files import SUFFIXES, read_size
+from segdistill.dataset.ids import IGNORE_INDEX, encode
+from segdistill.dataset.pairs import Pair, pair_up, read_lines, walk
 
-CARD = "classes.txt"
+CLASSES_FILE = "classes.txt"
+VOID_NAMES = ("ignore", "void", "unlabeled", "unlabelled", "unknown")  # in any case
 EXPECTED = "'VALUE R,G,B NAME' with VALUE 0..255, or rgb where labels hold the colours; NAME ignore is void"
+NUM_SIZES = 32  # images that the crop is derived from
 
 
 class Row(NamedTuple):
     value: int | None
     color: tuple[int, int, int]
     name: str
+
+    @property
+    def is_void(self) -> bool:
+        return self.name.lower() in VOID_NAMES
 
 
 class Folder(SegmentationDataset):
@@ -28,12 +37,12 @@ class Folder(SegmentationDataset):
         8    244,35,232   side walk
         255  0,0,0        ignore
 
-    Lines of one name are one class; those named ignore are void. With ``rgb`` in place of every value the labels hold
-    the colours themselves, as RGB or palette images.
+    Lines of one name are one class; those named ignore, void, unlabeled, unlabelled or unknown are void. With ``rgb``
+    in place of every value the labels hold the colours themselves, as RGB or palette images.
 
     Raises:
         FileNotFoundError: no classes.txt.
-        ValueError: a line of it that means nothing or contradicts another; names file and line.
+        ValueError: a line of it that means nothing or contradicts another; names file and line. Fewer than two classes.
     """
 
     # Of an instance: its folder says.
@@ -43,15 +52,18 @@ class Folder(SegmentationDataset):
     BY_HAND = "your own files: images/<split>/, labels/<split>/ and classes.txt (see docs/datasets.md)"
 
     def __init__(self, root: str | Path, split: str, **options):
-        path = Path(root) / CARD
+        path = Path(root) / CLASSES_FILE
         rows = read_rows(path)
         colors = {}
         for row in rows:
-            if row.name != "ignore":
+            if not row.is_void:
                 colors.setdefault(row.name, row.color)
         self.CLASSES, self.PALETTE = tuple(colors), tuple(colors.values())
-        if not self.CLASSES:
-            raise ValueError(f"{path} names no class; a line is {EXPECTED}")
+        if len(self.CLASSES) < 2:
+            names = f"one class, {self.CLASSES[0]!r}" if colors else "no class"
+            raise ValueError(
+                f"{path} names {names}; two are the least, background is one of them. A line is {EXPECTED}"
+            )
         if len(self.CLASSES) > IGNORE_INDEX:
             raise ValueError(f"{path} names {len(self.CLASSES)} classes; at most {IGNORE_INDEX} have an 8-bit id")
         train_ids = [self.CLASSES.index(row.name) if row.name in colors else IGNORE_INDEX for row in rows]
@@ -60,6 +72,21 @@ class Folder(SegmentationDataset):
         self.ID_TO_TRAIN_ID = dict(zip(keys, train_ids, strict=True))
         self.LABEL_HINT = f"{path} says what labels hold: add what is missing there."
         super().__init__(root, split, **options)
+
+    @classmethod
+    def recipe_of(cls, root: str | Path | None) -> Recipe:
+        """The class's recipe with a crop no larger than the median training image, sides in multiples of 16."""
+        images = [path for path in walk(Path(root or "") / "images/train") if path.suffix.lower() in SUFFIXES]
+        sizes = []
+        for index in evenly_spaced(NUM_SIZES, len(images)):
+            try:
+                sizes.append(read_size(images[index]))
+            except (ValueError, FileNotFoundError):  # named when it is read
+                continue
+        if not sizes:
+            return cls.RECIPE
+        fitting = [int(side) // 16 * 16 or int(side) for side in np.median(sizes, 0)]
+        return cls.RECIPE._replace(input_size=tuple(map(min, fitting, cls.RECIPE.input_size)))
 
     def find_pairs(self) -> list[Pair]:
         def key(path: Path) -> str:
@@ -93,12 +120,8 @@ class Folder(SegmentationDataset):
 def read_rows(path: Path) -> list[Row]:
     if not path.is_file():
         raise FileNotFoundError(f"no {path}; it says what the labels hold, a line {EXPECTED}")
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from error
     rows, seen = [], {}
-    for number, line in enumerate(lines, 1):
+    for number, line in read_lines(path):
         line = line.partition("#")[0].strip()
         if not line:
             continue
@@ -109,8 +132,8 @@ def read_rows(path: Path) -> list[Row]:
         if key in seen:
             raise ValueError(f"{path}:{number}: {key} is {seen[key]!r} already; it cannot be {row.name!r} too")
         seen[key] = row.name
-        other = next((r for r in rows if r.color == row.color and "ignore" not in (r.name, row.name)), row)
-        if other.name != row.name:
+        other = next((other for other in rows if other.color == row.color and not other.is_void), row)
+        if other.name != row.name and not row.is_void:
             raise ValueError(f"{path}:{number}: {row.name!r} has the colour of {other.name!r}: give it another")
         rows.append(row)
     return rows or [Row(0, (0, 0, 0), "ignore")]

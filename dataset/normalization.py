@@ -1,4 +1,4 @@
-"""The input convention that a set of weights was trained with."""
+"""Input normalisation: channel order, mean, std and scale that a set of weights was trained with."""
 
 import math
 from dataclasses import astuple, dataclass

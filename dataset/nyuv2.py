@@ -3,7 +3,9 @@
 import re
 from pathlib import Path
 
-from segdistill.dataset.base import IGNORE_INDEX, Pair, Recipe, SegmentationDataset, Source, bit_color, pair_up
+from segdistill.dataset.base import Recipe, SegmentationDataset, Source
+from segdistill.dataset.ids import IGNORE_INDEX, bit_color
+from segdistill.dataset.pairs import Pair, pair_up
 
 IMAGES = "http://www.doc.ic.ac.uk/~ahanda"
 LABELS = "https://raw.githubusercontent.com/ankurhanda/nyuv2-meta-data/b92d15c506876dada1ac4086938e30ebc4deb49b"

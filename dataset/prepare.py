@@ -1,12 +1,16 @@
-"""Public data sets from their archives: fetched, unpacked under their folder and nowhere else, made readable."""
+"""Downloading public data sets and unpacking their archives, under the data set's folder and nowhere else."""
 
+import gzip
+import lzma
 import shutil
+import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 from urllib.parse import urlsplit
 
 from tqdm import tqdm
@@ -16,6 +20,7 @@ from segdistill.libs.download import download
 from segdistill.libs.files import replacing
 
 ARCHIVES = "archives"  # under the data set's folder
+COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 
 
 def prepare(data_set: type[SegmentationDataset], folder: str | Path) -> str:
@@ -50,44 +55,84 @@ def prepare(data_set: type[SegmentationDataset], folder: str | Path) -> str:
     return f"{folder}: {', '.join(splits)} images. {folder / ARCHIVES} is not needed any more"
 
 
+class Member(NamedTuple):
+    """A file in an archive; ``fault`` says why it is not unpacked, ``open`` opens it for reading."""
+
+    name: str
+    size: int
+    fault: str | None
+    open: Callable[[], BinaryIO]
+
+
 def unpack(archive: Path, target: Path, inside: str = "") -> None:
     """The files of a zip or tar archive below its folder ``inside``; those that are there at their size are kept.
 
     Raises:
-        ValueError: a damaged archive; a member that is a link or leads out of ``target``, before anything is written.
+        ValueError: a damaged or shortened archive; a member that is a link, a device or encrypted, that leads out of
+            ``target`` or has the name of another. Nothing is written before all members are looked at.
         OSError: no room for it.
     """
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as opened:
-                members = [(info.filename, info.file_size, info) for info in opened.infolist() if not info.is_dir()]
-                wanted = locate(members, target, inside, archive)
-                write_all((path, size, opened.open(info)) for path, size, info in wanted)
-            return
-        with tarfile.open(archive) as opened:
-            members = [(info.name, info.size, info) for info in opened if not info.isdir()]
-            wanted = locate(members, target, inside, archive)
-            for _, _, info in wanted:
-                if not info.isfile():
-                    raise ValueError(f"{archive}: {info.name} is a link or device: not unpacked, do not trust it")
-            write_all((path, size, opened.extractfile(info)) for path, size, info in wanted)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error) as error:
+                write_all(locate(zip_members(opened), target, inside, archive))
+        else:
+            with tarfile.open(archive) as opened:
+                write_all(locate(tar_members(opened), target, inside, archive))
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"{archive} is damaged ({reason}): delete it and try again") from error
 
 
-def locate(members: list[tuple], target: Path, inside: str, archive: Path) -> list[tuple]:
-    """(path, size, member) of what is below ``inside`` and not there yet. ValueError: a name leads elsewhere."""
-    wanted = []
-    for name, size, member in members:
-        path = PurePosixPath(name.removeprefix("./"))
-        if path.is_absolute() or ".." in path.parts or "\\" in name:
-            raise ValueError(f"{archive}: the name {name!r} leads out of the folder: not unpacked, do not trust it")
+def zip_members(opened: zipfile.ZipFile) -> list[Member]:
+    members = []
+    for info in opened.infolist():
+        kind = stat.S_IFMT(info.external_attr >> 16)
+        fault = None
+        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+            fault = "is a link or device"
+        elif info.flag_bits & 1:
+            fault = "is encrypted"
+        elif info.compress_type not in COMPRESSIONS:
+            fault = f"is compressed in a way that is not known ({info.compress_type})"
+        if fault or not info.is_dir():
+            members.append(Member(info.filename, info.file_size, fault, partial(opened.open, info)))
+    return members
+
+
+def tar_members(opened: tarfile.TarFile) -> list[Member]:
+    """Every file of a tar archive. tarfile takes a damaged header, or the end of a shortened archive, for the end."""
+    members = []
+    for info in opened:
+        if not info.isdir():
+            fault = None if info.isfile() else "is a link or device"
+            members.append(Member(info.name, info.size, fault, partial(opened.extractfile, info)))
+    opened.fileobj.seek(opened.offset)
+    if opened.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError(f"no header and no end of the archive after {len(members)} files")
+    while opened.fileobj.read(1 << 20):  # to the checksum of what is compressed
+        pass
+    return members
+
+
+def locate(members: list[Member], target: Path, inside: str, archive: Path) -> list[tuple[Path, Member]]:
+    """(path, member) of what is below ``inside`` and not there yet. ValueError: one that is not to be trusted."""
+    wanted, seen = [], set()
+    for member in members:
+        path = PurePosixPath(member.name.removeprefix("./"))
+        fault = member.fault
+        if path.is_absolute() or ".." in path.parts or "\\" in member.name:
+            fault = "leads out of the folder"
+        elif path in seen:
+            fault = "is there twice"
+        if fault:
+            raise ValueError(f"{archive}: the member {member.name!r} {fault}: not unpacked, do not trust it")
+        seen.add(path)
         if path.is_relative_to(inside):
             file = target / path.relative_to(inside)
-            if not (file.is_file() and file.stat().st_size == size):
-                wanted.append((file, size, member))
-    needed = sum(size for _, size, _ in wanted)
+            if not (file.is_file() and file.stat().st_size == member.size):
+                wanted.append((file, member))
+    needed = sum(member.size for _, member in wanted)
     target.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(target).free
     if needed > free:
@@ -95,7 +140,7 @@ def locate(members: list[tuple], target: Path, inside: str, archive: Path) -> li
     return wanted
 
 
-def write_all(files: Iterator[tuple[Path, int, BinaryIO]]) -> None:
-    for path, _, content in tqdm(files, desc="unpacking", unit="file", disable=None):
-        with content, replacing(path) as file:
+def write_all(files: list[tuple[Path, Member]]) -> None:
+    for path, member in tqdm(files, desc="unpacking", unit="file", disable=None):
+        with member.open() as content, replacing(path) as file:
             shutil.copyfileobj(content, file)

@@ -1,4 +1,4 @@
-"""The order of training samples as arithmetic: nothing to save, nothing to restore."""
+"""The order of training samples, computed from (seed, step): there is nothing to save or restore."""
 
 from collections.abc import Iterator
 

@@ -1,9 +1,11 @@
 """Training augmentation, a pure function of the generator it is given."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from segdistill.dataset.base import IGNORE_INDEX
+from segdistill.dataset.ids import IGNORE_INDEX
 
 
 class RandomCrop:
@@ -56,9 +58,21 @@ class RandomCrop:
         padded_label[:height, :width] = label[0]
         return padded_image, padded_label
 
+    def padding(self, sizes: Sequence[tuple[int, int]]) -> float:
+        """The share of a crop that is padding, 0..1, on average over images of these (height, width)."""
+        low, high = self.scale
+        factors = [low + (high - low) * (i + 0.5) / 16 for i in range(16)]
+        filled = [
+            window(height, self.size[0], factor, 0)[1] * window(width, self.size[1], factor, 0)[1]
+            for height, width in sizes
+            for factor in factors
+        ]
+        return 1 - sum(filled) / len(filled) / (self.size[0] * self.size[1])
+
 
 def window(length: int, target: int, factor: float, where: float) -> tuple[slice, int]:
     """The part of an axis that fills ``target`` pixels once scaled by ``factor``, and its length after scaling."""
     extent = min(length, max(1, round(target / factor)))
     start = round(where * (length - extent))
-    return slice(start, start + extent), min(target, round(extent * factor)) if extent == length else target
+    scaled = max(2, round(extent * factor))  # torchvision resizes to no pixel, or to one, with an internal assertion
+    return slice(start, start + extent), min(target, scaled) if extent == length else target

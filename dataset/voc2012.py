@@ -5,7 +5,9 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from segdistill.dataset.base import IGNORE_INDEX, Pair, Recipe, SegmentationDataset, Source, bit_color
+from segdistill.dataset.base import Recipe, SegmentationDataset, Source
+from segdistill.dataset.ids import IGNORE_INDEX, bit_color
+from segdistill.dataset.pairs import Pair
 from segdistill.libs.files import replacing
 
 LISTS = "ImageSets/Segmentation"

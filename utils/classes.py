@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from segdistill.dataset import DATASETS, SegmentationDataset
-from segdistill.dataset.files import read_lines
+from segdistill.dataset.pairs import read_lines
 from segdistill.network import LoadReport, SegmentationNetwork
 from segdistill.network.base import CLASS_FEATURES
 
@@ -138,7 +138,7 @@ def read_class_map(file: str | Path, sources: Sequence[str], targets: Sequence[s
     if not file.is_file():
         raise FileNotFoundError(f"no class map {file}")
     mapped: dict[int, int | None] = {}
-    for number, line in enumerate(read_lines(file), 1):
+    for number, line in read_lines(file):
         line, where = line.partition("#")[0].strip(), f"{file}:{number}"
         if not line:
             continue

@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from segdistill.dataset.base import describe_unused, walk
-from segdistill.dataset.files import SUFFIXES, read_lines, require_listed
+from segdistill.dataset.files import SUFFIXES
+from segdistill.dataset.pairs import describe_unused, read_lines, require_listed, walk
 from segdistill.utils.video import VIDEO_SUFFIXES
 
 logger = logging.getLogger(__name__)
@@ -35,10 +35,10 @@ def picture_files(path: Path) -> list[Path]:
         if others := [file for file in found if file.suffix.lower() not in SUFFIXES]:
             logger.warning("%s: %s", path, describe_unused(others))
     elif path.suffix == ".txt" and path.is_file():
-        lines = {number: line.strip() for number, line in enumerate(read_lines(path), 1) if line.strip()}
-        files = [path.parent / line for line in lines.values()]
-        for number, file in zip(lines, files, strict=True):
-            require_listed(file, f"{path}:{number}")
+        files = []
+        for number, line in read_lines(path):
+            files.append(path.parent / line.strip())
+            require_listed(files[-1], f"{path}:{number}")
     elif path.exists():
         raise ValueError(f"{path}: expected a folder, a list (.txt) or a video ({', '.join(VIDEO_SUFFIXES)})")
     else:

@@ -19,7 +19,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
     counts = (options.num_train, options.num_val, options.num_test)
-    generate(options.folder, *counts, tuple(options.size), options.seed)
+    try:
+        generate(options.folder, *counts, tuple(options.size), options.seed)
+    except (ValueError, OSError) as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -1,8 +1,10 @@
-"""Scenes as a folder in Cityscapes' layout, written once and as a whole."""
+"""Writing the scenes to a folder in Cityscapes' layout, whole or not at all."""
 
+import glob
 import json
 import os
 import shutil
+import socket
 from pathlib import Path
 
 from PIL import Image
@@ -13,7 +15,7 @@ from segdistill.dataset.scenes.street import render_scene
 VERSION = 1  # raise it when the pictures change, so that an older folder is not taken for a new one
 CITIES = {"train": ("aspen", "birch", "cedar"), "val": ("dogwood",), "test": ("elm",)}
 FIRST_INDEX = {"train": 0, "val": 1_000_000, "test": 2_000_000}  # a split stays the same when another one grows
-CARD = "scenes.json"
+PARAMETERS = "scenes.json"
 
 
 def generate(
@@ -27,7 +29,7 @@ def generate(
     """Write the data set under ``root``, unless it is there already.
 
     Everything is drawn into a folder beside ``root`` that gets its name at the end, so an interrupted call leaves
-    nothing under that name.
+    nothing under that name; what a killed one left beside it is deleted by the next.
 
     Args:
         root: folder to make; its parents are made too.
@@ -46,11 +48,12 @@ def generate(
     for split, count in counts.items():
         if not 0 <= count <= 1_000_000:
             raise ValueError(f"scenes: {count} images of split {split!r}; expected 0 to 1,000,000")
-    card = {"version": VERSION, "seed": seed, "size": list(size), **counts}
+    parameters = {"version": VERSION, "seed": seed, "size": list(size), **counts}
+    remove_leftovers(root)
     if root.exists():
-        check_card(root, card)
+        require_parameters(root, parameters)
         return root
-    unfinished = root.with_name(f".{root.name}.{os.getpid()}.unfinished")
+    unfinished = root.with_name(f".{root.name}.{socket.gethostname()}.{os.getpid()}.unfinished")
     try:
         unfinished.mkdir(parents=True)
         with tqdm(total=sum(counts.values()), desc=f"drawing {root}", unit="image", disable=None) as progress:
@@ -58,16 +61,34 @@ def generate(
                 for number in range(count):
                     write_scene(unfinished, split, number, size, seed)
                     progress.update()
-        (unfinished / CARD).write_text(json.dumps(card, indent=2) + "\n")
+        (unfinished / PARAMETERS).write_text(json.dumps(parameters, indent=2) + "\n")
         try:
             unfinished.rename(root)
         except OSError:
             if not root.exists():
                 raise
-            check_card(root, card)  # another process was faster
+            require_parameters(root, parameters)  # another process was faster
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return root
+
+
+def remove_leftovers(root: Path) -> None:
+    """Delete what processes of this machine that are dead by now have begun for ``root``."""
+    for folder in root.parent.glob(f".{glob.escape(f'{root.name}.{socket.gethostname()}')}.*.unfinished"):
+        number = folder.name.split(".")[-2]
+        if number.isdecimal() and not is_alive(int(number)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        pass
+    return True
 
 
 def write_scene(root: Path, split: str, number: int, size: tuple[int, int], seed: int) -> None:
@@ -79,12 +100,15 @@ def write_scene(root: Path, split: str, number: int, size: tuple[int, int], seed
         Image.fromarray(pixels).save(folder / f"{city}_{number:06d}_000019_{suffix}.png", compress_level=3)
 
 
-def check_card(root: Path, expected: dict) -> None:
+def require_parameters(root: Path, expected: dict) -> None:
     """Raise ValueError unless ``root`` holds scenes of the expected parameters."""
-    path = root / CARD
+    path = root / PARAMETERS
     if not path.is_file():
-        raise ValueError(f"{root} exists but holds no {CARD}, so it is no scenes data set: name another folder")
-    found = json.loads(path.read_text())
+        raise ValueError(f"{root} exists but holds no {PARAMETERS}, so it is no scenes data set: name another folder")
+    try:
+        found = dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error}): delete {root} or name another folder") from error
     if found != expected:
         differing = [
             f"{key} is {found.get(key)}, not {value}" for key, value in expected.items() if found.get(key) != value

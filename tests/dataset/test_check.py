@@ -3,18 +3,19 @@
 import os
 import re
 import shutil
-import struct
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from trees import LAYOUTS, SIZE, cityscapes_files, make_tree, write_pair
+from trees import LAYOUTS, SIZE, cityscapes_files, make_tree, png, write_pair
 
 from segdistill.dataset import DATASETS, build_dataset
 from segdistill.dataset.__main__ import main
-from segdistill.dataset.check import check, known_verdict, require_labels
+from segdistill.dataset.check import FOLDER, check, known_verdict, require_labels
+from segdistill.dataset.cityscapes import RAW_IDS
+from segdistill.dataset.duplicates import shared_images, warn_of_shared_images
 
 
 def colors_of(name):
@@ -31,13 +32,8 @@ def with_palette(ids, palette):
     return image
 
 
-def chunk(kind, data):
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
 def bomb(path):
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 40_000, 40_000, 8, 2, 0, 0, 0))
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
+    path.write_bytes(png((40_000, 40_000), b"", 2))
 
 
 def rename(path, name):
@@ -100,9 +96,7 @@ def grey16():
 
 def deep_rgb(image, label):
     rows = b"".join(b"\0" + bytes(SIZE[1] * 6) for _ in range(SIZE[0]))
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", SIZE[1], SIZE[0], 16, 2, 0, 0, 0))
-    content = header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    image.write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+    image.write_bytes(png(SIZE, zlib.compress(rows), 2, depth=16))
 
 
 def as_jpeg(image, label):
@@ -216,7 +210,7 @@ FAULTS = {
         *(None, "no .*classes.txt; it says what"),
     ),
     "colour that no class has": (
-        *("folder", lambda image, label: (image.parents[3] / "classes.txt").write_text("rgb 1,1,1 a\n")),
+        *("folder", lambda image, label: (image.parents[3] / "classes.txt").write_text("rgb 1,1,1 a\nrgb 2,2,2 b\n")),
         *("label", r"colours of no class, \[\(0, 0, 0\).*add what is missing"),
     ),
 }
@@ -366,6 +360,7 @@ def test_training_relies_on_the_verdict(tmp_path, monkeypatch):
 def test_void_is_noticed_without_a_verdict(void, said, tmp_path, caplog):
     root = make_tree(tmp_path, "camvid")
     ids = np.full(SIZE, 3, np.uint8)
+    ids[-1] = 4
     ids[: int(void * SIZE[0])] = 11
     for label in (root / "trainannot").iterdir():
         Image.fromarray(ids).save(label)
@@ -391,3 +386,117 @@ def test_a_split_that_training_does_not_need_may_be_absent(tmp_path):
     for folder in ("train", "trainannot"):
         shutil.copytree(root / folder, root / folder.replace("train", "val"))
     assert main(["check", "camvid", str(root)]) == 0
+
+
+def paint(root, split="train", values=(0,)):
+    """All labels of a CamVid split as rows of these values."""
+    for label in (root / f"{split}annot").iterdir():
+        Image.fromarray(np.resize(np.uint8(values), SIZE[::-1]).T.copy()).save(label)
+
+
+@pytest.mark.parametrize("checked", [True, False])
+def test_labels_of_one_class_alone_are_refused(checked, tmp_path, capsys):
+    root = make_tree(tmp_path, "camvid")
+    paint(root, values=(0, 11, 11))
+    dataset = build_dataset("camvid", root, "train")
+    if checked:
+        assert main(["check", "camvid", str(root), "--split", "train"]) == 1
+        assert "'sky' is the only class that occurs (67 % of the pixels are void)" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"'sky' is the only class that occurs \(67 % .*two are the least"):
+        require_labels(dataset)
+
+
+@pytest.mark.parametrize("checked", [True, False])
+def test_classes_without_a_pixel_are_named_before_training(checked, tmp_path, caplog):
+    root = make_tree(tmp_path, "camvid")
+    paint(root, values=(0, *range(2, 11)))
+    dataset = build_dataset("camvid", root, "train")
+    if checked:
+        check(dataset)
+    require_labels(dataset)
+    assert "hold no pixel of 1 classes: building" in caplog.text
+
+
+def test_a_second_class_is_looked_for_in_all_labels(tmp_path):
+    root = make_tree(tmp_path, "camvid", count=9)
+    paint(root)
+    _, last = LAYOUTS["camvid"](root, "000008")
+    Image.fromarray(random_ids(2)).save(last)
+    require_labels(build_dataset("camvid", root, "train"), num_images=1)
+
+
+def shared_tree(root):
+    """CamVid with one image of train under another name in val, and another image of the same size there."""
+    make_tree(root, "camvid")
+    write_pair(root / "val/x.png", root / "valannot/x.png", [1])
+    write_pair(root / "val/z.png", root / "valannot/z.png", [1])
+    shutil.copy(root / "train/000001.png", root / "val/x.png")
+    return root
+
+
+def test_images_that_are_in_two_splits_are_named(tmp_path, capsys):
+    root = shared_tree(tmp_path)
+    main(["check", "camvid", str(root)])
+    said = capsys.readouterr().err
+    assert re.search(r"warning: 1 images of train are in val too, the first: .*000001\.png and .*x\.png", said), said
+
+
+def test_images_of_equal_size_and_middle_are_not_taken_for_one(tmp_path):
+    for name, edge in (("a", b"1"), ("b", b"2"), ("c", b"1")):
+        (tmp_path / name).write_bytes(edge + bytes(1 << 17))
+    a, b, c = (tmp_path / name for name in "abc")
+    assert shared_images([a], [b, c]) == [(a, c)]
+    (tmp_path / "link").symlink_to(a)
+    assert shared_images([a], [tmp_path / "none", tmp_path / "link"]) == [(a, tmp_path / "link")]
+
+
+def test_what_is_learned_and_validates_is_named_before_training(tmp_path, caplog):
+    root = shared_tree(tmp_path)
+    (root / "few.txt").write_text("train/000000.png trainannot/000000.png\n")
+    (root / "rest.txt").write_text("train/000001.png\ntrain/000000.png\n")
+    lists = {"data_list": root / "few.txt", "unlabelled_list": root / "rest.txt"}
+    train_set, val_set = build_dataset("camvid", root, "train", **lists), build_dataset("camvid", root, "val")
+    warn_of_shared_images(train_set, val_set)
+    assert [record.getMessage().partition(", the first")[0] for record in caplog.records] == [
+        "1 images are in training and in images without labels",
+        "1 images are in images without labels and in validation",
+    ]
+    caplog.clear()
+    warn_of_shared_images(build_dataset("camvid", root, "train"), None)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"errors": []}'])
+def test_a_damaged_verdict_is_replaced(content, tmp_path):
+    dataset = build_dataset("camvid", make_tree(tmp_path, "camvid"), "train")
+    first = check(dataset)
+    for path in (tmp_path / FOLDER).glob("train-*.json"):
+        path.write_text(content)
+    assert known_verdict(dataset) is None
+    assert check(dataset) == known_verdict(dataset) == first
+
+
+def test_polegroup_has_the_colour_of_pole(tmp_path):
+    _, label = LAYOUTS["cityscapes"](make_tree(tmp_path, "cityscapes"), "000000")
+    palette = np.zeros((256, 3), np.uint8)
+    for train_id, value in enumerate(RAW_IDS):
+        palette[value] = DATASETS["cityscapes"].PALETTE[train_id]
+    palette[18] = palette[17]
+    with_palette(np.resize(np.uint8([17, 18, 7]), SIZE), palette).save(label)
+    dataset = build_dataset("cityscapes", tmp_path, "train")
+    assert dataset[0].label.flatten()[:3].tolist() == [5, 255, 0]
+    palette[19] = palette[17]
+    with_palette(np.resize(np.uint8([17, 19]), SIZE), palette).save(label)
+    with pytest.raises(ValueError, match=r"value 19 has the colour .*pole here"):
+        dataset[0]
+
+
+def test_a_disk_that_fails_is_one_line(tmp_path, capsys, monkeypatch):
+    root = make_tree(tmp_path, "camvid")
+
+    def fail(dataset, index):
+        raise OSError(5, "Input/output error", str(root))
+
+    monkeypatch.setattr(DATASETS["camvid"], "read", fail)
+    assert main(["check", "camvid", str(root), "--split", "train"]) == 1
+    assert "Input/output error" in capsys.readouterr().err.splitlines()[-1]

@@ -12,6 +12,7 @@ from segdistill.dataset import DATASETS, IGNORE_INDEX, build_dataset
 from segdistill.dataset.check import check
 from segdistill.dataset.cityscapes import Cityscapes
 from segdistill.dataset.coco_stuff import CocoStuff
+from segdistill.dataset.transforms import RandomCrop
 
 each_dataset = pytest.mark.parametrize("name", sorted(DATASETS))
 
@@ -228,7 +229,8 @@ def test_a_folder_s_labels_may_hold_colours(mode, tmp_path):
         ("0 0,0,0 road\n0 1,1,1 car", "classes.txt:2: 0 is 'road' already"),
         ("0 1,1,1 road\n1 1,1,1 car", "classes.txt:2: 'car' has the colour of 'road'"),
         ("rgb 1,1,1 road\n1 2,1,1 car", "classes.txt:2: rgb is for every line or for none"),
-        ("0 0,0,0 ignore", "names no class"),
+        ("0 0,0,0 ignore", "names no class; two are the least"),
+        ("0 0,0,0 void\n1 1,1,1 building", "names one class, 'building'; two are the least, background is one"),
         ("", "names no class"),
     ],
 )
@@ -323,3 +325,90 @@ def test_unlabelled_images_follow_the_labelled_ones_and_are_void(tmp_path):
     (tmp_path / "rest.txt").write_text("\n")
     with pytest.raises(ValueError, match="names no image"):
         build_dataset("camvid", tmp_path, "train", **lists)
+
+
+@pytest.mark.parametrize("name", ["ignore", "Void", "UNLABELED", "unlabelled", "Unknown"])
+def test_the_usual_names_of_void_are_void(name, tmp_path):
+    root = make_tree(tmp_path, "folder")
+    text = f"0 0,0,0 background\n7 255,0,0 path\n8 255,0,0 {name}\n255 9,9,9 ignore\n"
+    (root / "classes.txt").write_text(text)
+    dataset = build_dataset("folder", root, "train")
+    assert dataset.CLASSES == ("background", "path")
+    assert dataset.ID_TO_TRAIN_ID == {0: 0, 7: 1, 8: IGNORE_INDEX, 255: IGNORE_INDEX}
+
+
+def picture_folder(root, sizes):
+    for index, (height, width) in enumerate(sizes):
+        path = root / f"images/train/{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (width, height)).save(path)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("sizes", "crop"),
+    [
+        ([(48, 64), (50, 70), (400, 600)], (48, 64)),
+        ([(10, 300)] * 2, (10, 288)),
+        ([(600, 400)], (512, 400)),
+        ([(1024, 2048)], (512, 512)),
+        ([], (512, 512)),
+    ],
+)
+def test_the_crop_of_own_data_fits_the_pictures(sizes, crop, tmp_path):
+    recipe = DATASETS["folder"].recipe_of(picture_folder(tmp_path, sizes))
+    assert recipe == DATASETS["folder"].RECIPE._replace(input_size=crop)
+
+
+def test_a_recipe_needs_no_data(tmp_path):
+    for name, data_set in DATASETS.items():
+        assert data_set.recipe_of(None) == data_set.recipe_of(tmp_path / "none") == data_set.RECIPE, name
+    (picture_folder(tmp_path, [(48, 64)]) / "images/train/bad.png").write_text("no image")
+    assert DATASETS["folder"].recipe_of(tmp_path).input_size == (48, 64)
+
+
+@pytest.mark.parametrize(("crop", "share"), [((512, 512), 100), ((48, 64), 73), ((24, 32), None)])
+def test_a_crop_that_is_mostly_padding_is_named(crop, share, tmp_path, caplog):
+    root = make_tree(tmp_path, "camvid")
+    build_dataset("camvid", root, "train", transform=RandomCrop(crop, (0.5, 1.5)))
+    said = (
+        f"about {share} % of every batch is padding: crops are {crop[0]}x{crop[1]}, images of CamVid train about 24x32"
+    )
+    assert (said in caplog.text) if share else not caplog.text
+    assert ("--input-size" in caplog.text) == bool(share)
+
+
+def test_lists_may_hold_absolute_paths(spread, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    image, label = elsewhere / "y.png", elsewhere / "y_label.png"
+    write_pair(image, label, [4])
+    (spread / "some.txt").write_text(f"{image} {label}\n")
+    assert build_dataset("camvid", spread, "val", data_list=spread / "some.txt")[0].label.unique().tolist() == [4]
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("a\\train\\x.png labels/a/train/x.png", r"separated by /, here it is \\"),
+        ("/gone/x.png labels/a/train/x.png", "begins with / is looked for in .*, then from the system's root"),
+    ],
+)
+def test_a_list_of_another_system_is_explained(line, hint, spread):
+    (spread / "some.txt").write_text(f"{line}\n")
+    with pytest.raises(FileNotFoundError, match=rf"some\.txt:1 names .*{hint}"):
+        build_dataset("camvid", spread, "val", data_list=spread / "some.txt")
+
+
+def test_cityscapes_train_ids_are_read_where_they_are_the_only_labels(tmp_path):
+    root = make_tree(tmp_path, "cityscapes")
+    for index in range(3):
+        image, label = cityscapes_files(root, f"00000{index}")
+        label.unlink()
+        train_ids = label.with_name(label.name.replace("labelIds", "labelTrainIds"))
+        write_pair(image, train_ids, [*range(19), 255])
+    dataset = build_dataset("cityscapes", root, "train")
+    assert dataset.unused == []
+    assert np.array_equal(dataset[2].label, np.asarray(Image.open(train_ids)))
+    write_pair(image, label, [7])
+    with pytest.raises(ValueError, match="2 images without label"):
+        build_dataset("cityscapes", root, "train")

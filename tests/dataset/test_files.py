@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
+from trees import png, tiff
 
-from segdistill.dataset.files import open_label, read_image
+from segdistill.dataset.files import open_label, read_image, read_size
 
 SIZE = (40, 56)
+ADAM7 = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
 
 
 def picture(seed=0):
@@ -105,3 +107,105 @@ def test_mutated_files_are_refused_or_hold_what_they_held(part, tmp_path):
             assert np.array_equal(found, expected), f"{path} {part}"
     assert len(refused) > 60
     assert all(name in message and len(message) < 500 for name, message in refused)
+
+
+COLOR_TYPES = {"L": 0, "RGB": 2, "P": 3}
+
+
+def rows_of(mode, filter_type=0):
+    """The pixels of a PNG before compression: 1 everywhere, a filter type in front of each row."""
+    return (bytes([filter_type]) + b"\1" * SIZE[1] * len(mode.strip("LP") or "1")) * SIZE[0]
+
+
+STREAMS = {
+    "ends early": lambda rows: zlib.compress(rows[: len(rows) // 2]),
+    "lacks the last byte": lambda rows: zlib.compress(rows[:-1]),
+    "is empty": lambda rows: zlib.compress(b""),
+    "is cut": lambda rows: zlib.compress(rows)[:10],
+    "is noise": lambda rows: b"no stream at all",
+    "has an unknown filter": lambda rows: zlib.compress(b"\7" + rows[1:]),
+}
+
+
+@pytest.mark.parametrize("fault", STREAMS)
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize("mode", COLOR_TYPES)
+def test_a_png_with_right_checksums_and_a_wrong_stream_is_named(mode, interlaced, fault, tmp_path):
+    path = tmp_path / "x.png"
+    path.write_bytes(png(SIZE, STREAMS[fault](rows_of(mode)), COLOR_TYPES[mode], interlaced=interlaced))
+    for read in (read_image, open_label):
+        with pytest.raises(ValueError, match=r"x\.png cannot be read: .*damaged: fetch it again"):
+            read(path)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "P", "1", "RGBA"])
+def test_a_png_whose_last_row_is_0_is_whole(mode, tmp_path):
+    image = Image.new(mode, (13, 7))
+    image.save(tmp_path / "x.png")
+    assert not read_image(tmp_path / "x.png").any()
+
+
+@pytest.mark.parametrize(("size", "interlaced"), [((1, 1), 1), ((3, 2), 1), ((8, 5), 1), ((9, 17), 1), ((9, 17), 0)])
+@pytest.mark.parametrize("depth", [1, 2, 8])
+def test_the_length_of_a_stream_is_known_for_every_size(size, interlaced, depth, tmp_path):
+    """A stream of just that many bytes passes, one less does not."""
+    height, width = size
+    if interlaced:
+        passes = [((width - x + a - 1) // a, (height - y + b - 1) // b) for x, y, a, b in ADAM7]
+    else:
+        passes = [(width, height)]
+    length = sum(rows * (1 + (columns * depth + 7) // 8) for columns, rows in passes if columns > 0)
+    path = tmp_path / "x.png"
+    path.write_bytes(png(size, zlib.compress(bytes(length)), 0, depth, interlaced))
+    assert read_image(path).shape == (3, *size)
+    path.write_bytes(png(size, zlib.compress(bytes(length - 1)), 0, depth, interlaced))
+    with pytest.raises(ValueError, match=r"end after|truncated"):
+        read_image(path)
+
+
+def bands(count, dtype=np.uint8):
+    return np.arange(SIZE[0] * SIZE[1] * count).reshape(*SIZE, count).astype(dtype)
+
+
+@pytest.mark.parametrize(
+    ("count", "dtype", "tags"),
+    [
+        (2, np.uint8, {}),
+        (2, np.uint8, {338: [0]}),
+        (4, np.uint8, {}),
+        (4, np.uint8, {338: [0]}),
+        (5, np.uint8, {338: [0, 0]}),
+        (5, np.uint8, {338: [2, 0]}),
+        (8, np.uint8, {}),
+        (5, np.uint16, {}),
+    ],
+)
+def test_bands_beyond_a_picture_s_are_counted_in_the_error(count, dtype, tags, tmp_path):
+    (tmp_path / "x.tif").write_bytes(tiff([(bands(count, dtype), tags)]))
+    bits = 8 * np.dtype(dtype).itemsize
+    with pytest.raises(ValueError, match=rf"x\.tif .*a TIFF of {count} bands of {bits} bits.*as 8-bit RGB"):
+        read_image(tmp_path / "x.tif")
+
+
+@pytest.mark.parametrize(("count", "tags"), [(1, {}), (3, {}), (4, {338: [2]}), (2, {338: [2]})])
+def test_tiffs_with_overviews_and_masks_are_read(count, tags, tmp_path):
+    pixels = bands(count)
+    pages = [(pixels, tags), (pixels[::2, ::2], {254: [1], **tags}), (pixels[..., 0], {254: [4]})]
+    (tmp_path / "x.tif").write_bytes(tiff(pages, tile=16))
+    expected = pixels[..., :3] if count > 2 else pixels[..., [0, 0, 0]]
+    assert np.array_equal(pixels_of(tmp_path / "x.tif"), expected)
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "TIFF", "BMP", "WEBP"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_the_size_in_the_header_is_that_of_the_image(form, orientation, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    (tmp_path / "x").write_bytes(encoded(picture(), form, **({} if form == "BMP" else {"exif": exif})))
+    assert read_size(tmp_path / "x") == read_image(tmp_path / "x").shape[1:]
+
+
+def test_no_size_is_an_error_that_names_the_file(tmp_path):
+    (tmp_path / "x.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"x\.png cannot be read"):
+        read_size(tmp_path / "x.png")

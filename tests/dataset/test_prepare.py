@@ -1,9 +1,12 @@
 """Data sets from a server of this machine."""
 
 import io
+import os
 import shutil
+import stat
 import tarfile
 import threading
+import warnings
 import zipfile
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -18,7 +21,7 @@ from segdistill.dataset.__main__ import main
 from segdistill.dataset.base import Source
 from segdistill.dataset.camvid import CamVid
 from segdistill.dataset.nyuv2 import NYUv2
-from segdistill.dataset.prepare import prepare
+from segdistill.dataset.prepare import prepare, unpack
 from segdistill.dataset.scenes import Scenes, generator
 from segdistill.dataset.voc2012 import Voc2012
 
@@ -81,9 +84,14 @@ def test_an_interrupted_unpacking_is_completed(served, tmp_path, monkeypatch):
     assert (tmp_path / "data/train/000002.png").stat().st_size > 4
 
 
-def evil_zip(path, name):
+def evil_zip(path, *names, kind=0, **changes):
     with zipfile.ZipFile(path, "w") as opened:
-        opened.writestr(name, "x")
+        for name in names:
+            info = zipfile.ZipInfo(name)
+            info.external_attr = kind << 16
+            opened.writestr(info, "x")
+            for field, value in changes.items():  # after the local header: the directory is what is read
+                setattr(info, field, value)
 
 
 def evil_tar(path, name, kind=tarfile.REGTYPE, link=""):
@@ -91,6 +99,16 @@ def evil_tar(path, name, kind=tarfile.REGTYPE, link=""):
         info = tarfile.TarInfo(name)
         info.type, info.linkname, info.size = kind, link, 0
         opened.addfile(info, io.BytesIO())
+
+
+def twice(path, kind):
+    file = path.with_name("x")
+    file.write_text("x")
+    with kind(path, "w") as opened, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zipfile's of the second name
+        for name in ("train/x", "./train/x" if kind is tarfile.open else "train/x"):
+            (opened.add if kind is tarfile.open else opened.write)(file, name)
+    file.unlink()
 
 
 @pytest.mark.parametrize(
@@ -103,6 +121,13 @@ def evil_tar(path, name, kind=tarfile.REGTYPE, link=""):
         (lambda path: evil_tar(path, "train", tarfile.SYMTYPE, "/etc"), "is a link or device"),
         (lambda path: evil_tar(path, "train/x", tarfile.LNKTYPE, "../../x"), "is a link or device"),
         (lambda path: evil_tar(path, "pipe", tarfile.FIFOTYPE), "is a link or device"),
+        (lambda path: evil_zip(path, "train/a.png", "train/x", kind=stat.S_IFLNK), "is a link or device"),
+        (lambda path: evil_zip(path, "train/x", kind=stat.S_IFCHR), "is a link or device"),
+        (lambda path: evil_zip(path, "train/x", kind=stat.S_IFIFO), "is a link or device"),
+        (lambda path: evil_zip(path, "train/a.png", "train/x", flag_bits=1), "is encrypted"),
+        (lambda path: evil_zip(path, "train/x", compress_type=9), r"compressed in a way .*\(9\)"),
+        (lambda path: twice(path, zipfile.ZipFile), "is there twice"),
+        (lambda path: twice(path, tarfile.open), "is there twice"),
         (lambda path: path.write_bytes(b"no archive"), "is damaged.*delete it"),
         (lambda path: evil_zip(path, "other/x.png"), "did not hold what was expected"),
     ],
@@ -116,6 +141,46 @@ def test_an_archive_that_is_not_to_be_trusted_is_refused(make, message, served, 
         prepare(CamVid, root)
     assert {path.name for path in tmp_path.iterdir()} == {"served", "deep"}
     assert [path.name for path in root.parent.iterdir()] == ["data"]
+
+
+def whole_tar(root, suffix):
+    """A tar of three pairs, where its members begin and where the last one ends."""
+    pack(camvid_tree(root / "source"), root / f"data{suffix}", "CamVid")
+    with tarfile.open(root / f"data{suffix}") as opened:
+        return root / f"data{suffix}", [*[member.offset for member in opened], opened.offset]
+
+
+def flip(path, place):
+    data = bytearray(path.read_bytes())
+    data[place] ^= 0x10
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", ["header", "cut at a member", "cut in a header", "cut in a file", "no end"])
+def test_a_tar_that_lost_files_is_refused(damage, tmp_path):
+    archive, starts = whole_tar(tmp_path, ".tar")
+    if damage == "header":
+        flip(archive, starts[3] + 150)
+    else:
+        number, after = {
+            "cut at a member": (3, 0),
+            "cut in a header": (3, 100),
+            "cut in a file": (4, -600),
+            "no end": (-1, 0),
+        }[damage]
+        os.truncate(archive, starts[number] + after)
+    with pytest.raises(ValueError, match=r"data\.tar is damaged .*delete it and try again"):
+        unpack(archive, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("place", [-1, -8, 200])
+def test_a_compressed_tar_with_a_wrong_checksum_is_refused(place, tmp_path):
+    archive, _ = whole_tar(tmp_path, ".tgz")
+    flip(archive, place)
+    with pytest.raises(ValueError, match=r"data\.tgz is damaged .*delete it and try again"):
+        unpack(archive, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_another_checksum_is_an_error(served, tmp_path, monkeypatch):

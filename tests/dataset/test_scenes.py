@@ -1,5 +1,6 @@
 import itertools
 import json
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +55,7 @@ def test_scene_shows_the_same_things_at_another_size(index):
 
 
 def test_every_class_and_only_known_ids_occur():
-    present = set().union(*(np.unique(render_scene(1, index, (64, 128))[1]).tolist() for index in range(100)))
+    present = set().union(*(np.unique(render_scene(1, index, (64, 128))[1]).tolist() for index in range(20)))
     assert set(RAW_IDS) <= present <= set(Id)
 
 
@@ -174,6 +175,49 @@ def test_two_processes_at_once_leave_one_data_set(tmp_path, monkeypatch):
     generate(root, 2, 0, 0, size=(64, 128))
     assert [path.name for path in tmp_path.iterdir()] == ["scenes"]
     assert len(Cityscapes(root, "train")) == 2
+
+
+def test_what_killed_processes_left_is_deleted(tmp_path, monkeypatch):
+    monkeypatch.setattr(generator, "is_alive", lambda process: process == 7)
+    host = generator.socket.gethostname()
+    names = [f".scenes.{host}.{process}.unfinished" for process in (7, 8)]
+    names += [".scenes.another.8.unfinished", f".others.{host}.8.unfinished"]
+    for name in names:
+        (tmp_path / name / "gtFine").mkdir(parents=True)
+    generate(tmp_path / "scenes", 1, 0, 0, size=(64, 128))
+    assert {path.name for path in tmp_path.iterdir()} == {"scenes", names[0], *names[2:]}
+
+
+def test_a_process_is_alive_until_it_is_waited_for():
+    process = subprocess.Popen(["true"])
+    assert generator.is_alive(process.pid)
+    process.wait()
+    assert not generator.is_alive(process.pid)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--num-train", "-1"], "-1 images of split 'train'"),
+        (["--size", "8", "8"], "at least 64 x 128"),
+        (["--seed", "-1"], "non-negative"),
+        (["--seed", "1", "--num-train", "3", "--num-val", "0", "--num-test", "0"], "exists but holds no scenes.json"),
+    ],
+)
+def test_mistakes_on_the_command_line_are_one_line(words, message, tmp_path, capsys):
+    folder = tmp_path / "scenes"
+    if "exists" in message:
+        folder.mkdir()
+    assert command_line([str(folder), *words]) == 1
+    said = capsys.readouterr().err
+    assert message in said.splitlines()[-1]
+    assert "Traceback" not in said
+
+
+def test_damaged_parameters_are_named(tmp_path):
+    (tmp_path / "scenes.json").write_text("{")
+    with pytest.raises(ValueError, match=r"scenes\.json is damaged"):
+        generate(tmp_path)
 
 
 def test_command_line_writes_what_it_is_told(tmp_path):

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from torchvision.transforms.v2.functional import resize
@@ -74,7 +75,22 @@ def test_half_of_the_samples_are_mirrored():
     assert 70 < mirrored < 130
 
 
-@pytest.mark.parametrize("factor", [0.3, 0.5, 0.99, 1.0, 1.7, 3.0])
+@pytest.mark.parametrize(("size", "scale"), [((20, 30), (1.0, 1.0)), ((48, 64), (0.5, 1.5)), ((60, 80), (0.5, 2.0))])
+def test_the_share_of_padding_is_that_of_the_crops(size, scale):
+    image, label = picture(*size)
+    augment = RandomCrop((48, 64), scale)
+    shares = [
+        (augment(image, torch.zeros_like(label), generator_of("test", i))[1] == 255).float().mean() for i in range(100)
+    ]
+    assert augment.padding([size]) == pytest.approx(np.mean(shares), abs=0.03)
+
+
+def test_a_picture_that_shrinks_to_nothing_keeps_a_pixel():
+    crop, _ = RandomCrop((8, 8), (0.01, 0.02))(*picture(20, 30), generator_of("test", 0))
+    assert crop.shape == (3, 8, 8)
+
+
+@pytest.mark.parametrize("factor", [0.01, 0.3, 0.5, 0.99, 1.0, 1.7, 3.0])
 @pytest.mark.parametrize("where", [0.0, 0.5, 1.0])
 def test_the_window_lies_inside_the_axis(factor, where):
     part, length = window(50, 64, factor, where)

@@ -1,4 +1,7 @@
-"""Small data sets in the layout of each name of the registry."""
+"""Small data sets in the layout of each name of the registry, and files that no library writes."""
+
+import struct
+import zlib
 
 import numpy as np
 from PIL import Image
@@ -59,3 +62,50 @@ def make_tree(root, name, count=3):
         lists.mkdir(parents=True)
         (lists / "train.txt").write_text("\n".join(names))
     return root
+
+
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(size, stream, color_type, depth=8, interlaced=False):
+    """A PNG with right checksums, whatever its compressed stream holds."""
+    header = struct.pack(">IIBBBBB", size[1], size[0], depth, color_type, 0, 0, interlaced)
+    palette = chunk(b"PLTE", bytes(range(48))) if color_type == 3 else b""
+    parts = chunk(b"IHDR", header), palette, chunk(b"IDAT", stream), chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def tiff(pages, tile=None):
+    """A TIFF of pages (pixels (H, W, bands), tags of short integers), in strips or in tiles of ``tile`` pixels."""
+    out, link = bytearray(b"II*\0\0\0\0\0"), 4
+    for pixels, more in pages:
+        height, width, count = (*pixels.shape, 1)[:3]
+        step = tile or max(height, width)
+        blocks = []
+        for y in range(0, height, step):
+            for x in range(0, width, step):
+                part = pixels[y : y + step, x : x + step]
+                pad = [(0, (tile or size) - size) for size in part.shape[:2]]
+                blocks.append(np.pad(part, [*pad, (0, 0)][: part.ndim]).tobytes())
+        places = []
+        for block in blocks:
+            places.append(len(out))
+            out += block
+        tags = {256: [width], 257: [height], 258: [8 * pixels.itemsize] * count, 259: [1]}
+        tags |= {262: [2 if count > 2 else 1], 277: [count], **more}
+        tags |= {322: [tile], 323: [tile], 324: places} if tile else {273: places, 278: [height]}
+        tags[325 if tile else 279] = [len(block) for block in blocks]
+        entries = []
+        for tag, values in sorted(tags.items()):
+            wide = tag in (273, 279, 324, 325)
+            raw = struct.pack(f"<{len(values)}{'I' if wide else 'H'}", *values)
+            if len(raw) > 4:
+                raw, place = struct.pack("<I", len(out)), raw
+                out += place
+            entries.append(struct.pack("<HHI", tag, 4 if wide else 3, len(values)) + raw.ljust(4, b"\0"))
+        out[link : link + 4] = struct.pack("<I", len(out))
+        out += struct.pack("<H", len(entries)) + b"".join(entries)
+        link = len(out)
+        out += bytes(4)
+    return bytes(out)
