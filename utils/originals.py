@@ -373,7 +373,7 @@ CIRKD_DEFAULTS = (
     "--dataset citys --data ./dataset/cityscapes/ --crop-size 512 1024 --batch-size 16 --lr 0.02 "
     "--max-iterations 40000 --weight-decay 1e-4"
 )
-CIRKD_PAIR = f"{CIRKD_DEFAULTS} --student-model deeplabv3 --student-backbone resnet18"
+CIRKD_PAIR = f"{CIRKD_DEFAULTS} --student-model deeplabv3 --student-backbone resnet18 --teacher-pretrained FILE"
 CIRKD_PIXELS = "--lambda-kd 1 --lambda-minibatch-pixel 1 --lambda-memory-pixel 0.1 --lambda-memory-region 0.1"
 KL_TERM = Row("--lambda-kd 1 --kd-temperature 1", "--kd weight={lambda_kd} temperature={kd_temperature}")
 CIRKD_TERMS = (
@@ -787,7 +787,7 @@ TABLES: tuple[Table, ...] = (
                 {"modelType": named({"1": "decoder", "2": "encoder"})},
             ),
             Row("--savedir DIR", "--output {savedir}"),
-            ESPNET_SIZE,
+            Row("--inWidth 1024 --inHeight 512", "--input-size {inHeight} {inWidth}"),
         ),
         idle="--model --img_extn --scaleIn --gpu --decoder --cityFormat --colored --overlay --classes",
         always=lambda values: "--dataset cityscapes --save labels colours overlays",
