@@ -7,8 +7,9 @@
 # check=only stops after everything was checked, before the first step.
 # The defaults run on generated street scenes, without any download, in eleven minutes on two CPU cores: three seeds,
 # 20 labels of 400, and the teacher that comes with the project (ckpt/scenes_teacher.pth; teacher=train trains one).
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"  # started by another shell
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")"  # experiments/ source this file
+cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")"  # experiments/ source this file
 # Waiting OpenMP threads sleep: on a few busy cores, spinning ones slow a step down several times.
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 

@@ -9,7 +9,7 @@ from setuptools.command.build import build
 
 
 class BuildKernels(Command):
-    """Run libs/build.sh if torch is there. No outcome of it fails the installation."""
+    """Run libs/build.sh if torch is there, for CUDA too if torch sees a GPU. No outcome fails the installation."""
 
     description = "compile the kernels of in-place ABN, if torch and a compiler are there"
     user_options = []
@@ -23,17 +23,18 @@ class BuildKernels(Command):
         pass
 
     def run(self) -> None:
-        environment = environment_with_torch()
+        environment, has_gpu = environment_with_torch()
         if environment is None:
             self.announce("no torch in this environment: in-place ABN will run in pure PyTorch", level=2)
             return
+        command = ["sh", "libs/build.sh", *([] if has_gpu else ["cpu"])]
         try:
-            subprocess.run(["sh", "libs/build.sh"], check=True, env={**environment, "PYTHON": sys.executable})
+            subprocess.run(command, check=True, env={**environment, "PYTHON": sys.executable})
         except (OSError, subprocess.CalledProcessError) as error:
             self.warn(f"not every kernel of in-place ABN was built, the rest will run in pure PyTorch: {error}")
 
     def get_source_files(self) -> list[str]:
-        return ["libs/build.sh", *(f"libs/src/{name}" for name in os.listdir("libs/src"))]
+        return ["libs/build.sh", "libs/sources.py", *(f"libs/src/{name}" for name in os.listdir("libs/src"))]
 
     def get_outputs(self) -> list[str]:
         return []
@@ -42,18 +43,19 @@ class BuildKernels(Command):
         return {}
 
 
-def environment_with_torch() -> dict[str, str] | None:
-    """Environment variables under which this interpreter finds torch; None if there are none.
+def environment_with_torch() -> tuple[dict[str, str] | None, bool]:
+    """Environment variables under which this interpreter finds torch (None: there are none), and if it sees a GPU.
 
     pip hides the installed packages from a build by a PYTHONPATH of its own; without that, torch may be there.
     """
     inside = dict(os.environ)
     outside = {name: value for name, value in inside.items() if name != "PYTHONPATH"}
     for environment in (inside, outside):
-        command = [sys.executable, "-c", "import torch"]
-        if subprocess.run(command, env=environment, capture_output=True, check=False).returncode == 0:
-            return environment
-    return None
+        command = [sys.executable, "-c", "import torch; print(torch.cuda.is_available())"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            return environment, done.stdout.strip() == "True"
+    return None, False
 
 
 class Build(build):

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # A checkpoint to a Cityscapes submission, $output/cityscapes.zip: one label-id PNG for each image of the test split.
 #   checkpoint=snapshots/RUN/best.pth data_dir=DIR bash test.sh
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"  # started by another shell
 set -euo pipefail
-cd "$(dirname "$0")"
+cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")"
 
 checkpoint=${checkpoint:?set checkpoint to the weights to test}
 dataset=${dataset:-cityscapes}

@@ -5,8 +5,9 @@
 #
 # What fails is listed at the end, and is then the exit status; only without its CUDA kernels nothing is measured.
 # Environment: PYTHON (an interpreter that has this project installed), and what libs/build.sh reads.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"  # started by another shell
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
 export PYTHON=${PYTHON:-python3}
 
 capability=$("$PYTHON" -c '

@@ -3,8 +3,9 @@
 # teaches ESPNet-C (p 2, q 3; 0.19 M parameters) by six methods. The schedule is for a GPU; num_steps=1000 batch_size=4
 # fits two CPU cores, see docs/results.md.
 #   data_dir=DIR teacher=DIR/SD+KD+CITY_65.1.pth bash experiments/camvid_methods.sh
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"  # started by another shell
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
 
 export methods=${methods:-"pi: --pi weight=3
     pi+pa: --pi weight=3 --pa weight=0.5 on=layer3

@@ -2,8 +2,9 @@
 # CamVid with the labels of one sequence, 62 images at dusk: what are the others worth, without labels? SKD's released
 # ESPNet (65.13 test mIoU) teaches ESPNet-C (p 2, q 3; 0.19 M parameters) from scratch.
 #   data_dir=DIR teacher=DIR/SD+KD+CITY_65.1.pth bash experiments/camvid_sequence.sh
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"  # started by another shell
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
 
 export dataset=camvid split=test data_dir=${data_dir:?folder of CamVid} output=${output:-snapshots/camvid_sequence}
 num_steps=${num_steps:-1000} sequence=${sequence:-0001TP}

@@ -4,8 +4,9 @@
 # It compares pairs of the 2 images that each of its 8 devices holds. Here as well, with
 #   launch="torchrun --nproc_per_node 8" accumulate=1 flags="--norm sync_batch_norm"
 # and on one device by --accumulate 8, where BatchNorm sees 2 images at a time and not 16.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"  # started by another shell
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
 
 dataset=cityscapes
 teacher_network="--network deeplabv3 --network-options backbone=resnet101_v1s"

@@ -8,8 +8,9 @@
 # cache=DIR views=K keeps the teacher's answers (see --teacher-cache). Images without labels are distilled as a share=S of
 # every batch: the others of labels=N, or those that unlabelled=FILE lists. Seeds may be trained by several processes at
 # once (seeds=0, seeds=1 ...); the command with all of them then finds them trained and compares.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"  # started by another shell
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 
 methods=${methods:-"pi: --pi weight=1

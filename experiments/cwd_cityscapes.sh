@@ -3,8 +3,9 @@
 #   data_dir=DIR teacher=FILE backbone=FILE bash experiments/cwd_cityscapes.sh channel kl 3 4 False False False v1
 # With features its student passes a 1x1 convolution, BatchNorm and ReLU whose learning rate stays; here a 1x1
 # convolution that trains with the student.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"  # started by another shell
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
 
 norm=${1:-channel} divergence=${2:-kl} weight=${3:-3} temperature=${4:-4} kd=${5:-False} adv=${6:-False} feat=${7:-False}
 version=${8:-v1}

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # SKD (Liu et al., CVPR 2019): PSPNet-ResNet101 teaches PSPNet-ResNet18 on Cityscapes.
 #   data_dir=DIR teacher=FILE backbone=FILE bash experiments/skd_cityscapes.sh
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"  # started by another shell
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
 
 dataset=cityscapes
 teacher_network="--network pspnet --network-options backbone=resnet101_v1s"

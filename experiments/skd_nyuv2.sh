@@ -2,8 +2,9 @@
 # SKD (Liu et al., CVPR 2019) on NYUv2, 13 classes. No script for it was published: this is the Cityscapes recipe on
 # crops of the size of the images.
 #   data_dir=DIR teacher=FILE backbone=FILE bash experiments/skd_nyuv2.sh
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"  # started by another shell
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
 
 dataset=nyuv2 split=test
 teacher_network="--network pspnet --network-options backbone=resnet101_v1s"

@@ -4,8 +4,9 @@
 # Not as there: one learning rate, 7e-3 (there 7e-3 for the backbone and 7e-2 for the rest, of a loss a sixth of this
 # one); no blurring of half the samples; validation at the images' own size, where it resizes labels to a short side of
 # 513; a teacher that is never in training mode. It scales the short side to 256..1026, 0.7 to 2.8 times most images'.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"  # started by another shell
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
 
 dataset=voc2012
 teacher_network="--network deeplabv3plus --network-options backbone=resnet101"

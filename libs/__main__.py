@@ -1,6 +1,7 @@
 """Which implementation of in-place ABN is active, and why: ``python -m segdistill.libs``."""
 
-from segdistill.libs.extension import FALLBACK, library_path
+from segdistill.libs.extension import FALLBACK
+from segdistill.libs.sources import library_path
 
 for device, reason in FALLBACK.items():
     print(f"{device}: " + (f"pure PyTorch ({reason})" if reason else f"compiled kernels ({library_path(device).name})"))

@@ -1,7 +1,8 @@
 #!/bin/sh
-# Build the compiled kernels of in-place ABN: C++ always, CUDA where nvcc is found.
+# Build the compiled kernels of in-place ABN: C++ always, CUDA where nvcc is found. There is no second step.
 #
 #   sh libs/build.sh
+#   sh libs/build.sh cpu    # C++ alone
 #
 # Environment: PYTHON (an interpreter that has torch), CXX, CXXFLAGS, CUDA_HOME, NVCC,
 # TORCH_CUDA_ARCH_LIST ("7.5;8.0;8.6;8.9;9.0+PTX").
@@ -10,7 +11,7 @@ cd "$(dirname "$0")/.."
 
 PYTHON=${PYTHON:-$(command -v python3 || echo python)}
 CXX=${CXX:-c++}
-TORCH=$("$PYTHON" -c 'import os, torch; print(os.path.dirname(torch.__file__))')
+TORCH=$("$PYTHON" -c 'import importlib.util; print(importlib.util.find_spec("torch").submodule_search_locations[0])')
 # Nothing newer than torch 2.11's stable ABI: one binary for every torch from that on.
 OPTIONS="-std=c++17 -O3 -shared -DTORCH_TARGET_VERSION=0x020b000000000000 -isystem $TORCH/include -L$TORCH/lib -ltorch_cpu"
 
@@ -20,8 +21,7 @@ trap 'exit 1' HUP INT TERM
 # finish DEVICE: give libs/part_DEVICE.so its name, which appears only now that the file is complete.
 finish() {
     # Not as a package: during an installation there is none yet.
-    RESULT=$(SEGDISTILL_ABN=python "$PYTHON" -c \
-        "import sys; sys.path.insert(0, 'libs'); from extension import library_path; print(library_path('$1'))")
+    RESULT=$("$PYTHON" -c "import sys; sys.path.insert(0, 'libs'); from sources import library_path; print(library_path('$1'))")
     find libs -name "_C_$1_*.so" -exec rm {} +
     mv "libs/part_$1.so" "$RESULT"
     echo "built libs/$(basename "$RESULT")"
@@ -32,6 +32,8 @@ case $(uname -m) in x86_64 | amd64) VECTORS="-mavx2 -mfma -mf16c" ;; *) VECTORS=
 "$CXX" libs/src/abn_cpu.cpp -fPIC -Wall -fopenmp-simd -fno-math-errno -fno-trapping-math $VECTORS ${CXXFLAGS:-} \
     $OPTIONS -o libs/part_cpu.so
 finish cpu
+echo "no build.py follows: this is the only step"
+if [ "${1:-}" = cpu ]; then exit 0; fi
 
 if [ -z "${NVCC:-}" ]; then
     if [ -x "${CUDA_HOME:-}/bin/nvcc" ]; then NVCC=$CUDA_HOME/bin/nvcc; else NVCC=$(command -v nvcc || true); fi

@@ -1,22 +1,14 @@
 """Loads the compiled kernels over the pure-PyTorch ones, if they were built from the present sources."""
 
-import hashlib
 import logging
 import os
 import platform
-from pathlib import Path
 
 import torch
 
-FOLDER = Path(__file__).parent
-SOURCES = {"cpu": ("abn.h", "ops.h", "abn_cpu.cpp"), "cuda": ("abn.h", "ops.h", "abn_cuda.cu")}
+from segdistill.libs.sources import SOURCES, library_path
+
 BUILD = "sh libs/build.sh"
-
-
-def library_path(device: str) -> Path:
-    """Where the kernels for "cpu" or "cuda" are, once built. The name holds a digest of the sources."""
-    digest = hashlib.sha256(b"".join((FOLDER / "src" / name).read_bytes() for name in SOURCES[device]))
-    return FOLDER / f"_C_{device}_{digest.hexdigest()[:12]}.so"
 
 
 def load_kernels(device: str) -> str | None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from segdistill.network.settings import boolean as read_boolean
+from segdistill.utils import originals
 
 # What a user can mend; everything else is a defect of ours and keeps its traceback.
 USER_ERRORS = (ValueError, OSError, FloatingPointError)
@@ -20,9 +21,16 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, allow_abbrev=False, **kwargs)
 
+    def parse_known_args(self, args=None, namespace=None):
+        words = sys.argv[1:] if args is None else args
+        # torch.distributed.launch adds it; the environment says the same.
+        self.words = [word for word in words if not re.fullmatch(r"--local[-_]rank=\d+", word)]
+        return super().parse_known_args(self.words, namespace)
+
     def error(self, message: str) -> NoReturn:
         if message.startswith("unrecognized arguments: --"):
             message += " (--help lists the options)"
+        message = originals.answer(self.prog, self.words, self._option_string_actions) or message
         self.exit(2, f"{self.prog}: error: {message}\n")
 
 

@@ -1,6 +1,7 @@
 """In-place ABN against BatchNorm2d + activation in float64, on both implementations of the kernels."""
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -69,12 +70,11 @@ def assert_close(ours, reference, tolerance):
         assert (a.double() - b.double()).abs().max().item() <= tolerance * scale, f"result {index}"
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("dtype", list(TOLERANCE))
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_equals_batch_norm_and_activation(activation, training, dtype, layout):
-    for shape in ((3, 5, 7, 9), (6, 16, 1, 1), (1, 3, 96, 100)):
+def test_equals_batch_norm_and_activation(activation, dtype):
+    shapes = ((3, 5, 7, 9), (6, 16, 1, 1), (1, 3, 96, 100))
+    for training, layout, shape in itertools.product((True, False), LAYOUTS, shapes):
         ours, reference = random_layers(shape[1], activation=activation)
         ours, reference = (
             ours.to(dtype if dtype == torch.float64 else torch.float32).train(training),
@@ -107,13 +107,12 @@ def test_backward_keeps_one_map():
     assert [tensor.data_ptr() for tensor in maps] == [y.data_ptr()]
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_gradcheck(activation, training, layout):
-    layer = random_layers(3, activation=activation)[0].double().train(training)
+def test_gradcheck(activation, training):
+    layer = random_layers(2, activation=activation)[0].double().train(training)
     layer.track_running_stats = not training
-    x = random_map((2, 3, 4, 3), torch.float64, layout).requires_grad_()
+    x = random_map((2, 2, 3, 2), torch.float64).requires_grad_()
 
     def call(x, weight, bias):
         return torch.func.functional_call(layer, {"weight": weight, "bias": bias}, Handover.apply(x))
@@ -289,17 +288,16 @@ def test_part_of_a_map_is_normalised_inside_it():
     assert_close([leaf.grad], [expected.grad], 1e-4)
 
 
-@pytest.mark.parametrize("source", sorted(NORMS))
-@pytest.mark.parametrize("target", sorted(NORMS))
-def test_weights_move_between_norms(source, target):
-    torch.manual_seed(0)
-    first, second = (get_norm(name)(4, activation="leaky_relu") for name in (source, target))
-    nn.init.normal_(first.weight)
-    first(random_map((2, 4, 5, 5)))
-    assert list(first.state_dict()) == list(nn.BatchNorm2d(4).state_dict())
-    second.load_state_dict(first.state_dict())
-    x = random_map((2, 4, 5, 5), seed=1)
-    assert_close([second.eval()(x.clone())], [first.eval()(x.clone())], 1e-5)
+def test_weights_move_between_norms():
+    for source, target in itertools.permutations(NORMS, 2):
+        torch.manual_seed(0)
+        first, second = (get_norm(name)(4, activation="leaky_relu") for name in (source, target))
+        nn.init.normal_(first.weight)
+        first(random_map((2, 4, 5, 5)))
+        assert list(first.state_dict()) == list(nn.BatchNorm2d(4).state_dict())
+        second.load_state_dict(first.state_dict())
+        x = random_map((2, 4, 5, 5), seed=1)
+        assert_close([second.eval()(x.clone())], [first.eval()(x.clone())], 1e-5)
 
 
 def test_files_without_a_batch_counter_load():

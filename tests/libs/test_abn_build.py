@@ -1,6 +1,7 @@
 """The compiled kernels are optional: what happens without them, without a compiler and with a broken file."""
 
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -10,10 +11,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from segdistill.libs import FALLBACK
-from segdistill.libs.extension import library_path
-
-pytestmark = pytest.mark.slow
+from segdistill.libs import FALLBACK, extension, sources
+from segdistill.libs.sources import library_path
 
 ROOT = Path(__file__).parents[2]
 TRAIN = """
@@ -65,6 +64,7 @@ def run(command, folder, **environment):
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.slow
 def test_without_a_compiler_the_build_fails_and_everything_else_works(checkout):
     tools = link_tools(checkout, "sh", "dirname", "basename", "find", "mv", "rm", "uname")
     build = run(["/bin/sh", "libs/build.sh"], checkout, PATH=str(tools))
@@ -77,12 +77,29 @@ def test_without_a_compiler_the_build_fails_and_everything_else_works(checkout):
     assert train.stderr == ""
 
 
-@pytest.mark.parametrize("command", [["/bin/sh", "libs/build.sh"], [sys.executable, "setup.py", "-q", "build_kernels"]])
+SETUP = [sys.executable, "setup.py", "-q", "build_kernels"]
+
+
+@pytest.mark.parametrize("command", [["/bin/sh", "libs/build.sh"], pytest.param(SETUP, marks=pytest.mark.slow)])
 def test_the_build_needs_no_installed_package(not_installed, command):
     build = run(command, not_installed.folder, **not_installed.environment)
     assert build.returncode == 0, build.stderr
     assert "pure PyTorch" not in build.stderr
     assert [path.name for path in not_installed.folder.glob("libs/*.so")] == [library_path("cpu").name]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_an_installation_compiles_cuda_only_for_a_gpu(not_installed):
+    """``sh libs/build.sh`` does wherever it finds nvcc."""
+    nvcc = not_installed.folder / "tools/nvcc"
+    nvcc.write_text("#!/bin/sh\nexit 3\n")
+    nvcc.chmod(0o755)
+    environment = not_installed.environment | {"NVCC": str(nvcc)}
+    (not_installed.folder / "tools/readlink").symlink_to(shutil.which("readlink"))
+    (not_installed.folder / "tools/tr").symlink_to(shutil.which("tr"))
+    assert "pure PyTorch" not in run(SETUP, not_installed.folder, **environment).stderr
+    assert run(["/bin/sh", "libs/build.sh"], not_installed.folder, **environment).returncode == 3
 
 
 def test_a_failed_build_leaves_no_part_of_a_file(not_installed):
@@ -91,31 +108,34 @@ def test_a_failed_build_leaves_no_part_of_a_file(not_installed):
     assert not list(not_installed.folder.glob("libs/*.so"))
 
 
-def test_a_broken_file_costs_one_line(checkout):
+def test_a_broken_file_costs_one_line(checkout, monkeypatch, caplog, capsys):
+    monkeypatch.setattr(sources, "FOLDER", checkout / "libs")
     name = library_path("cpu").name
     (checkout / "libs" / name).write_bytes(b"not a library")
-    report = run([sys.executable, "-m", "segdistill.libs"], checkout)
-    assert report.returncode == 0
-    assert report.stdout.startswith("cpu: pure PyTorch (")
-    assert len(report.stderr.splitlines()) == 1
-    assert name in report.stderr
+    reason = extension.load_kernels("cpu")
+    (record,) = caplog.records
+    assert name in record.getMessage()
+    monkeypatch.setitem(FALLBACK, "cpu", reason)
+    runpy.run_module("segdistill.libs", run_name="__main__")
+    assert capsys.readouterr().out.startswith(f"cpu: pure PyTorch ({reason})\ncuda: ")
 
 
-def test_changed_sources_retire_the_built_file(checkout):
-    source = checkout / "libs" / "src" / "abn.h"
+def test_changed_sources_retire_the_built_file(checkout, monkeypatch):
+    built = library_path("cpu")
+    monkeypatch.setattr(sources, "FOLDER", checkout / "libs")
+    assert library_path("cpu").name == built.name
+    source = checkout / "libs/src/abn.h"
     source.write_text(source.read_text() + "// changed\n")
-    report = run(
-        [sys.executable, "-c", "from segdistill.libs.extension import library_path; print(library_path('cpu').name)"],
-        checkout,
-    )
-    assert report.stdout.strip() not in ("", library_path("cpu").name)
+    assert library_path("cpu").name != built.name
+    assert extension.load_kernels("cpu") == "not built from the present sources; sh libs/build.sh"
 
 
-def test_choice_of_implementation_is_checked_and_obeyed(checkout):
-    pure = run([sys.executable, "-m", "segdistill.libs"], ROOT, SEGDISTILL_ABN="python")
-    assert pure.stdout.splitlines() == [f"{device}: pure PyTorch (SEGDISTILL_ABN=python)" for device in ("cpu", "cuda")]
-    wrong = run([sys.executable, "-m", "segdistill.libs"], ROOT, SEGDISTILL_ABN="fast")
-    assert "ValueError: SEGDISTILL_ABN='fast'; known: auto, python" in wrong.stderr
+def test_choice_of_implementation_is_checked_and_obeyed(monkeypatch):
+    monkeypatch.setenv("SEGDISTILL_ABN", "python")
+    assert [extension.load_kernels(device) for device in ("cpu", "cuda")] == ["SEGDISTILL_ABN=python"] * 2
+    monkeypatch.setenv("SEGDISTILL_ABN", "fast")
+    with pytest.raises(ValueError, match="SEGDISTILL_ABN='fast'; known: auto, python"):
+        extension.load_kernels("cpu")
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

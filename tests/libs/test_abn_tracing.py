@@ -84,8 +84,9 @@ def test_opcheck_of_the_layer(x_requires_grad, batch_statistics):
         opcheck(ops.inplace_abn_.default, (x, mean, var, *weights, None, batch_statistics, 1e-5, *LEAKY_RELU, None))
 
 
-@pytest.mark.parametrize("autocast", [False, True])
-@pytest.mark.parametrize("norm", ["inplace_abn", "inplace_abn_sync", "sync_batch_norm"])
+@pytest.mark.parametrize(
+    ("norm", "autocast"), [("inplace_abn", False), ("inplace_abn_sync", True), ("sync_batch_norm", False)]
+)
 def test_compiled_training_step_equals_eager(norm, autocast):
     net, other = twins(norm, norm)
     x = random_map(2, 3, 12, 10)

@@ -148,20 +148,21 @@ def test_saved_weights_rebuild_the_network_from_its_config(name, tmp_path):
 
 @each_network
 def test_in_place_norms_give_the_same_maps_and_gradients(name):
-    plain = fill_norms(build(name)).train()
-    in_place = build(name, norm="inplace_abn").train()
+    """In float64: in float32 a rounding that takes a value past the kink of a ReLU moves a gradient by percents."""
+    plain = fill_norms(build(name)).double().train()
+    in_place = build(name, norm="inplace_abn").double().train()
     in_place.load_state_dict(plain.state_dict())
-    images = torch.randn(2, 3, 64, 64)
+    images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
     results = []
     for network in (plain, in_place):
         torch.manual_seed(1)
         maps = network(images, network.features).features
         torch.manual_seed(2)
-        sum((value * torch.randn(value.shape)).sum() / value[0].numel() for value in maps.values()).backward()
+        sum((value * torch.randn_like(value)).sum() / value[0].numel() for value in maps.values()).backward()
         results.append(maps | {key: value.grad for key, value in network.named_parameters()})
     for key, expected in results[0].items():
         error = (results[1][key] - expected).norm()
-        assert error <= 2e-3 * expected.norm() + 1e-5, key
+        assert error <= 1e-9 * expected.norm() + 1e-9, key
 
 
 @pytest.mark.slow

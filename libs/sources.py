@@ -1,0 +1,13 @@
+"""Where the compiled kernels are, by a digest of their sources; needs no torch, for libs/build.sh."""
+
+import hashlib
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+SOURCES = {"cpu": ("abn.h", "ops.h", "abn_cpu.cpp"), "cuda": ("abn.h", "ops.h", "abn_cuda.cu")}
+
+
+def library_path(device: str) -> Path:
+    """Where the kernels for "cpu" or "cuda" are, once built."""
+    digest = hashlib.sha256(b"".join((FOLDER / "src" / name).read_bytes() for name in SOURCES[device]))
+    return FOLDER / f"_C_{device}_{digest.hexdigest()[:12]}.so"
