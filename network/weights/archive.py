@@ -239,20 +239,31 @@ def read_one(path: Path, remedy: str, only_tensors: bool) -> Mapping:
 def read_parts(index: Path, remedy: str, only_tensors: bool) -> dict[str, Tensor]:
     """The entries of a file that was saved in parts, as Hugging Face does, beside the index that names them."""
     try:
-        place_of = dict(json.loads(index.read_text())["weight_map"])
-        names = sorted(set(place_of.values()))
-        if not names or any(Path(name).name != name for name in names):
+        place_of, parts = places_in(index), parts_of(index)
+        if not parts or any(part.parent != index.parent for part in parts):
             raise ValueError("a part is no file beside it")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{index} is no index of a file in parts ({error}): {remedy}") from error
     content = {}
-    for name in names:
-        if not index.with_name(name).is_file():
-            raise FileNotFoundError(f"{index} names {name}, which is not beside it: {remedy}")
-        content |= read_one(index.with_name(name), remedy, only_tensors)
+    for part in parts:
+        if not part.is_file():
+            raise FileNotFoundError(f"{index} names {part.name}, which is not beside it: {remedy}")
+        content |= read_one(part, remedy, only_tensors)
     if absent := sorted(place_of.keys() - content.keys()):
         raise ValueError(f"{index} names {len(absent)} entries that its parts lack ({shown(absent)}): {remedy}")
     return content
+
+
+def places_in(index: Path) -> dict[str, str]:
+    """Which part holds which entry."""
+    return dict(json.loads(index.read_text())["weight_map"])
+
+
+def parts_of(path: Path) -> list[Path]:
+    """The files that an index names; of any other file none."""
+    if not path.name.endswith(".index.json"):
+        return []
+    return [path.with_name(name) for name in sorted(set(places_in(path).values()))]
 
 
 def count_elements(value: object, known: dict[int, int], level: int = 0) -> int:

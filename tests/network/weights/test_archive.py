@@ -349,14 +349,14 @@ def test_a_file_in_parts_is_read_by_its_index(tmp_path, write, ending):
     [
         ("", "is no index"),
         ("[]", "is no index"),
-        ('{"weight_map": {"a": "../a.bin"}}', "no file beside it"),
+        ('{"weight_map": {"a": "../a.bin"}}', "is no index"),
         ('{"weight_map": {"a": 3}}', "is no index"),
         ('{"weight_map": {}}', "no file beside it"),
     ],
 )
 def test_a_damaged_index_is_named(tmp_path, text, meaning):
     (tmp_path / "a.safetensors.index.json").write_text(text)
-    with pytest.raises(ValueError, match=rf"a\.safetensors\.index\.json is no index .*{meaning}|{meaning}"):
+    with pytest.raises(ValueError, match=rf"a\.safetensors\.index\.json .*{meaning}"):
         read_file(tmp_path / "a.safetensors.index.json")
 
 

@@ -253,13 +253,13 @@ def test_a_described_state_dict_converts(tmp_path):
     with pytest.raises(ValueError, match="no family"):
         convert(source, output)
     with pytest.raises(ValueError, match=r"bare\.pth does not tell the colours"):
-        convert(source, output, network="pspnet", options=options)
+        convert(source, output, described={"name": "pspnet", **options})
     with pytest.raises(ValueError, match="has 4 classes, not 2"):
-        convert(source, output, network="pspnet", classes=["a", "b"], normalization=CAFFE)
+        convert(source, output, described={"name": "pspnet"}, classes=["a", "b"], normalization=CAFFE)
     with pytest.raises(ValueError, match="no family"):
-        convert(source, output, network="espnet_c", normalization=CAFFE)
+        convert(source, output, described={"name": "espnet_c"}, normalization=CAFFE)
     assert not output.exists()
-    convert(source, output, network="pspnet", options=options, normalization=CAFFE)
+    convert(source, output, described={"name": "pspnet", **options}, normalization=CAFFE)
     network, report = load_network(output)
     assert_equal_weights(network, bare)
     assert (report.config, report.normalization) == ({"name": "pspnet", "num_classes": 4, **options}, CAFFE)
@@ -268,7 +268,7 @@ def test_a_described_state_dict_converts(tmp_path):
 def test_a_file_of_another_network_than_described_does_not_convert(tmp_path, tiny_network):
     torch.save(tiny_network.state_dict(), tmp_path / "a.pth")
     with pytest.raises(ValueError, match=r"a\.pth holds a espnet_c, not a pspnet"):
-        convert(tmp_path / "a.pth", tmp_path / "b.pth", network="pspnet")
+        convert(tmp_path / "a.pth", tmp_path / "b.pth", described={"name": "pspnet"})
 
 
 def with_entry(change):
