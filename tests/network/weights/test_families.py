@@ -93,7 +93,7 @@ def test_one_of_several_networks_is_taken_by_name(state_dict, wrap):
     weights = recognise(content, "a file", entry="model_ema")
     assert weights.state_dict.keys() == average.keys()
     assert all(torch.equal(value, average[key]) for key, value in weights.state_dict.items())
-    with pytest.raises(ValueError, match="several|nothing under 'student'"):
+    with pytest.raises(ValueError, match=r"several|nothing under 'student'"):
         recognise(content, "a file", entry="student")
 
 
