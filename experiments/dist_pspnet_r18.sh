@@ -8,7 +8,7 @@ cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
 
 dataset=cityscapes
 teacher_network="--network deeplabv3 --network-options backbone=resnet101_v1s"
-student_network="--network pspnet --network-options family=cirkd backbone=resnet18_v1s"
+student_network="--network pspnet --network-options variant=cirkd backbone=resnet18_v1s"
 train_flags="--input-size 512,1024 --random-scale --scale-range 0.5 2.0 --random-mirror --batch-size 16 --num-steps 40000
     --optimizer sgd --lr-g 0.02 --weight-decay 5e-4 --num-workers 8"
 is_pi_use=false is_pa_use=false is_ho_use=false

@@ -53,6 +53,8 @@ class SegmentationNetwork(nn.Module):
     config: dict
     # Why bfloat16 autocast on the CPU is refused for this network; empty where it is not.
     BF16_ON_CPU: ClassVar[str] = ""
+    # The least height and width of an image, in pixels.
+    MIN_SIDE: ClassVar[int] = 1
 
     def maps(self, images: Tensor, wanted: frozenset[str]) -> dict[str, Tensor]:
         """At least the maps named in ``wanted``, of images (N, 3, H, W) float, normalised."""
@@ -66,7 +68,7 @@ class SegmentationNetwork(nn.Module):
         """Logits, if the network has any, and the features that are asked for, no others.
 
         Raises:
-            ValueError: a feature that the network does not have.
+            ValueError: a feature that the network does not have, or images that are too small for it.
         """
         features = frozenset(features)
         output = self.answer(images, features | ({"logits"} & self.features.keys()))
@@ -75,6 +77,11 @@ class SegmentationNetwork(nn.Module):
     def answer(self, images: Tensor, wanted: frozenset[str]) -> SegmentationOutput:
         """The wanted features alone; logits only if they are among them. Raises: as ``forward``."""
         self.check_features(wanted)
+        height, width = images.shape[2:]
+        if min(height, width) < self.MIN_SIDE:
+            raise ValueError(
+                f"{type(self).__name__} needs images of at least {self.MIN_SIDE} pixels a side, not {height}x{width}"
+            )
         maps = self.maps(images, wanted)
         return SegmentationOutput(maps.get("logits"), {name: maps[name] for name in sorted(wanted)})
 

@@ -4,57 +4,41 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segdistill.libs import get_norm
-from segdistill.network.backbone import build_backbone
-from segdistill.network.base import Feature, SegmentationNetwork
+from segdistill.network.base import Feature
+from segdistill.network.dilated import DilatedNetwork
 from segdistill.network.head.aspp import ASPP
 from segdistill.network.head.fcn import fcn_head
 
 
-class DeepLabV3(SegmentationNetwork):
-    """Features: the backbone's; ``aspp.pre``, the output of the ASPP, and ``context.pre``, that of the convolution
+class DeepLabV3(DilatedNetwork):
+    """DeepLabV3: atrous spatial pyramid pooling on the last layer, logits at its stride.
+
+    Features: the backbone's; ``aspp.pre``, the output of the ASPP, and ``context.pre``, that of the convolution
     after it, before their activations; ``context``, ``logits`` and ``aux_logits``.
 
     Args:
-        num_classes: channels of the logits.
-        backbone: a name of ``segdistill.network.backbone``.
         width: channels of the ASPP and of ``context``; None: 128, or 256 under 2048 channels, as in DIST and CIRKD's
             paper. CIRKD's later code has 512 for every ResNet.
         aux: whether there is a head on layer3 for deep supervision.
-        output_stride: of the backbone, 8, 16 or 32.
-        norm: name of a normalisation factory in ``libs``.
-        activation: of a ResNet: relu as in the originals, or leaky_relu, which can be fused in place.
-        checkpoint_blocks: recompute the backbone's blocks in the backward pass instead of keeping their maps.
     """
 
     def __init__(
         self,
         num_classes: int,
         *,
-        backbone: str = "resnet18_v1s",
         width: int | None = None,
         aux: bool = True,
-        output_stride: int = 8,
         norm: str = "batch_norm",
-        activation: str | None = None,
-        checkpoint_blocks: bool = False,
+        **settings,
     ):
-        super().__init__()
-        self.num_classes = num_classes
-        self.backbone = build_backbone(
-            backbone,
-            norm=norm,
-            activation=activation,
-            output_stride=output_stride,
-            checkpoint_blocks=checkpoint_blocks,
-        )
+        super().__init__(num_classes, norm=norm, **settings)
         (deep, aux_stride), (deepest, stride) = (self.backbone.features[name] for name in ("layer3", "layer4"))
         width = width or (128 if deepest < 2048 else 256)
         self.aspp = ASPP(deepest, width, stride, norm)
         self.fuse = nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), get_norm(norm)(width))
         self.dropout = nn.Dropout(0.1)
         self.head = nn.Conv2d(width, num_classes, 1)
-        self.features = {
-            **self.backbone.features,
+        self.features |= {
             **dict.fromkeys(("aspp.pre", "context.pre", "context"), Feature(width, stride)),
             "logits": Feature(num_classes, stride),
         }

@@ -5,25 +5,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segdistill.libs import get_norm
-from segdistill.network.backbone import build_backbone
-from segdistill.network.base import Feature, SegmentationNetwork, resize
+from segdistill.network.base import Feature, resize
+from segdistill.network.dilated import DilatedNetwork
 from segdistill.network.head.aspp import ASPP
 
 WIDTH = 256
 LOW_WIDTH = 48
 
 
-class DeepLabV3Plus(SegmentationNetwork):
-    """Logits at the stride of layer1. Features: the backbone's; ``aspp.pre``, the output of the ASPP, and
-    ``context.pre``, that of the decoder's last 3x3 convolution, before their activations; ``context``, ``logits``.
+class DeepLabV3Plus(DilatedNetwork):
+    """DeepLabV3+: DeepLabV3 under a decoder that reads layer1, logits at its stride.
 
-    Args:
-        num_classes: channels of the logits.
-        backbone: a name of ``segdistill.network.backbone``.
-        output_stride: of the backbone, 8, 16 or 32.
-        norm: name of a normalisation factory in ``libs``.
-        activation: of a ResNet: relu as in the originals, or leaky_relu, which can be fused in place.
-        checkpoint_blocks: recompute the backbone's blocks in the backward pass instead of keeping their maps.
+    Features: the backbone's; ``aspp.pre``, the output of the ASPP, and
+    ``context.pre``, that of the decoder's last 3x3 convolution, before their activations; ``context``, ``logits``.
     """
 
     def __init__(
@@ -33,20 +27,10 @@ class DeepLabV3Plus(SegmentationNetwork):
         backbone: str = "resnet18",
         output_stride: int = 16,
         norm: str = "batch_norm",
-        activation: str | None = None,
-        checkpoint_blocks: bool = False,
+        **settings,
     ):
-        super().__init__()
+        super().__init__(num_classes, "akd", backbone=backbone, output_stride=output_stride, norm=norm, **settings)
         make_norm = get_norm(norm)
-        self.num_classes = num_classes
-        self.backbone = build_backbone(
-            backbone,
-            family="akd",
-            norm=norm,
-            activation=activation,
-            output_stride=output_stride,
-            checkpoint_blocks=checkpoint_blocks,
-        )
         (low, low_stride), (deepest, stride) = (self.backbone.features[name] for name in ("layer1", "layer4"))
         self.aspp = ASPP(deepest, WIDTH, stride, norm)
         self.low = nn.Sequential(nn.Conv2d(low, LOW_WIDTH, 1, bias=False), make_norm(LOW_WIDTH, activation="relu"))
@@ -59,8 +43,7 @@ class DeepLabV3Plus(SegmentationNetwork):
         )
         self.dropout = nn.Dropout(0.1)
         self.head = nn.Conv2d(WIDTH, num_classes, 1)
-        self.features = {
-            **self.backbone.features,
+        self.features |= {
             "aspp.pre": Feature(WIDTH, stride),
             **dict.fromkeys(("context.pre", "context"), Feature(WIDTH, low_stride)),
             "logits": Feature(num_classes, low_stride),

@@ -1,6 +1,5 @@
 """The networks by name, ours and any other library's; a network is registered by an import and an entry here."""
 
-import inspect
 import re
 
 from segdistill.network.base import SegmentationNetwork
@@ -10,6 +9,7 @@ from segdistill.network.espnet import ESPNet, ESPNetC
 from segdistill.network.external import LIBRARIES, adapter_of, class_in_file
 from segdistill.network.pspnet import PSPNet
 from segdistill.network.segformer import SegFormer
+from segdistill.network.settings import settings_of
 from segdistill.network.upernet import UPerNet
 
 NETWORKS: dict[str, type[SegmentationNetwork]] = {
@@ -57,9 +57,8 @@ def build_network(name: str, num_classes: int | None, *, norm: str = "batch_norm
         OSError: a file that is gone, or weights that cannot be fetched.
     """
     cls = network_class(name)
-    parameters = inspect.signature(cls).parameters.values()
-    known = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
-    if unknown := sorted(options.keys() - set(known)):
+    known = settings_of(cls)
+    if unknown := sorted(options.keys() - known.keys()):
         raise ValueError(f"{name} has no option {', '.join(unknown)}; known: {', '.join(known)}")
     given = dict(options)
     if "norm" in known:

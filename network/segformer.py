@@ -9,7 +9,9 @@ from segdistill.network.base import Feature, SegmentationNetwork, resize
 
 
 class SegFormer(SegmentationNetwork):
-    """Logits at the stride of layer1. Features: the backbone's, ``context`` and ``logits``.
+    """SegFormer: the four layers of a Mix Transformer, merged at the stride of layer1.
+
+    Features: the backbone's, ``context`` and ``logits``.
 
     Args:
         num_classes: channels of the logits.
@@ -19,6 +21,8 @@ class SegFormer(SegmentationNetwork):
         norm: name of a normalisation factory in ``libs``; of the head, for the backbone has LayerNorm.
         checkpoint_blocks: recompute the backbone's blocks in the backward pass instead of keeping their maps.
     """
+
+    MIN_SIDE = 29  # at stride 4, the first layer's attention reads its keys from 8 x 8 tokens
 
     def __init__(
         self,

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from segdistill.libs import get_norm
-from segdistill.network.backbone import build_backbone
-from segdistill.network.base import Feature, SegmentationNetwork, resize
+from segdistill.network.base import Feature, resize
+from segdistill.network.dilated import DilatedNetwork
 from segdistill.network.head.fcn import fcn_head
 from segdistill.network.head.pyramid_pooling import PyramidPooling
 
@@ -25,44 +25,27 @@ class ResizedPyramidPooling(PyramidPooling):
         return x
 
 
-class UPerNet(SegmentationNetwork):
-    """A feature pyramid over the four layers, merged at twice the stride of layer1.
+class UPerNet(DilatedNetwork):
+    """UPerNet: a feature pyramid over the four layers, merged at twice the stride of layer1.
 
     Features: the backbone's, ``context``, ``logits`` and ``aux_logits``.
 
     Args:
-        num_classes: channels of the logits.
-        backbone: a name of ``segdistill.network.backbone``.
         width: channels of the pyramid and of ``context``: 128 is CIRKD's upernet_lite, 512 its upernet.
         aux: whether there is a head on layer3 for deep supervision.
-        output_stride: of the backbone, 8, 16 or 32.
-        norm: name of a normalisation factory in ``libs``.
-        activation: of a ResNet: relu as in the originals, or leaky_relu, which can be fused in place.
-        checkpoint_blocks: recompute the backbone's blocks in the backward pass instead of keeping their maps.
     """
 
     def __init__(
         self,
         num_classes: int,
         *,
-        backbone: str = "resnet18_v1s",
         width: int = 128,
         aux: bool = True,
-        output_stride: int = 8,
         norm: str = "batch_norm",
-        activation: str | None = None,
-        checkpoint_blocks: bool = False,
+        **settings,
     ):
-        super().__init__()
+        super().__init__(num_classes, norm=norm, **settings)
         make_norm = partial(get_norm(norm), activation="relu")
-        self.num_classes = num_classes
-        self.backbone = build_backbone(
-            backbone,
-            norm=norm,
-            activation=activation,
-            output_stride=output_stride,
-            checkpoint_blocks=checkpoint_blocks,
-        )
         layers = [self.backbone.features[f"layer{number}"] for number in (1, 2, 3, 4)]
 
         def conv_norm(in_channels: int, kernel: int, stride: int = 1) -> nn.Sequential:
@@ -75,8 +58,7 @@ class UPerNet(SegmentationNetwork):
         self.fuse = conv_norm(len(layers) * width, 3, stride=2)
         self.head = nn.Conv2d(width, num_classes, 1)
         stride = 2 * layers[0].stride
-        self.features = {
-            **self.backbone.features,
+        self.features |= {
             "context": Feature(width, stride),
             "logits": Feature(num_classes, stride),
         }
@@ -100,6 +82,3 @@ class UPerNet(SegmentationNetwork):
             maps["context"] = self.fuse(torch.cat([bilinear(level, size) for level in pyramid], dim=1))
             maps["logits"] = self.head(maps["context"])
         return maps
-
-    def norm_before(self, feature: str) -> nn.BatchNorm2d:
-        return self.backbone.norm_before(feature)

@@ -109,9 +109,8 @@ class Teacher(nn.Module):
             network = build_network(name, None, **settings)
             report = describe(network)
         else:
-            settings.pop("pretrained", None)  # the file's weights replace the published ones
-            expected = build_network(name, num_classes, **settings)
-            network, report = load_network(path, expected=expected)
+            known = {} if num_classes is None else {"num_classes": num_classes}
+            network, report = load_network(path, described={"name": name, **known, **settings})
         source = name if path is None else str(path)
         return cls(network, report.normalization, student_normalization, report=report, source=source, **options)
 

@@ -41,12 +41,12 @@ BACKBONES: dict[str, tuple[type[Backbone], tuple, dict]] = {
 __all__ = ["BACKBONES", "Backbone", "build_backbone"]
 
 
-def build_backbone(name: str, *, family: str = "", **options) -> Backbone:
+def build_backbone(name: str, *, variant: str = "", **options) -> Backbone:
     """Build a backbone by name.
 
     Args:
         name: one of ``BACKBONES``.
-        family: the code base whose variant it is: "skd", "akd"; any other: the backbone as it is usually known.
+        variant: the code base whose form of it it is: "skd", "akd"; any other: the backbone as it is usually known.
         options: the backbone's own keywords; one that is None is left at the backbone's default.
 
     Raises:
@@ -58,4 +58,4 @@ def build_backbone(name: str, *, family: str = "", **options) -> Backbone:
     options = {key: value for key, value in options.items() if value is not None}
     if unknown := sorted(options.keys() - inspect.signature(backbone).parameters.keys()):
         raise ValueError(f"{name} has no option {', '.join(unknown)}")
-    return backbone(*arguments, **fixed, **{**backbone.FAMILIES.get(family, {}), **options})
+    return backbone(*arguments, **fixed, **{**backbone.VARIANTS.get(variant, {}), **options})

@@ -16,7 +16,7 @@ class Backbone(nn.Module):
     """A backbone declares ``features`` and writes ``forward``; its constructor's keywords are its options."""
 
     # How a code base's backbone differs from this one, as options.
-    FAMILIES: ClassVar[dict[str, dict]] = {}
+    VARIANTS: ClassVar[dict[str, dict]] = {}
     features: dict[str, Feature]
 
     def __init__(self, checkpoint_blocks: bool):

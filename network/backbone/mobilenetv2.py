@@ -83,7 +83,7 @@ class MobileNetV2(Backbone):
         checkpoint_blocks: recompute each block in the backward pass instead of keeping its maps.
     """
 
-    FAMILIES = {"akd": {"dilation": "next", "pad_first": True}}
+    VARIANTS = {"akd": {"dilation": "next", "pad_first": True}}
 
     def __init__(
         self,

@@ -115,7 +115,7 @@ class ResNet(Backbone):
         checkpoint_blocks: recompute each block in the backward pass instead of keeping its maps.
     """
 
-    FAMILIES = {
+    VARIANTS = {
         "skd": {"dilation": "at", "ceil_pool": True},
         "akd": {"dilation": "at", "multi_grid": (1, 2, 4)},
     }

@@ -40,6 +40,11 @@ def is_state_dict(content: object) -> bool:
     )
 
 
+def is_counter(key: str) -> bool:
+    """BatchNorm's, which files older than PyTorch 0.4.1 and the originals' in-place layers do not have."""
+    return key.endswith("num_batches_tracked")
+
+
 def count_blocks(state_dict: Mapping[str, Tensor], prefix: str) -> int:
     """How many different numbers follow ``prefix.`` in the keys."""
     return len({match[1] for key in state_dict if (match := re.match(rf"{re.escape(prefix)}\.(\d+)\.", key))})

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from segdistill.dataset.normalization import IMAGENET, Normalization
 from segdistill.libs.files import replacing, sha256_of
+from segdistill.libs.text import shown
 from segdistill.network.base import SegmentationNetwork
 from segdistill.network.registry import HIDDEN, build_network, network_class
 from segdistill.network.settings import parse_settings
-from segdistill.network.weights import families
-from segdistill.network.weights.archive import read_file
-from segdistill.network.weights.base import Weights
+from segdistill.network.weights.archive import parts_of, read_file
+from segdistill.network.weights.base import Weights, is_counter
+from segdistill.network.weights.families import recognise
 from segdistill.network.weights.own import FORMAT_VERSION
 from segdistill.network.weights.shapes import blueprint, class_dependent
 
@@ -61,7 +62,7 @@ def load_network(
     source: str | os.PathLike | Mapping | Weights,
     norm: str = "batch_norm",
     options: Sequence[str] = (),
-    expected: SegmentationNetwork | None = None,
+    described: Mapping | None = None,
     trusted: Collection[str] = (),
 ) -> tuple[SegmentationNetwork, LoadReport]:
     """Build the network that a checkpoint describes and load it; eval mode, on the CPU.
@@ -69,34 +70,47 @@ def load_network(
     Args:
         options: ``key=value`` settings of the network in place of what the file says, for what a file cannot tell:
             ``output_stride=8``.
-        expected: the network that the file must hold; a plain state dict, in that network's own or its library's keys,
-            describes none and is loaded into it.
-        trusted: names of networks whose code may be run although it is not ours (``FILE.py:CLASS``).
+        described: the network that the file must hold, arguments of ``build_network`` as far as they are known: a name
+            at least. A plain state dict, which describes none, is read as it.
+        trusted: names of networks whose code may be run although it is not ours (``FILE.py:CLASS``); the one described
+            is.
 
-    Raises: as ``load_weights``, and ValueError for a file that holds only a backbone or another network than expected,
-        or options its network lacks.
+    Raises: as ``load_weights``, and ValueError for a file that holds only a backbone or another network than
+        described, or options its network lacks.
     """
-    weights = source if isinstance(source, Weights) else read_weights(source, expected=expected)
+    if described:
+        described = {**described, **parse_options(described["name"], options)}
+    weights = source if isinstance(source, Weights) else read_weights(source, described)
     if not weights.config:
-        remedy = "; give a network it belongs in" if expected is None else f", not a {expected.config['name']}"
-        raise ValueError(f"{weights.source} holds a backbone only{remedy}")
+        raise ValueError(
+            f"{weights.source} holds a backbone only"
+            + (f", not a {described['name']}" if described else "; give a network it belongs in")
+        )
     name = weights.config["name"]
-    if expected is not None and name != expected.config["name"]:
-        raise ValueError(f"{weights.source} holds a {name}, not a {expected.config['name']}")
-    if ".py:" in name and expected is None and name not in trusted:
+    if described and name != described["name"]:
+        raise ValueError(f"{weights.source} holds a {name}, not a {described['name']}")
+    if ".py:" in name and not described and name not in trusted:
         raise ValueError(f"{weights.source} is of the network {name}: name that too (--network), to let its code run")
     if options:
-        weights.config = weights.config | parse_settings(network_class(name), options, name, HIDDEN)
+        weights.config = weights.config | parse_options(name, options)
+    weights.config.pop("pretrained", None)  # the weights are here
     try:
         # Before anything is allocated: a damaged config may describe a network of any size.
-        own = blueprint(weights.config, most=10 * len(weights.state_dict))
+        own = blueprint(weights.config, most=10 * len(weights.state_dict)).state_dict()
+        if described:
+            count = weights.config["num_classes"]
+            asked = blueprint({**weights.config, **described, "num_classes": count}).state_dict()
+            if {key: value.shape for key, value in own.items()} != {key: value.shape for key, value in asked.items()}:
+                raise ValueError(f"it holds {shown(weights.config)}, which is not {shown(described)}")
     except ValueError as error:
         raise ValueError(f"{weights.source}: {error}") from error
     check_fit(own, weights, weights.state_dict, weights.config)
     network = build_network(**weights.config, norm=norm)
-    if expected is not None and network.num_classes == expected.num_classes and shapes(network) != shapes(expected):
-        raise ValueError(f"{weights.source} holds {weights.config}, which is not {expected.config}")
     return network.eval(), load_weights(network, weights)
+
+
+def parse_options(name: str, words: Sequence[str]) -> dict:
+    return parse_settings(network_class(name), words, name, HIDDEN)
 
 
 def load_weights(
@@ -114,7 +128,7 @@ def load_weights(
         ValueError: unreadable or unsafe file, unknown family, or entries that are missing, left over, of another
             shape, of another kind or not finite; the message names them. The network is unchanged then.
     """
-    weights = source if isinstance(source, Weights) else read_weights(source, expected=network)
+    weights = source if isinstance(source, Weights) else read_weights(source, network.config)
     own, given, left_out = network.state_dict(), weights.state_dict, set()
     if skip_classifier and weights.config and weights.config["num_classes"] != network.num_classes:
         left_out = class_dependent(network.config)
@@ -133,11 +147,6 @@ def load_weights(
         weights.input_size,
         weights.counts_void,
     )
-
-
-def is_counter(key: str) -> bool:
-    """BatchNorm's, which files older than PyTorch 0.4.1 and the originals' in-place layers do not have."""
-    return key.endswith("num_batches_tracked")
 
 
 def check_fit(own: Mapping[str, Tensor], weights: Weights, given: Mapping[str, Tensor], config: Mapping) -> None:
@@ -164,8 +173,11 @@ def compare(key: str, given: Tensor, own: Tensor) -> str:
         return f"{key}: {tuple(given.shape)} -> {tuple(own.shape)}"
     if given.dtype == torch.bool or given.is_complex() or (own.is_floating_point() and not given.is_floating_point()):
         return f"{key}: {given.dtype} where {own.dtype} belongs"
-    if not given.isfinite().all() or not given.to(own.dtype).isfinite().all():
+    values = given if given.dtype.itemsize > 1 else given.float()  # PyTorch tells of no float8 whether it is finite
+    if not values.isfinite().all() or not values.to(own.dtype).isfinite().all():
         return f"{key}: not finite"
+    if key.endswith("running_var") and (values < 0).any():
+        return f"{key}: a variance below 0"
     return ""
 
 
@@ -173,27 +185,29 @@ def read_weights(
     source: str | os.PathLike | Mapping,
     described: Mapping | None = None,
     only_tensors: bool = False,
-    expected: SegmentationNetwork | None = None,
+    entry: str | None = None,
 ) -> Weights:
     """Recognise a checkpoint by its keys and rename them to ours.
 
     Args:
-        described: the config of the network that it is for; bare state dicts in our key names are read with it.
+        described: as in ``load_network``.
         only_tensors: read past what in the file is neither tensor nor container.
-        expected: that network itself; bare state dicts in the key names of its library are read with it.
+        entry: which to take of several networks in one file.
 
     Raises: as ``load_weights``.
     """
     if isinstance(source, Mapping):
-        return families.recognise(source, "the state dict", described, expected)
+        return recognise(source, "the state dict", described, entry)
     path = Path(source)
-    weights = families.recognise(read_file(path, only_tensors=only_tensors), str(path), described, expected)
-    weights.sha256 = sha256_of(path)
+    weights = recognise(read_file(path, only_tensors=only_tensors), str(path), described, entry)
+    weights.sha256 = digest_of(path)
     return weights
 
 
-def shapes(network: nn.Module) -> dict[str, torch.Size]:
-    return {key: value.shape for key, value in network.state_dict().items()}
+def digest_of(path: Path) -> str:
+    """The SHA-256 of a file; of a file in parts, that of the index's and the parts'."""
+    parts = parts_of(path)
+    return hashlib.sha256("".join(map(sha256_of, [path, *parts])).encode()).hexdigest() if parts else sha256_of(path)
 
 
 def describe(network: SegmentationNetwork) -> LoadReport:
@@ -211,8 +225,8 @@ def convert(
     source: str | os.PathLike,
     output: str | os.PathLike,
     *,
-    network: str | None = None,
-    options: Mapping | None = None,
+    described: Mapping | None = None,
+    entry: str | None = None,
     classes: Sequence[str] | None = None,
     normalization: Normalization | None = None,
 ) -> LoadReport:
@@ -221,20 +235,19 @@ def convert(
     Reads tensors alone: what else a pickle holds is passed over, and none of it is run.
 
     Args:
-        network: its name; needed where the file does not tell.
-        options: the network's own keywords; they go before what the file tells.
+        described: as in ``load_network``, needed where the file does not tell; it goes before what the file tells.
+        entry: which to take of several networks in one file.
         classes: their names.
         normalization: the input convention; needed where the file does not tell, goes before it where it does.
 
-    Raises: as ``load_network``, and ValueError if the network is another one than the file's, if the names are not as
-        many as the classes, or if nobody tells the input convention.
+    Raises: as ``load_network``, and ValueError if the names are not as many as the classes, or if nobody tells the
+        input convention.
     """
-    described = {**(options or {}), "name": network} if network else None
-    weights = read_weights(source, described, only_tensors=True)
-    if weights.config and network not in (None, weights.config["name"]):
-        raise ValueError(f"{source} holds a {weights.config['name']}, not a {network}")
-    if weights.config:
-        weights.config |= options or {}
+    weights = read_weights(source, described, only_tensors=True, entry=entry)
+    if described and weights.config and weights.config["name"] != described["name"]:
+        raise ValueError(f"{source} holds a {weights.config['name']}, not a {described['name']}")
+    if described and weights.config:
+        weights.config |= described
     weights.normalization = normalization or weights.normalization
     weights.classes = tuple(classes) if classes else weights.classes
     if weights.config and weights.classes and len(weights.classes) != weights.config["num_classes"]:

@@ -88,7 +88,7 @@ def read(state_dict: Mapping[str, Tensor]) -> Weights:
         "aux": "dsn.0.weight" in renamed,
     }
     if name == "pspnet":
-        config["family"] = "cirkd"
+        config["variant"] = "cirkd"
     if name != "deeplabv3":
         renamed["pspmodule.bottleneck.0.weight"] = map_last(
             renamed["pspmodule.bottleneck.0.weight"], len(renamed["pspmodule.stages.0.1.weight"])

@@ -5,9 +5,11 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from segdistill.dataset.normalization import IMAGENET, Normalization
-from segdistill.network.base import SegmentationNetwork
-from segdistill.network.weights.base import Weights, is_state_dict
+from segdistill.libs.text import shown
+from segdistill.network.external import LIBRARIES
+from segdistill.network.weights.base import Weights, is_counter, is_state_dict
 from segdistill.network.weights.shapes import blueprint, count_classes
+from segdistill.network.weights.wrappers import ROOTS
 
 FORMAT_VERSION = 1
 
@@ -23,16 +25,16 @@ def read(content: Mapping) -> Weights:
         raise ValueError(f"it was written by a newer segdistill (format {version})")
     config = field(content, "config", Mapping, "a dict")
     if not isinstance(config.get("name"), str) or type(config.get("num_classes")) is not int:
-        raise ValueError(f"its config needs a network's name and num_classes, a whole number; it is {config!r}")
+        raise ValueError(f"its config needs a network's name and num_classes, a whole number; it is {shown(config)}")
     if "norm" in config or not all(isinstance(key, str) for key in config):
-        raise ValueError(f"its config may hold the network's options, without norm, and nothing else; it is {config!r}")
+        raise ValueError(f"its config may hold the network's options alone, without norm; it is {shown(config)}")
     state_dict = field(content, "state_dict", Mapping, "a dict")
     if not is_state_dict(state_dict):
         raise ValueError("its state_dict does not hold tensors by name")
     return Weights(
         "segdistill",
         dict(state_dict),
-        dict(config),
+        without_downloads(config),
         read_normalization(field(content, "normalization", list | tuple, "channels, mean, std, scale")),
         classes=read_classes(content.get("classes"), config["num_classes"]),
         input_size=read_size(content.get("input_size")),
@@ -40,38 +42,63 @@ def read(content: Mapping) -> Weights:
     )
 
 
-def claims_raw(state_dict: Mapping[str, Tensor], config: Mapping) -> bool:
-    """Whether a bare state dict names entries of the network described by ``config``, whatever its class count."""
-    return not blueprint({"num_classes": 20, **config}).keys().isdisjoint(state_dict)
+def read_plain(state_dict: Mapping[str, Tensor], described: Mapping, whole: bool) -> Weights | None:
+    """A plain state dict in the key names of the network described, or of its library; None if it is not.
 
+    It does not tell its class count, which is computed if ``described`` lacks it, nor its colours: the library's are
+    taken; of our own networks they are not known.
 
-def read_raw(state_dict: Mapping[str, Tensor], config: Mapping) -> Weights:
-    """A bare state dict in our key names says neither its class count, which is computed, nor its colours."""
-    config = {**config, "num_classes": count_classes(state_dict, config)}
-    return Weights("segdistill, bare", dict(state_dict), config, normalization=None)
-
-
-def read_plain(state_dict: Mapping[str, Tensor], network: SegmentationNetwork) -> Weights | None:
-    """A state dict that fits a library's ``network``, by its keys here or there; None if it does not."""
-    family, colon, _ = network.config["name"].partition(":")
-    if not colon:
+    Args:
+        whole: read it only if it is of a library's network and lacks nothing.
+    """
+    is_ours = ":" not in described["name"]
+    if whole and is_ours:
         return None
-    own = network.state_dict()
-    needed = {key for key in own if not key.endswith("num_batches_tracked")}
-    for prefix in ("", "model."):
-        renamed = {prefix + key: value for key, value in state_dict.items()}
-        if needed <= renamed.keys() and all(renamed[key].shape == own[key].shape for key in needed):
-            kept = {key: value for key, value in renamed.items() if key in own}
-            skipped = sorted(renamed.keys() - kept.keys())  # the library's classifier of whole images
-            return Weights(family, kept, network.config, network.normalization or IMAGENET, skipped=skipped)
-    return None
+    network = blueprint({"num_classes": 20, **described})
+    own = {key: value.shape for key, value in network.state_dict().items()}
+    # The library's model is an attribute of its adapter, and the prefixes that all names share were taken off.
+    prefixes = ("", *(f"{root}." for root in ROOTS))
+    prefix = max(prefixes, key=lambda prefix: sum(prefix + key in own for key in state_dict))
+    renamed = {prefix + key: value for key, value in state_dict.items()}
+    absent = [key for key in own if key not in renamed and not is_counter(key)]
+    if renamed.keys().isdisjoint(own) or (whole and absent):
+        return None
+    fits = not absent and all(renamed[key].shape == shape for key, shape in own.items() if key in renamed)
+    if "num_classes" not in described or not fits:
+        network = blueprint({**described, "num_classes": count_classes(renamed, described)})
+    if is_ours:
+        return Weights("segdistill, bare", renamed, network.config, normalization=None)
+    kept = {key: value for key, value in renamed.items() if key in own}
+    skipped = sorted(renamed.keys() - kept.keys())  # the library's classifier of whole images
+    family, _, _ = described["name"].partition(":")
+    return Weights(family, kept, network.config, network.normalization or IMAGENET, skipped=skipped)
+
+
+def without_downloads(config: Mapping) -> dict:
+    """A config without the options by which a network fetches weights: the file holds them already.
+
+    Raises:
+        ValueError: it names a model that is described nowhere but on a hub.
+    """
+    library, _, model = config["name"].partition(":")
+    models = str(config.get("encoder_name")) + (model if library in LIBRARIES else "")
+    if ":" in models or (library == "hf" and not isinstance(config.get("hf_config"), Mapping)):
+        raise ValueError(f"its config names a model that would have to be fetched: {shown(config)}")
+    return {key: offline(value) for key, value in config.items() if key != "pretrained"}
+
+
+def offline(value: object) -> object:
+    """A setting in which nothing named ``*pretrained*`` is true, however deep."""
+    if not isinstance(value, Mapping):
+        return value
+    return {key: False if "pretrained" in str(key) and item is True else offline(item) for key, item in value.items()}
 
 
 def field(content: Mapping, name: str, kind: type, meaning: str) -> object:
     if name not in content:
         raise ValueError(f"it has no {name}")
     if not isinstance(content[name], kind) or isinstance(content[name], bool):
-        raise ValueError(f"its {name} should be {meaning}; it is {content[name]!r}")
+        raise ValueError(f"its {name} should be {meaning}; it is {shown(content[name])}")
     return content[name]
 
 
@@ -79,7 +106,7 @@ def read_normalization(values: list | tuple) -> Normalization:
     match values:
         case [str(), [*mean], [*std], *scale] if len(scale) < 2 and all(map(is_number, [*mean, *std, *scale])):
             return Normalization(*values)
-    raise ValueError(f"its normalization should be channels, three means, three stds and a scale; it is {values!r}")
+    raise ValueError(f"its normalization should be channels, three means and stds, a scale; it is {shown(values)}")
 
 
 def is_number(value: object) -> bool:
@@ -90,7 +117,7 @@ def read_classes(names: object, num_classes: int) -> tuple[str, ...] | None:
     if names is None:
         return None
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"its classes should be names; they are {names!r}")
+        raise ValueError(f"its classes should be names; they are {shown(names)}")
     if len(names) != num_classes:
         raise ValueError(f"it has {num_classes} classes, but names {len(names)}")
     return tuple(names)
@@ -102,4 +129,4 @@ def read_size(size: object) -> tuple[int, int] | None:
             return None
         case [height, width] if type(height) is type(width) is int and min(height, width) > 0:
             return height, width
-    raise ValueError(f"its input_size should be a height and a width; it is {size!r}")
+    raise ValueError(f"its input_size should be a height and a width; it is {shown(size)}")

@@ -7,11 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from segdistill.libs.text import shown
+from segdistill.network.base import SegmentationNetwork
 from segdistill.network.registry import build_network
 
 
-def blueprint(config: Mapping, most: int | None = None) -> dict[str, Tensor]:
-    """The state dict of the network that ``config`` describes, on the meta device.
+def blueprint(config: Mapping, most: int | None = None) -> SegmentationNetwork:
+    """The network that ``config`` describes, on the meta device; no weights are fetched for it.
 
     Args:
         config: the arguments of ``build_network``.
@@ -31,29 +33,33 @@ def blueprint(config: Mapping, most: int | None = None) -> dict[str, Tensor]:
     hook = register_module_parameter_registration_hook(stop)
     try:
         with torch.device("meta"):
-            return build_network(**config).state_dict()
+            return build_network(**{key: value for key, value in config.items() if key != "pretrained"})
     except Exception as error:  # values from a file break a constructor in any way
-        raise ValueError(f"its config {short(config)} builds no network that fits it: {error}") from error
+        raise ValueError(f"its config {shown(dict(config))} builds no network that fits it: {error}") from error
     finally:
         hook.remove()
 
 
-def class_dependent(config: Mapping) -> set[str]:
-    """The entries whose shape depends on the class count.
+def of_two_counts(config: Mapping) -> list[dict[str, Tensor]]:
+    """The state dicts at two class counts, far apart since widths may grow in steps (ESPNet's fifth of the count)."""
+    return [blueprint({**config, "num_classes": count}).state_dict() for count in (20, 200)]
 
-    Two counts far apart are compared, since widths may grow in steps (ESPNet's fifth of the class count).
-    """
-    few, many = (blueprint({**config, "num_classes": count}) for count in (20, 200))
+
+def class_dependent(config: Mapping) -> set[str]:
+    """The entries whose shape depends on the class count."""
+    few, many = of_two_counts(config)
     return {key for key in few if few[key].shape != many[key].shape}
 
 
 def count_classes(state_dict: Mapping[str, Tensor], config: Mapping) -> int:
-    """The class count of a state dict in our key names, of a network described but for that.
+    """The class count of a state dict in our key names, of a network described but for that; 0 without classes.
 
     Raises:
         ValueError: no class count explains the shapes.
     """
-    few, many = (blueprint({**config, "num_classes": count}) for count in (20, 200))
+    few, many = of_two_counts(config)
+    if all(few[key].shape == many[key].shape for key in few):
+        return 0
     votes = Counter()
     for key in few.keys() & state_dict.keys():
         if few[key].ndim == state_dict[key].ndim:
@@ -66,8 +72,3 @@ def count_classes(state_dict: Mapping[str, Tensor], config: Mapping) -> int:
     if count < 1 or count % 1:
         raise ValueError(f"no class count of a {config['name']} explains its shapes")
     return int(count)
-
-
-def short(config: Mapping) -> str:
-    text = str(dict(config))
-    return text if len(text) <= 200 else f"{text[:200]}..."

@@ -41,6 +41,26 @@ def test_features_have_the_declared_channels_and_strides_at_any_size(name, size)
 
 
 @each_network
+def test_the_smallest_image_is_answered_and_a_smaller_one_is_an_error_that_says_so(name):
+    network = build(name).eval().to("meta")
+    least = network.MIN_SIDE
+    for size in ((least, least), (least, 64), (64, least)):
+        assert network(torch.empty(1, 3, *size, device="meta"), network.features).logits is not None
+    for size in ((least - 1, 64), (64, least - 1)) if least > 1 else ():
+        with pytest.raises(ValueError, match=f"at least {least} pixels a side, not {size[0]}x{size[1]}"):
+            network(torch.empty(1, 3, *size, device="meta"))
+
+
+def test_a_network_on_a_backbone_lists_the_settings_that_it_shares():
+    shared = {"backbone", "output_stride", "norm", "activation", "checkpoint_blocks"}
+    for name in ("pspnet", "deeplabv3", "deeplabv3plus", "upernet"):
+        settings = settings_of(NETWORKS[name])
+        assert shared <= settings.keys()
+        assert "num_classes" not in settings
+        assert all(setting.meaning for setting in settings.values())
+
+
+@each_network
 def test_a_map_before_its_activation_becomes_the_map(name):
     network = fill_norms(build(name)).eval()
     images = torch.randn(1, 3, 64, 64)
@@ -183,9 +203,9 @@ def test_compiled_and_exported_networks_give_the_same_logits(name):
     [
         ("pspnet", {"backbone": "resnet18_v1s"}, 19, 13_068_262),
         ("pspnet", {"backbone": "resnet101_v1s"}, 11, 70_429_142),
-        ("pspnet", {"backbone": "resnet50_v1s", "family": "cirkd"}, 19, 39_637_478),
-        ("pspnet", {"backbone": "resnet101_v1s", "family": "cirkd", "width": 512}, 19, 68_072_166),
-        ("pspnet", {"backbone": "mobilenetv2", "family": "cirkd", "aux": False}, 19, 2_654_739),
+        ("pspnet", {"backbone": "resnet50_v1s", "variant": "cirkd"}, 19, 39_637_478),
+        ("pspnet", {"backbone": "resnet101_v1s", "variant": "cirkd", "width": 512}, 19, 68_072_166),
+        ("pspnet", {"backbone": "mobilenetv2", "variant": "cirkd", "aux": False}, 19, 2_654_739),
         ("deeplabv3", {"backbone": "resnet18_v1s"}, 19, 13_607_974),
         ("deeplabv3", {"backbone": "resnet50_v1s", "width": 512}, 19, 60_092_134),
         ("deeplabv3", {"backbone": "resnet101_v1s"}, 19, 61_118_950),
@@ -223,7 +243,7 @@ def test_activation_checkpointing_changes_memory_and_nothing_else(name):
     [
         ({"name": "unet"}, "pspnet"),
         ({"name": "pspnet", "backbone": "resnet7"}, "resnet18_v1s"),
-        ({"name": "pspnet", "family": "mine"}, "cirkd, skd"),
+        ({"name": "pspnet", "variant": "mine"}, "cirkd, skd"),
         ({"name": "deeplabv3", "backbone": "mobilenetv2", "activation": "leaky_relu"}, "no option activation"),
         ({"name": "deeplabv3", "backbone": "mit_b0"}, "no option norm, output_stride"),
         ({"name": "deeplabv3plus", "output_stride": 4}, "8, 16, 32"),

@@ -253,3 +253,123 @@ def test_a_damaged_record_is_found_by_its_checksum(tmp_path):
     path.write_bytes(data)
     with pytest.raises(ValueError, match="truncated or damaged"):
         read_file(path)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "stream"])
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.imag(torch.complex(torch.ones(3), torch.arange(3.0)).conj()),
+        torch._neg_view(torch.arange(3.0)),
+        torch.complex(torch.ones(3), torch.arange(3.0)).conj(),
+        torch.arange(-3.0, 3.0).to(torch.float8_e4m3fn),
+        torch.tensor([0, 40000], dtype=torch.uint16),
+    ],
+    ids=["neg", "neg view", "conj", "float8", "uint16"],
+)
+def test_a_tensor_that_torch_saved_in_an_unusual_way_has_its_values(tmp_path, tensor, zipped):
+    read = read_file(save({"weight": tensor}, tmp_path / "a.pth", zipped))["weight"]
+    assert read.dtype == tensor.dtype
+    assert read.tolist() == tensor.tolist()
+
+
+def test_an_archive_that_names_a_record_twice_is_refused(tmp_path):
+    path = save({"weight": torch.ones(2)}, tmp_path / "a.pth")
+    with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        archive.writestr(next(name for name in archive.namelist() if name.endswith("/data/0")), bytes(8))
+    with pytest.raises(ValueError, match=r"a\.pth cannot be read: .*names 1 records twice: \['a/data/0'\]"):
+        read_file(path)
+
+
+def shared(make, levels=60):
+    value = make(())
+    for _ in range(levels):
+        value = make((value, value))
+    return value
+
+
+CYCLE = []
+CYCLE.append(CYCLE)
+DEEP_KEY = b"\x80\x02})q\x00" + b"h\x00h\x00\x86q\x00" * 60 + b"K\x01s."
+NESTED = {
+    "lists": pickle.dumps({"config": shared(list)}),
+    "30 levels": pickle.dumps({"config": shared(list, 30)}),
+    "dicts": pickle.dumps({"config": shared(lambda pair: dict(enumerate(pair)))}),
+    "tuples": pickle.dumps({"config": shared(tuple)}),
+    "a key": DEEP_KEY,
+    "itself": pickle.dumps({"config": CYCLE}),
+}
+
+
+@pytest.mark.parametrize("program", NESTED.values(), ids=NESTED)
+def test_containers_that_share_containers_deeply_are_damage(tmp_path, program):
+    (tmp_path / "a.pth").write_bytes(zipped({"m/data.pkl": program}))
+    with pytest.raises(ValueError, match=r"a\.pth cannot be read: .*(nested|deeply)") as caught:
+        read_file(tmp_path / "a.pth")
+    assert len(str(caught.value)) < 400
+
+
+def test_modules_that_share_modules_deeply_are_damage(tmp_path):
+    module = nn.Linear(1, 1)
+    for _ in range(40):
+        module = nn.Sequential(module, module)
+    path = save(module, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match="modules are nested"):
+        read_file(path, only_tensors=True)
+
+
+def in_parts(folder, write, ending):
+    """Two files and the index that says which entry is in which."""
+    entries = {"a.weight": torch.randn(2), "b.weight": torch.randn(3)}
+    place_of = {}
+    for number, (key, value) in enumerate(entries.items(), 1):
+        place_of[key] = f"model-{number:05}-of-00002.{ending}"
+        write({key: value}, folder / place_of[key])
+    index = folder / f"model.{ending}.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": place_of}))
+    return index, entries
+
+
+@pytest.mark.parametrize(("write", "ending"), [(save_file, "safetensors"), (torch.save, "bin")])
+def test_a_file_in_parts_is_read_by_its_index(tmp_path, write, ending):
+    index, entries = in_parts(tmp_path, write, ending)
+    read = read_file(index)
+    assert read.keys() == entries.keys()
+    assert all(torch.equal(read[key], value) for key, value in entries.items())
+    part = tmp_path / f"model-00002-of-00002.{ending}"
+    with pytest.raises(ValueError, match=rf"one of 2 parts of a file: give \S*model\.{ending}\.index\.json"):
+        read_file(part)
+    part.unlink()
+    with pytest.raises(FileNotFoundError, match=rf"names model-00002-of-00002\.{ending}, which is not beside it"):
+        read_file(index)
+
+
+@pytest.mark.parametrize(
+    ("text", "meaning"),
+    [
+        ("", "is no index"),
+        ("[]", "is no index"),
+        ('{"weight_map": {"a": "../a.bin"}}', "is no index"),
+        ('{"weight_map": {"a": 3}}', "is no index"),
+        ('{"weight_map": {}}', "no file beside it"),
+    ],
+)
+def test_a_damaged_index_is_named(tmp_path, text, meaning):
+    (tmp_path / "a.safetensors.index.json").write_text(text)
+    with pytest.raises(ValueError, match=rf"a\.safetensors\.index\.json .*{meaning}"):
+        read_file(tmp_path / "a.safetensors.index.json")
+
+
+def test_an_index_whose_parts_lack_an_entry_is_named(tmp_path):
+    index, _ = in_parts(tmp_path, save_file, "safetensors")
+    save_file({"c": torch.ones(1)}, tmp_path / "model-00002-of-00002.safetensors")
+    with pytest.raises(ValueError, match=r"names 1 entries that its parts lack \(\['b.weight'\]\)"):
+        read_file(index)
+
+
+def test_a_folder_is_called_one(tmp_path):
+    with pytest.raises(ValueError, match="is a folder: name a file in it"):
+        read_file(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match=f"is a folder: name it as --network hf:{tmp_path}"):
+        read_file(tmp_path)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from segdistill.dataset.normalization import CAFFE, IMAGENET, Normalization
 from segdistill.network import build_network
+from segdistill.network.__main__ import parse_normalization
 from segdistill.network.weights.checkpoint import (
     atomic_save,
     convert,
@@ -256,13 +257,13 @@ def test_a_described_state_dict_converts(tmp_path):
     with pytest.raises(ValueError, match="no family"):
         convert(source, output)
     with pytest.raises(ValueError, match=r"bare\.pth does not tell the colours"):
-        convert(source, output, network="pspnet", options=options)
+        convert(source, output, described={"name": "pspnet", **options})
     with pytest.raises(ValueError, match="has 4 classes, not 2"):
-        convert(source, output, network="pspnet", classes=["a", "b"], normalization=CAFFE)
+        convert(source, output, described={"name": "pspnet"}, classes=["a", "b"], normalization=CAFFE)
     with pytest.raises(ValueError, match="no family"):
-        convert(source, output, network="espnet_c", normalization=CAFFE)
+        convert(source, output, described={"name": "espnet_c"}, normalization=CAFFE)
     assert not output.exists()
-    convert(source, output, network="pspnet", options=options, normalization=CAFFE)
+    convert(source, output, described={"name": "pspnet", **options}, normalization=CAFFE)
     network, report = load_network(output)
     assert_equal_weights(network, bare)
     assert (report.config, report.normalization) == ({"name": "pspnet", "num_classes": 4, **options}, CAFFE)
@@ -271,7 +272,7 @@ def test_a_described_state_dict_converts(tmp_path):
 def test_a_file_of_another_network_than_described_does_not_convert(tmp_path, tiny_network):
     torch.save(tiny_network.state_dict(), tmp_path / "a.pth")
     with pytest.raises(ValueError, match=r"a\.pth holds a espnet_c, not a pspnet"):
-        convert(tmp_path / "a.pth", tmp_path / "b.pth", network="pspnet")
+        convert(tmp_path / "a.pth", tmp_path / "b.pth", described={"name": "pspnet"})
 
 
 def with_entry(change):
@@ -388,3 +389,66 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
         atomic_save({"step": 2}, path)
     assert torch.load(path, weights_only=True) == {"step": 1}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_plain_state_dict_of_a_library_loads_where_its_network_is_named(tmp_path):
+    smp = pytest.importorskip("segmentation_models_pytorch")
+    model = smp.Unet("resnet18", encoder_weights=None, classes=7)
+    torch.save(model.state_dict(), tmp_path / "unet.pth")
+    with pytest.raises(ValueError, match=r"name its network, --network smp:unet --network-options encoder_name="):
+        load_network(tmp_path / "unet.pth")
+    network, report = load_network(
+        tmp_path / "unet.pth", described={"name": "smp:unet"}, options=["encoder_name=resnet18"]
+    )
+    assert (report.family, report.skipped, report.missing) == ("smp", [], [])
+    assert network.config == {"name": "smp:unet", "num_classes": 7, "encoder_name": "resnet18"}
+    assert torch.equal(network.model.encoder.conv1.weight, model.encoder.conv1.weight)
+    with pytest.raises(ValueError, match=r"unet\.pth .*does not fit smp:fpn|no family known"):
+        load_network(tmp_path / "unet.pth", described={"name": "smp:fpn", "encoder_name": "resnet18"})
+
+
+@pytest.mark.parametrize(
+    ("words", "convention"),
+    [
+        (["caffe"], CAFFE),
+        (["imagenet", "channels=BGR"], Normalization("BGR")),
+        (["mean=0,0,0", "std=1,1,1", "scale=0.5"], Normalization("RGB", (0, 0, 0), (1, 1, 1), 0.5)),
+        (["channels=BGR", "mean=1,2,3", "std=4,5,6"], Normalization("BGR", (1, 2, 3), (4, 5, 6))),
+    ],
+)
+def test_any_input_convention_can_be_said(words, convention):
+    assert parse_normalization(words) == convention
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["torchvision"], "no 'torchvision'; it takes caffe or imagenet"),
+        (["imagenet", "mean"], "no 'mean'"),
+        (["mean=1,2,3"], r"needs mean=R,G,B and std=R,G,B"),
+        (["mean=0.485,0.456,0.406", "std=0.229,0.224,0.225"], "of values 0..1, times 255"),
+        (["mean=1,2", "std=1,2"], "three"),
+        (["mean=a,b,c", "std=1,1,1"], "expected a number, not 'a'"),
+        (["caffe", "channels=rgb"], "channels are RGB or BGR"),
+    ],
+)
+def test_a_wrong_input_convention_is_an_error_that_says_what_is_right(words, message):
+    with pytest.raises(ValueError, match=message):
+        parse_normalization(words)
+
+
+def test_float8_and_half_weights_become_the_network_s(tiny_network):
+    for dtype in (torch.float16, torch.float8_e5m2):
+        state_dict = {key: v.to(dtype) if v.is_floating_point() else v for key, v in tiny_network.state_dict().items()}
+        network, _ = load_network(state_dict)
+        assert all(torch.equal(network.state_dict()[key], value.float()) for key, value in state_dict.items())
+    state_dict["level1.conv.weight"] = torch.full((16, 3, 3, 3), float("nan")).to(dtype)
+    with pytest.raises(ValueError, match=r"level1\.conv\.weight: not finite"):
+        load_network(state_dict)
+
+
+def test_a_negative_variance_is_an_error(tiny_network):
+    state_dict = tiny_network.state_dict()
+    key = next(key for key in state_dict if key.endswith("running_var"))
+    with pytest.raises(ValueError, match="a variance below 0"):
+        load_network(state_dict | {key: -state_dict[key]})

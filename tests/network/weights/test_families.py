@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+import torchvision
 from golden_cases import GOLDEN_DIR
 from torch import nn
 
@@ -41,6 +42,24 @@ CONTAINERS = {
     "model": lambda weights: {"model": weights, "iteration": 4},
     "DataParallel": lambda weights: {"student": prefixed(weights, "module.")},
     "compiled under DataParallel": lambda weights: prefixed(weights, "module._orig_mod."),
+    "DataParallel under compilation, twice": lambda weights: prefixed(weights, "_orig_mod.module._orig_mod.module."),
+    "a layer compiled": lambda weights: {key.replace("level3.", "level3._orig_mod."): weights[key] for key in weights},
+    "FSDP": lambda weights: prefixed(weights, "_fsdp_wrapped_module."),
+    "model.": lambda weights: {"state_dict": prefixed(weights, "model.")},
+    "net. under DataParallel": lambda weights: prefixed(weights, "module.net."),
+    "Lightning": lambda weights: {
+        "state_dict": {**prefixed(weights, "model."), "criterion.weight": torch.ones(11)},
+        "hyper_parameters": {"lr": 0.1},
+        "optimizer_states": [{"state": {}, "param_groups": []}],
+        "loops": {},
+        "epoch": 3,
+    },
+    "losses beside": lambda weights: {**weights, "criterion.weight": torch.ones(11), "dice_loss.pos": torch.ones(1)},
+    "moving average": lambda weights: {"n_averaged": torch.tensor(3), **prefixed(weights, "module.")},
+    "moving average of DataParallel": lambda weights: {
+        "n_averaged": torch.tensor(3),
+        **prefixed(weights, "module.module."),
+    },
 }
 
 
@@ -51,8 +70,56 @@ def test_weights_are_found_at_the_top_or_one_level_down(state_dict, wrap):
     assert all(torch.equal(value, state_dict[key]) for key, value in weights.state_dict.items())
 
 
+def test_what_stands_beside_the_network_is_told(state_dict):
+    weights = recognise(CONTAINERS["Lightning"](state_dict), "a file")
+    assert weights.skipped == ["criterion.weight"]
+
+
+BESIDE = {
+    "state dicts": lambda weights, average: {"model": weights, "model_ema": average},
+    "prefixes": lambda weights, average: {**prefixed(weights, "net."), **prefixed(average, "model_ema.")},
+    "prefixes in a checkpoint": lambda weights, average: {
+        "state_dict": {**prefixed(weights, "model."), **prefixed(average, "model_ema.module.")}
+    },
+}
+
+
+@pytest.mark.parametrize("wrap", BESIDE.values(), ids=BESIDE)
+def test_one_of_several_networks_is_taken_by_name(state_dict, wrap):
+    average = {key: value + 1 for key, value in state_dict.items()}
+    content = wrap(state_dict, average)
+    with pytest.raises(ValueError, match=r"several .*model_ema; .*network convert FILE OUT\.pth --entry model_ema"):
+        recognise(content, "a file")
+    weights = recognise(content, "a file", entry="model_ema")
+    assert weights.state_dict.keys() == average.keys()
+    assert all(torch.equal(value, average[key]) for key, value in weights.state_dict.items())
+    with pytest.raises(ValueError, match=r"several|nothing under 'student'"):
+        recognise(content, "a file", entry="student")
+
+
+def test_a_segmentation_network_of_another_code_base_is_no_backbone():
+    backbone = torchvision.models.resnet18(weights=None).state_dict()
+    del backbone["fc.weight"], backbone["fc.bias"]
+    for head in ("ppm.features.0.1.weight", "cls.4.weight", "seg.weight", "aux.0.weight", "decoder.0.weight"):
+        with pytest.raises(ValueError, match=f"no family known here.* layer4.* {head.partition('.')[0]}: name its"):
+            recognise({**backbone, head: torch.ones(2, 2, 1, 1)}, "a file")
+    for head in ("head.weight", "classifier.4.weight"):
+        with pytest.raises(ValueError, match=f"segmentation network of a code base not known here: {head}"):
+            recognise({**backbone, head: torch.ones(2, 2, 1, 1)}, "a file")
+    assert recognise({**backbone, "fc.weight": torch.ones(2, 2)}, "a file").family == "imagenet"
+
+
 WRONG = {
     "two": ({"model": {"a": torch.ones(1)}, "ema": {"a": torch.ones(1)}}, "several state dicts: model, ema"),
+    "only in wrappers": ({"_orig_mod.a": torch.ones(1), "a": torch.ones(1)}, "names differ by what torch.compile"),
+    "smp's": (
+        {
+            "encoder.conv1.weight": torch.ones(1),
+            **dict.fromkeys(("segmentation_head.0.weight", "segmentation_head.0.bias"), torch.ones(1)),
+        },
+        "--network smp:unet --network-options encoder_name=resnet34, with its .*--teacher-network",
+    ),
+    "Hugging Face's": ({"decode_head.classifier.weight": torch.ones(1)}, "--network hf:ID"),
     "none": ({"epoch": 3, "args": {"lr": 0.1}}, "holds no state dict.* it holds epoch: int, args: dict"),
     "nothing": ({}, "it holds nothing"),
     "too deep": ({"a": {"b": {"weight": torch.ones(1)}}}, "holds no state dict"),

@@ -70,7 +70,7 @@ def test_a_wild_config_is_refused_before_it_takes_time_or_memory(content, config
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_blueprint_is_the_network_without_its_memory(name):
     before = torch.get_rng_state()
-    entries = blueprint({"name": name, "num_classes": 7})
+    entries = blueprint({"name": name, "num_classes": 7}).state_dict()
     assert torch.equal(before, torch.get_rng_state())
     network = build_network(name, 7)
     assert {key: (v.shape, v.dtype) for key, v in entries.items()} == {
@@ -82,7 +82,9 @@ def test_a_blueprint_is_the_network_without_its_memory(name):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_entries_that_depend_on_the_class_count_are_those_of_another_shape(name):
     depending = class_dependent({"name": name, "num_classes": 5})
-    shapes = [{k: v.shape for k, v in blueprint({"name": name, "num_classes": n}).items()} for n in (5, 23, 150)]
+    shapes = [
+        {k: v.shape for k, v in blueprint({"name": name, "num_classes": n}).state_dict().items()} for n in (5, 23, 150)
+    ]
     assert depending >= {key for key in shapes[0] if len({tuple(entries[key]) for entries in shapes}) > 1}
     assert not any(key.startswith(("backbone.", "level1", "level2", "encoder.level")) for key in depending)
     assert depending
@@ -93,10 +95,38 @@ COUNTS = [(name, count) for name in NETWORKS for count in (1, 2, 11, 19, 21, 150
 
 @pytest.mark.parametrize(("name", "num_classes"), COUNTS)
 def test_the_class_count_is_read_off_the_shapes(name, num_classes):
-    state_dict = blueprint({"name": name, "num_classes": num_classes})
+    state_dict = blueprint({"name": name, "num_classes": num_classes}).state_dict()
     assert count_classes(state_dict, {"name": name}) == num_classes
 
 
 def test_a_convention_is_what_it_was_to_the_last_bit(content):
     stored = export_weights(build_network(**TINY), CAFFE)
     assert recognise(stored, "best.pth").normalization == CAFFE
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"name": "hf:nvidia/mit-b0"}, "would have to be fetched"),
+        ({"name": "timm:hf_hub:someone/model"}, "would have to be fetched"),
+        ({"name": "smp:unet", "encoder_name": "tu-hf_hub:someone/model"}, "would have to be fetched"),
+    ],
+)
+def test_a_file_makes_nobody_fetch_a_model(content, config, message):
+    with pytest.raises(ValueError, match=message):
+        recognise({**content, "config": {"num_classes": 3, **config}}, "best.pth")
+
+
+def test_published_weights_are_never_asked_for_by_a_file(content):
+    nested = {"use_pretrained_backbone": True, "backbone_config": {"pretrained": True}, "hidden_size": 8}
+    config = {"name": "hf:model", "num_classes": 3, "pretrained": True, "hf_config": nested}
+    read = recognise({**content, "config": config}, "best.pth").config
+    nothing = {"use_pretrained_backbone": False, "backbone_config": {"pretrained": False}, "hidden_size": 8}
+    assert read == {"name": "hf:model", "num_classes": 3, "hf_config": nothing}
+
+
+def test_a_message_about_a_wild_field_is_short(content):
+    wild = {**TINY, "skip": [list(range(100))] * 1000}
+    with pytest.raises(ValueError, match="builds no network") as caught:
+        load_network({**content, "config": wild})
+    assert len(str(caught.value)) < 1000
