@@ -319,9 +319,9 @@ class SegmentationDataset(torch.utils.data.Dataset):
                     f"{path}:{number}: expected 'image label' (or one image a line for test), with a tab between "
                     f"names that hold blanks, not {line!r}"
                 )
-            for entry, file in zip(entries, filter(None, pair), strict=False):
-                looked = f"; a name that begins with / is looked for in {self.root}, then from the system's root"
-                require_listed(file, f"{path}:{number}", looked if entry.startswith("/") else "")
+            looked = f"; a name that begins with / is looked for in {self.root}, then from the system's root"
+            for file in filter(None, pair):
+                require_listed(file, f"{path}:{number}", looked if any(e.startswith("/") for e in entries) else "")
             pairs.append(pair)
         return pairs
 
