@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from segdistill.dataset.normalization import CAFFE, IMAGENET
+from segdistill.dataset.normalization import parse_normalization
 from segdistill.network import HIDDEN, NETWORKS, build_network, network_class
 from segdistill.network.cost import Cost, cost_of
 from segdistill.network.settings import describe_settings, parse_settings, settings_of
@@ -21,7 +21,6 @@ from segdistill.network.weights.checkpoint import convert
 from segdistill.network.weights.fetch import describe_files, fetch
 from segdistill.utils.flags import Parser, count, run_command
 
-NORMALIZATIONS = {"caffe": CAFFE, "imagenet": IMAGENET}
 PROGRAM = "python -m segdistill.network"
 
 
@@ -104,7 +103,11 @@ def convert_file(argv: Sequence[str]) -> int:
     parser.add_argument("--network", metavar="NAME", help="where the file does not tell")
     parser.add_argument("--network-options", nargs="+", default=[], metavar="key=value", help="the network's own")
     parser.add_argument("--classes", metavar="A,B,...", help="their names, by commas")
-    parser.add_argument("--normalization", choices=sorted(NORMALIZATIONS), help="colours, where the file does not tell")
+    parser.add_argument(
+        "--normalization",
+        metavar="NAME",
+        help="where the file does not tell: imagenet, unit, caffe, half or RGB:mean,mean,mean:std,std,std",
+    )
     options = parser.parse_args(argv)
     if options.network_options and not options.network:
         parser.error("--network-options needs --network NAME")
@@ -114,7 +117,7 @@ def convert_file(argv: Sequence[str]) -> int:
             network_class(options.network), options.network_options, options.network, hidden=HIDDEN
         )
     classes = [name.strip() for name in options.classes.split(",")] if options.classes else None
-    normalization = NORMALIZATIONS.get(options.normalization)
+    normalization = parse_normalization(options.normalization) if options.normalization else None
     print(
         convert(
             options.source,

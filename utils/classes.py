@@ -11,6 +11,7 @@ the unknown ones without a gradient.
 """
 
 import difflib
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +22,8 @@ from torch import Tensor
 from segdistill.dataset import DATASETS, SegmentationDataset
 from segdistill.network import LoadReport, SegmentationNetwork
 from segdistill.network.base import CLASS_MAPS
+
+logger = logging.getLogger(__name__)
 
 NONE, VOID = "none", "void"
 # Code bases whose releases have one class more than the data set, void, which comes last.
@@ -73,6 +76,13 @@ class MappedNetwork(SegmentationNetwork):
     def norm_before(self, feature: str) -> torch.nn.BatchNorm2d:
         return self.network.norm_before(feature)
 
+    def __getattr__(self, name: str) -> object:
+        """What it does not have itself is the network's own: its library's model, its config."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("network"), name)
+
 
 def match_classes(
     network: SegmentationNetwork,
@@ -86,8 +96,8 @@ def match_classes(
     Args:
         report: of the network's file; None for a network without one.
         source: what an error calls it.
-        file: a class map, see ``read_class_map``. Without it the classes must be the data set's, or those and void
-            for code bases that count it.
+        file: a class map, see ``read_class_map``. Without it the classes must be the data set's, in any order if both
+            are named, or those and void for code bases that count it.
 
     Raises:
         FileNotFoundError, ValueError: as ``read_class_map``, or classes that do not fit, with both lists.
@@ -102,6 +112,10 @@ def match_classes(
         return read_class_map(file, names or tuple(map(str, range(count))), classes)
     if own in ((), classes) and count == len(classes):
         return ClassMap(tuple(range(count)), count)
+    if targets := same_names(own, classes):
+        if targets != tuple(range(count)):
+            logger.info("%s has the classes in another order, %s: mapped by name", source, ", ".join(own))
+        return ClassMap(targets, count)
     if not own and count == len(classes) + 1 and report and report.family in VOID_LAST:
         return ClassMap((*range(len(classes)), None), len(classes))
     owner = dataset.__name__ if isinstance(dataset, type) else type(dataset).__name__
@@ -110,6 +124,19 @@ def match_classes(
         f"--class-map FILE what each becomes (docs/methods.md)\n"
         f"  {source}: {', '.join(names) or 'not named'}\n  {owner}: {', '.join(classes)}"
     )
+
+
+def same_names(sources: Sequence[str], targets: Sequence[str]) -> tuple[int, ...] | None:
+    """Where each of ``sources`` is among ``targets``, if both are the same names in any order; else None.
+
+    Case and punctuation do not count: torchvision's ``__background__`` is ``background``.
+    """
+    sources, targets = (
+        ["".join(filter(str.isalnum, name.casefold())) for name in names] for names in (sources, targets)
+    )
+    if sorted(sources) != sorted(targets) or len(set(targets)) < len(targets):
+        return None
+    return tuple(map(targets.index, sources))
 
 
 def usual_names(count: int, report: LoadReport | None) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from segdistill.dataset.normalization import IMAGENET, Normalization
+from segdistill.dataset.normalization import Normalization
 from segdistill.network.base import SegmentationNetwork
 from segdistill.network.weights.base import Weights, is_state_dict
 from segdistill.network.weights.shapes import blueprint, count_classes
@@ -62,7 +62,9 @@ def read_plain(state_dict: Mapping[str, Tensor], network: SegmentationNetwork) -
         if needed <= renamed.keys() and all(renamed[key].shape == own[key].shape for key in needed):
             kept = {key: value for key, value in renamed.items() if key in own}
             skipped = sorted(renamed.keys() - kept.keys())  # the library's classifier of whole images
-            return Weights(family, kept, network.config, network.normalization or IMAGENET, skipped=skipped)
+            return Weights(
+                family, kept, network.config, network.normalization, skipped=skipped, classes=network.classes
+            )
     return None
 
 
