@@ -1,4 +1,4 @@
-"""Caches on disk what a teacher answers for the first K augmentations (views) of each image."""
+"""Caches on disk a teacher's outputs for the first K augmentations (views) of each image."""
 
 import fcntl
 import hashlib
