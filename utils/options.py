@@ -101,11 +101,9 @@ def add_loss_flags(loss: argparse._ArgumentGroup) -> None:
     loss.add_argument(
         "--teacher-network", metavar="NAME", help="as --network, of a file that does not say it, or of none"
     )
-    loss.add_argument("--teacher-options", nargs="+", default=[], metavar="key=value", help="its own: pretrained=true")
+    loss.add_argument("--teacher-options", nargs="+", default=[], metavar="KEY=V", help="its own: pretrained=true")
     loss.add_argument(
-        "--teacher-normalization",
-        metavar="NAME",
-        help="its input convention: imagenet, unit, caffe, half or RGB:mean,mean,mean:std,std,std (the file's)",
+        "--teacher-normalization", metavar="NAME", help="its input: imagenet, unit, caffe, half (the file's)"
     )
     loss.add_argument(
         "--teacher-stride", type=count, metavar="S", help="answer at this stride where its maps are finer (its own)"
