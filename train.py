@@ -19,6 +19,7 @@ from segdistill.dataset import DATASETS, Normalization, SegmentationDataset, bui
 from segdistill.dataset.cache import open_cache
 from segdistill.dataset.check import require_labels
 from segdistill.dataset.duplicates import warn_of_shared_images
+from segdistill.dataset.normalization import parse_normalization
 from segdistill.dataset.sampler import TrainSampler
 from segdistill.dataset.transforms import RandomCrop
 from segdistill.utils.batch import make_batches
@@ -30,7 +31,7 @@ from segdistill.utils.options import has_teacher, memory_format, num_unlabelled,
 from segdistill.utils.run import Progress, Run, StopSignal
 from segdistill.utils.stopwatch import Stopwatch
 from segdistill.utils.student import Student
-from segdistill.utils.teacher import Teacher
+from segdistill.utils.teacher import Inference, Teacher
 from segdistill.utils.teacher_cache import TeacherCache
 
 logger = logging.getLogger("train")
@@ -54,8 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         student.learn_from(teacher)
     val_set = build_val_set(options) if any(student.learns_classes for student in students) else None
     warn_of_shared_images(train_set, val_set)
-    if teacher and teacher.report:  # else it is to be trained yet: --check
-        verify(teacher, train_set, val_set)
+    # Without a report it is to be trained yet: --check.
+    teacher_facts = verify(teacher, train_set, val_set) if teacher and teacher.report else None
     if options.check:
         return 0
 
@@ -65,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             student.start(val_set)
             stack.callback(student.run.close)
             if teacher and student.options.terms and student.run.writes:
-                write_json(student.run.folder / "teacher.json", teacher.card)
+                write_json(student.run.folder / "teacher.json", teacher_facts)
         fit(students, teacher, train_set, device, stop)
     if stop.received:
         logger.warning("stopped by a signal; --resume continues %s", ", ".join(str(run.folder) for run in runs))
@@ -89,7 +90,7 @@ def fit(
     first = students[0]
     options, normalization = first.options, first.normalization
     wanted = frozenset().union(*(student.learner.wanted for student in students))
-    cache = build_cache(options, teacher, train_set, normalization) if options.teacher_cache else None
+    ask = build_cache(options, teacher, train_set, normalization) if options.teacher_cache else teacher
     start = min(student.step for student in students)
     progress = Progress(options.num_steps, start)
     answering = Stopwatch(device)
@@ -101,9 +102,9 @@ def fit(
         for part, batch in enumerate(batches):
             with answering:
                 # Before the students: its maps are gone when theirs, which the backward pass needs, take memory.
-                taught = cache(batch, wanted) if cache else teacher(batch.images, wanted) if teacher else None
+                answers = ask(batch, wanted) if ask else None
             for student in learning:
-                student.accumulate(step, part, batch, taught)
+                student.accumulate(step, part, batch, answers)
         answering.lap()
         stopping = stop.agreed()
         numbers = [student.finish(step, stopping, answering) for student in learning]
@@ -173,15 +174,23 @@ def build_teacher(
     options: argparse.Namespace, students: Sequence[Student], dataset: SegmentationDataset, device: torch.device
 ) -> Teacher:
     """The teacher; an error if it is not the one that the runs were started with."""
-    convention, place = students[0].normalization, {"device": device, "memory_format": memory_format(options)}
-    place |= {"dataset": dataset, "class_map": options.class_map, "scale": options.teacher_scale}
-    place |= {"stride": options.teacher_stride, "precision": teacher_precision(options)}
-    place |= {"compiled": options.teacher_compile}
+    inference = Inference(
+        device,
+        memory_format(options),
+        scale=options.teacher_scale,
+        stride=options.teacher_stride,
+        precision=teacher_precision(options),
+        compiled=options.teacher_compile,
+    )
+    convention = students[0].normalization
+    given = {"dataset": dataset, "class_map": options.class_map, "inference": inference}
+    if options.teacher_normalization:
+        given["normalization"] = parse_normalization(options.teacher_normalization)
     if options.teacher_network:
-        place |= {"num_classes": len(dataset.CLASSES), "settings": options.teacher_options, "untrained": options.check}
-        teacher = Teacher.from_network(options.teacher_network, convention, options.T_ckpt_path, **place)
+        given |= {"num_classes": len(dataset.CLASSES), "settings": options.teacher_options, "untrained": options.check}
+        teacher = Teacher.from_network(options.teacher_network, convention, options.T_ckpt_path, **given)
     else:
-        teacher = Teacher.from_checkpoint(options.T_ckpt_path, convention, **place)
+        teacher = Teacher.from_checkpoint(options.T_ckpt_path, convention, **given)
     if teacher.report:
         for student in students:
             student.run.check_teacher(teacher.report.sha256, teacher.class_map and teacher.class_map.targets)
@@ -195,23 +204,24 @@ def build_cache(
     """The teacher's answers on disk, for samples of this seed and this augmentation."""
     names = ("seed", "views", "input_size", "scale_range", "random_mirror")
     key = {name: getattr(options, name) for name in names}
-    key |= {"teacher": teacher.report.sha256, "classes": teacher.class_map, "scale": teacher.scale}
-    key |= {"stride": teacher.stride, "precision": teacher.precision}
+    key |= {"teacher": teacher.report.sha256, "classes": teacher.class_map, "shown": astuple(teacher.normalization)}
+    key |= {name: getattr(teacher.inference, name) for name in ("scale", "stride", "precision")}
     key |= {"images": train_set.digest(), "input": astuple(normalization)}
     return TeacherCache(options.teacher_cache, teacher, key, len(train_set), options.views)
 
 
-def verify(teacher: Teacher, train_set: SegmentationDataset, val_set: SegmentationDataset | None) -> None:
-    """Measure the teacher on labelled images before it is believed; its features where nothing is scored."""
-    card = teacher.verify(val_set) if val_set else teacher.verify_features(train_set)
-    if card["mean_iou"] is None:
-        logger.info("teacher: features are finite and differ on %d images", card["num_images"])
+def verify(teacher: Teacher, train_set: SegmentationDataset, val_set: SegmentationDataset | None) -> dict:
+    """What teacher.json holds: the teacher's scores on labelled images, or that its features are sound without any."""
+    facts = teacher.verify(val_set) if val_set else teacher.verify_features(train_set)
+    if facts["mean_iou"] is None:
+        logger.info("teacher: features are finite and differ on %d images", facts["num_images"])
     else:
-        logger.info("teacher mIoU %.2f on %d images of %s", 100 * card["mean_iou"], card["num_images"], val_set.split)
-    card["crops"] = crops = teacher.measure_crops(train_set)
+        logger.info("teacher mIoU %.2f on %d images of %s", 100 * facts["mean_iou"], facts["num_images"], val_set.split)
+    facts["crops"] = crops = teacher.measure_crops(train_set)
     if crops:
         figures = 100 * crops["mean_iou"], crops["num_crops"], crops["entropy"]
         logger.info("teacher mIoU %.2f on %d augmented crops, entropy %.2f: as labels for training", *figures)
+    return facts
 
 
 if __name__ == "__main__":

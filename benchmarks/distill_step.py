@@ -19,7 +19,7 @@ from segdistill.network import build_network
 from segdistill.utils.batch import Batch
 from segdistill.utils.learner import Learner, Objective
 from segdistill.utils.losses import PairWise, PixelWise, TaskLoss
-from segdistill.utils.teacher import Teacher
+from segdistill.utils.teacher import Inference, Teacher
 
 
 def main() -> None:
@@ -34,7 +34,7 @@ def main() -> None:
 
     torch.manual_seed(0)
     student = build_network("pspnet", 19, backbone="resnet18_v1s").to(**layout)
-    teacher = Teacher(build_network("pspnet", 19, backbone="resnet101_v1s"), CAFFE, CAFFE, **layout)
+    teacher = Teacher(build_network("pspnet", 19, backbone="resnet101_v1s"), CAFFE, CAFFE, Inference(**layout))
     side = (arguments.batch_size, 3, arguments.size, arguments.size)
     images = torch.randn(side, device=device).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(0, 19, (side[0], *side[2:]), device=device)
@@ -43,12 +43,12 @@ def main() -> None:
     learner = Learner(objective, torch.optim.SGD(objective.parameters(), 1e-6))
 
     def parts() -> None:
-        teacher(images, {"logits"})
+        teacher(batch, {"logits"})
         student.zero_grad()
         objective.task_loss(student(images, {"aux_logits"}), batch).backward()
 
     def step() -> None:
-        learner.accumulate(batch, teacher(images, learner.wanted))
+        learner.accumulate(batch, teacher(batch, learner.wanted))
         learner.update()
 
     times = {"parts": [], "step": []}

@@ -15,7 +15,8 @@ from distill_step import timed
 
 from segdistill.dataset.normalization import CAFFE
 from segdistill.network import build_network, load_network
-from segdistill.utils.teacher import Teacher
+from segdistill.utils.batch import Batch
+from segdistill.utils.teacher import Inference, Teacher
 
 VARIANTS = {
     "float32": {},
@@ -42,15 +43,15 @@ def main() -> None:
             normalization = report.normalization
         else:
             network, normalization = build_network("pspnet", 19, backbone="resnet101_v1s"), CAFFE
-        layout = {"device": device, "memory_format": torch.channels_last}
-        return Teacher(network, normalization, normalization, **layout, **options)
+        return Teacher(network, normalization, normalization, Inference(device, torch.channels_last, **options))
 
     teachers = {name: build(options) for name, options in VARIANTS.items()}
     images = torch.randn(arguments.batch_size, 3, *arguments.size, device=device)
+    batch = Batch(images, torch.empty(0), torch.empty(0), torch.tensor(1.0), 0.0)
     answers, times = {}, {name: [] for name in teachers}
 
     def ask(name: str) -> None:
-        answers[name] = teachers[name](images, {"logits"}).logits
+        answers[name] = teachers[name](batch, {"logits"}).logits
 
     for repeat in range(arguments.repeats + 1):
         for name in teachers:

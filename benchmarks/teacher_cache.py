@@ -19,7 +19,7 @@ from segdistill.network import build_network
 from segdistill.utils.batch import Batch
 from segdistill.utils.learner import Learner, Objective
 from segdistill.utils.losses import PairWise, PixelWise, TaskLoss
-from segdistill.utils.teacher import Teacher
+from segdistill.utils.teacher import Inference, Teacher
 from segdistill.utils.teacher_cache import TeacherCache
 
 
@@ -34,7 +34,7 @@ def main() -> None:
     layout = {"device": device, "memory_format": torch.channels_last}
 
     torch.manual_seed(0)
-    teacher = Teacher(build_network("pspnet", 19, backbone="resnet101_v1s"), CAFFE, CAFFE, **layout)
+    teacher = Teacher(build_network("pspnet", 19, backbone="resnet101_v1s"), CAFFE, CAFFE, Inference(**layout))
     side = (arguments.batch_size, 3, arguments.size, arguments.size)
     images = torch.randn(side, device=device).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(0, 19, (side[0], *side[2:]), device=device)
@@ -45,12 +45,12 @@ def main() -> None:
         student = build_network("pspnet", 19, backbone="resnet18_v1s").to(**layout)
         objective = Objective(student, TaskLoss(0.4), terms).to(device)
         learners[name] = Learner(objective, torch.optim.SGD(objective.parameters(), 1e-6))
-    learners["taught"] = learners["cached"]
+    learners["asked"] = learners["cached"]
 
     with tempfile.TemporaryDirectory() as folder:
         cache = TeacherCache(Path(folder), teacher, {}, side[0], 1)
         ask = {"alone": lambda: None, "cached": lambda: cache(batch, learners["cached"].wanted)}
-        ask["taught"] = lambda: teacher(images, learners["taught"].wanted)
+        ask["asked"] = lambda: teacher(batch, learners["asked"].wanted)
 
         def step(name: str) -> None:
             learners[name].accumulate(batch, ask[name]())

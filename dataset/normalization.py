@@ -62,3 +62,27 @@ class Normalization:
 IMAGENET = Normalization()
 # The Caffe convention of SKD, CWD, IFVD, CIRKD and DIST: BGR, mean colour subtracted, no std.
 CAFFE = Normalization("BGR", (104.00698793, 116.66876762, 122.67891434), (1.0, 1.0, 1.0))
+# The common conventions by name: unit is x / 255 in 0..1, half is (x / 255 - 0.5) / 0.5 in -1..1.
+CONVENTIONS = {
+    "imagenet": IMAGENET,
+    "unit": Normalization(mean=(0.0, 0.0, 0.0), std=(255.0, 255.0, 255.0)),
+    "caffe": CAFFE,
+    "half": Normalization(mean=(127.5, 127.5, 127.5), std=(127.5, 127.5, 127.5)),
+}
+
+
+def parse_normalization(text: str) -> Normalization:
+    """A name in ``CONVENTIONS``, or ``RGB:mean,mean,mean:std,std,std`` (or ``BGR:...``) of values 0..255.
+
+    Raises: ValueError for anything else, and as ``Normalization``.
+    """
+    if text in CONVENTIONS:
+        return CONVENTIONS[text]
+    try:
+        channels, *numbers = text.split(":")
+        mean, std = (tuple(map(float, values.split(","))) for values in numbers)
+    except ValueError:
+        raise ValueError(f"expected {', '.join(CONVENTIONS)} or RGB:mean,mean,mean:std,std,std, not {text!r}") from None
+    if 0 < max(mean) <= 1 and max(std) <= 1:
+        raise ValueError(f"{text!r}: mean and std are of values 0..255; these, of values 0..1, times 255")
+    return Normalization(channels, mean, std)

@@ -8,22 +8,19 @@ python -m segdistill.network convert their.pth ckpt/ours.pth              any fi
 
 import argparse
 import sys
-import typing
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from segdistill.dataset.normalization import CAFFE, IMAGENET, Normalization
+from segdistill.dataset.normalization import parse_normalization
 from segdistill.network import HIDDEN, NETWORKS, build_network, network_class
 from segdistill.network.cost import Cost, cost_of
-from segdistill.network.settings import describe_settings, parse_settings, parse_value, settings_of
+from segdistill.network.settings import describe_settings, parse_settings, settings_of
 from segdistill.network.weights.checkpoint import convert
 from segdistill.network.weights.fetch import describe_files, fetch
 from segdistill.utils.flags import Parser, count, run_command
 
-NORMALIZATIONS = {"caffe": CAFFE, "imagenet": IMAGENET}
 PROGRAM = "python -m segdistill.network"
 
 
@@ -109,10 +106,8 @@ def convert_file(argv: Sequence[str]) -> int:
     parser.add_argument("--entry", metavar="NAME", help="which to take of several networks in one file")
     parser.add_argument(
         "--normalization",
-        nargs="+",
-        metavar="WORD",
-        help="colours, where the file does not tell: imagenet, caffe, or channels=RGB mean=R,G,B std=R,G,B scale=1, of "
-        "scale * (x - mean) / std on values 0..255, mean and std in the order of the channels",
+        metavar="NAME",
+        help="where the file does not tell: imagenet, unit, caffe, half or RGB:mean,mean,mean:std,std,std",
     )
     options = parser.parse_args(argv)
     if options.network_options and not options.network:
@@ -134,31 +129,6 @@ def convert_file(argv: Sequence[str]) -> int:
         )
     )
     return 0
-
-
-def parse_normalization(words: Sequence[str]) -> Normalization:
-    """The input convention that words describe: ``imagenet``, ``caffe``, or ``channels=BGR mean=1,2,3 std=1,1,1``.
-
-    Raises:
-        ValueError: an unknown word, a number that is none, or a mean or a std that is missing or of values 0..1.
-    """
-    base, *rest = words if "=" not in words[0] else (None, *words)
-    kinds = typing.get_type_hints(Normalization)
-    pairs = [word.partition("=") for word in rest]
-    unknown = [word for word, (key, sign, _) in zip(rest, pairs, strict=True) if not sign or key not in kinds]
-    if unknown or base not in (None, *NORMALIZATIONS):
-        raise ValueError(
-            f"--normalization has no {(unknown or [base])[0]!r}; it takes {' or '.join(NORMALIZATIONS)}, or "
-            "channels=RGB mean=R,G,B std=R,G,B scale=1"
-        )
-    given = {key: parse_value(kinds[key], text) for key, _, text in pairs}
-    if base:
-        return replace(NORMALIZATIONS[base], **given)
-    if not {"mean", "std"} <= given.keys():
-        raise ValueError("--normalization needs mean=R,G,B and std=R,G,B, of values 0..255, or imagenet or caffe first")
-    if 0 < max(given["mean"]) <= 1 and max(given["std"]) <= 1:
-        raise ValueError("--normalization: mean and std are of values 0..255: these, of values 0..1, times 255")
-    return Normalization(**given)
 
 
 if __name__ == "__main__":

@@ -45,8 +45,10 @@ class SegmentationNetwork(nn.Module):
     features: dict[str, Feature]
     # The classes that it can tell; None for all. A network of other classes, mapped to these, may not know them all.
     known_classes: tuple[int, ...] | None = None
-    # The input convention of the weights that it was built with; None: the data set's.
+    # The input convention that its library or its author names, trained or not; None: unknown.
     normalization: "Normalization | None" = None
+    # The names of its classes, where its published weights come with them; None: unknown.
+    classes: tuple[str, ...] | None = None
     # The options that build it again, where they are not those it was built with: its weights were fetched, say.
     rebuild: dict | None = None
     # Set by ``build_network``: what it takes to build this network again; checkpoints carry it.

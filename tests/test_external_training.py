@@ -211,7 +211,7 @@ def test_a_network_of_another_library_teaches_a_pspnet(library, tmp_path):
     for keys in TrainSampler(len(train_set), 2, 20, seed=0):
         sample = torch.utils.data.default_collate([train_set[key] for key in keys])
         for batch in make_batches(sample, CamVid.NORMALIZATION):
-            learner.accumulate(batch, teacher(batch.images, learner.wanted))
+            learner.accumulate(batch, teacher(batch, learner.wanted))
         rows.append({name: value.item() for name, value in learner.update().items()})
     expected = {"timm": {"pa", "fitnet"}}.get(library, {"cross_entropy", "pi", "cwd", "pa", "fitnet"})
     assert {name for name in rows[0] if name.startswith("loss/")} == {f"loss/{name}" for name in expected}

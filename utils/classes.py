@@ -11,6 +11,7 @@ the unknown ones without a gradient.
 """
 
 import difflib
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +23,8 @@ from segdistill.dataset import DATASETS, SegmentationDataset
 from segdistill.dataset.pairs import read_lines
 from segdistill.network import LoadReport, SegmentationNetwork
 from segdistill.network.base import CLASS_FEATURES
+
+logger = logging.getLogger(__name__)
 
 NONE, VOID = "none", "void"
 # The logit of a class that the network does not know: softmax makes it 0, and it is finite in float16.
@@ -72,6 +75,13 @@ class MappedNetwork(SegmentationNetwork):
     def norm_before(self, feature: str) -> torch.nn.BatchNorm2d:
         return self.network.norm_before(feature)
 
+    def __getattr__(self, name: str) -> object:
+        """What it does not have itself is the network's own: its library's model, its config."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("network"), name)
+
 
 def match_classes(
     network: SegmentationNetwork,
@@ -85,8 +95,8 @@ def match_classes(
     Args:
         report: of the network's file; None for a network without one.
         source: what an error calls it.
-        file: a class map, see ``read_class_map``. Without it the classes must be the data set's, or those and void
-            if the report says ``counts_void``.
+        file: a class map, see ``read_class_map``. Without it the classes must be the data set's, in any order if both
+            are named, or those and void if the report says ``counts_void``.
 
     Raises:
         FileNotFoundError, ValueError: as ``read_class_map``, or classes that do not fit, with both lists.
@@ -102,12 +112,29 @@ def match_classes(
     voids = 1 if report and report.counts_void else 0
     if own[: len(own) - voids] in ((), classes) and count == len(classes) + voids:
         return ClassMap((*range(len(classes)), *[None] * voids), len(classes))
+    if targets := same_names(own, classes):
+        if targets != tuple(range(count)):
+            logger.info("%s has the classes in another order, %s: mapped by name", source, ", ".join(own))
+        return ClassMap(targets, count)
     owner = dataset.__name__ if isinstance(dataset, type) else type(dataset).__name__
     raise ValueError(
         f"{source} has {count} classes, {owner} has {len(classes)}, and they are not the same: say with "
         f"--class-map FILE what each becomes (docs/methods.md)\n"
         f"  {source}: {', '.join(names) or 'not named'}\n  {owner}: {', '.join(classes)}"
     )
+
+
+def same_names(sources: Sequence[str], targets: Sequence[str]) -> tuple[int, ...] | None:
+    """Where each of ``sources`` is among ``targets``, if both are the same names in any order; else None.
+
+    Case and punctuation do not count: torchvision's ``__background__`` is ``background``.
+    """
+    sources, targets = (
+        ["".join(filter(str.isalnum, name.casefold())) for name in names] for names in (sources, targets)
+    )
+    if sorted(sources) != sorted(targets) or len(set(targets)) < len(targets):
+        return None
+    return tuple(map(targets.index, sources))
 
 
 def usual_names(count: int, report: LoadReport | None) -> tuple[str, ...]:

@@ -57,7 +57,7 @@ class Learner:
     """An objective, its optimizer and what a step takes.
 
         for batch in batches:                       # equal parts of the step's samples
-            learner.accumulate(batch, teacher(batch.images, learner.wanted))
+            learner.accumulate(batch, teacher(batch, learner.wanted))
         values = learner.update()
 
     Learning rates follow ``schedule(progress)`` times those that the optimizer was built with, group by group.

@@ -28,7 +28,7 @@ BOOKKEEPING = {
 TEACHING = frozenset(
     {
         *("T_ckpt_path", "teacher_network", "teacher_options", "class_map", "teacher_scale"),
-        *("teacher_stride", "teacher_bf16", "teacher_compile", "teacher_cache"),
+        *("teacher_normalization", "teacher_stride", "teacher_bf16", "teacher_compile", "teacher_cache"),
     }
 )
 OHEM = {"threshold": 0.7, "min_kept": 100_000}
@@ -101,7 +101,10 @@ def add_loss_flags(loss: argparse._ArgumentGroup) -> None:
     loss.add_argument(
         "--teacher-network", metavar="NAME", help="as --network, of a file that does not say it, or of none"
     )
-    loss.add_argument("--teacher-options", nargs="+", default=[], metavar="key=value", help="its own: pretrained=true")
+    loss.add_argument("--teacher-options", nargs="+", default=[], metavar="KEY=V", help="its own: pretrained=true")
+    loss.add_argument(
+        "--teacher-normalization", metavar="NAME", help="its input: imagenet, unit, caffe, half (the file's)"
+    )
     loss.add_argument(
         "--teacher-stride", type=count, metavar="S", help="answer at this stride where its maps are finer (its own)"
     )

@@ -1,8 +1,10 @@
-"""The teacher: a network that can answer and cannot learn."""
+"""The teacher: a frozen network that answers the student's batches."""
 
+import logging
 import math
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import astuple, dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -10,8 +12,10 @@ from torch import Tensor, nn
 
 from segdistill.dataset import IGNORE_INDEX, Normalization, SegmentationDataset
 from segdistill.dataset.base import evenly_spaced
+from segdistill.dataset.normalization import CONVENTIONS, IMAGENET
 from segdistill.network import SegmentationNetwork, SegmentationOutput, build_network, resize
 from segdistill.network.weights.checkpoint import LoadReport, describe, load_network
+from segdistill.utils.batch import Batch
 from segdistill.utils.classes import ClassMap, MappedNetwork, match_classes
 from segdistill.utils.evaluate import evaluate
 from segdistill.utils.losses.base import resize_labels
@@ -19,25 +23,43 @@ from segdistill.utils.metrics import ConfusionMatrix
 from segdistill.utils.precision import autocast
 from segdistill.utils.predict import Predictor, class_ids, whole
 
+logger = logging.getLogger(__name__)
+
+# By how much mIoU another input convention is better where it is mentioned, and where the teacher is refused.
+NOTED, REFUSED = 0.02, 0.1
+
+
+@dataclass(frozen=True)
+class Inference:
+    """How a teacher is run.
+
+    scale: size of the images that it is shown over that of those it is given; None for what its file says, or 1.
+    stride: maps that are finer are resized to this stride, corners on corners; None for its own.
+    precision: "float32", or "bf16" or "fp16" autocast, whatever the student's.
+    compiled: by torch.compile, with the weights as constants: BatchNorm is folded into the convolutions.
+    """
+
+    device: torch.device | str = "cpu"
+    memory_format: torch.memory_format = torch.contiguous_format
+    scale: float | None = None
+    stride: int | None = None
+    precision: str = "float32"
+    compiled: bool = False
+
 
 class Teacher(nn.Module):
-    """A frozen network behind its own input convention: normalisation, image size and classes.
+    """A frozen network with its own input convention, image size and classes.
 
-    Frozen by construction: it has no gradient, stays in eval mode whatever ``train()`` says, and shows no parameters,
-    buffers or submodules, so no optimizer, DistributedDataParallel or checkpoint can hold it.
+    It has no gradient, stays in eval mode whatever ``train()`` says, and shows no parameters, buffers or submodules, so
+    no optimizer, DistributedDataParallel or checkpoint can hold it.
 
     Args:
-        network: any segmentation network; moved to ``device``.
-        normalization: the convention the network was trained with.
-        student_normalization: the convention of the batches that it will be given.
-        dataset: what the student learns; gives its classes and the size of its images. None for the teacher's own.
-        class_map: a file that says what the teacher's classes become, see ``segdistill.utils.classes``.
-        scale: of the images that it is shown to those that it is given; None for what its file says.
-        stride: maps that are finer are answered at this stride, sampled corners on corners; None for its own.
-        precision: "float32", or "bf16" or "fp16" autocast, whatever the student's.
-        compiled: by torch.compile, with the weights as constants: BatchNorm is folded into the convolutions.
-
-    Raises: as ``segdistill.utils.classes.match_classes``.
+        network: any segmentation network; moved to the device.
+        normalization: the input convention that the network was trained with.
+        student_normalization: that of the batches that it will be given.
+        class_map: what its classes become in the student's; None for its own.
+        report: of its weights; None of an untrained one.
+        source: its file or name, for errors.
     """
 
     def __init__(
@@ -45,36 +67,31 @@ class Teacher(nn.Module):
         network: SegmentationNetwork,
         normalization: Normalization,
         student_normalization: Normalization,
-        device: torch.device | str = "cpu",
-        memory_format: torch.memory_format = torch.contiguous_format,
+        inference: Inference = Inference(),
+        class_map: ClassMap | None = None,
         report: LoadReport | None = None,
         source: str | None = None,
-        dataset: SegmentationDataset | None = None,
-        class_map: str | os.PathLike | None = None,
-        scale: float | None = None,
-        stride: int | None = None,
-        precision: str = "float32",
-        compiled: bool = False,
     ):
         super().__init__()
-        self.class_map: ClassMap | None = None
-        if dataset is not None and network.num_classes:
-            self.class_map = match_classes(network, report, f"teacher {source}", dataset, class_map)
-            if not self.class_map.is_identity:
-                network = MappedNetwork(network, self.class_map)
-        self.scale = scale or (own_scale(report, dataset) if dataset is not None else 1.0)
-        network = network.to(device, memory_format=memory_format).eval().requires_grad_(False)
+        if class_map and not class_map.is_identity:
+            network = MappedNetwork(network, class_map)
+        network = network.to(inference.device, memory_format=inference.memory_format).eval().requires_grad_(False)
         self._hidden = (network,)  # a tuple, so that nn.Module does not register it
-        self.stride, self.precision = stride, precision
-        self.answer = torch.compile(network.answer, options={"freezing": True}) if compiled else network.answer
+        self.inference = replace(inference, scale=inference.scale or 1.0)
+        self.answer = (
+            torch.compile(network.answer, options={"freezing": True}) if inference.compiled else network.answer
+        )
         self.normalization, self.student_normalization = normalization, student_normalization
-        self.memory_format, self.report, self.source = memory_format, report, source
+        self.class_map, self.report, self.source = class_map, report, source
 
     @classmethod
     def from_checkpoint(cls, path: str | os.PathLike, student_normalization: Normalization, **options) -> "Teacher":
-        """The network that a file describes. Raises: as ``segdistill.network.load_network``."""
+        """The network that a file describes. ``options``: of ``from_report``.
+
+        Raises: as ``segdistill.network.load_network`` and ``from_report``.
+        """
         network, report = load_network(path)
-        return cls(network, report.normalization, student_normalization, report=report, source=str(path), **options)
+        return cls.from_report(network, report, str(path), student_normalization, **options)
 
     @classmethod
     def from_network(
@@ -95,24 +112,64 @@ class Teacher(nn.Module):
             num_classes: of the network in a file that does not say it, or of an untrained one.
             untrained: take random weights where there are no others, to see what terms would ask of the network; such
                 a teacher has no report.
+            options: of ``from_report``.
 
-        Raises: as ``build_network`` and ``segdistill.network.load_network``, and ValueError for a network
-            that has neither a file nor published weights.
+        Raises: as ``build_network``, ``segdistill.network.load_network`` and ``from_report``, and ValueError for a
+            network that has neither a file nor published weights.
         """
         settings = dict(settings or {})
-        if path is None and not settings.get("pretrained"):
-            if untrained:
-                network = build_network(name, num_classes, **settings)
-                return cls(network, student_normalization, student_normalization, source=name, **options)
-            raise ValueError(f"{name} without weights is untrained and teaches nothing: give a file or pretrained=true")
-        if path is None:
-            network = build_network(name, None, **settings)
-            report = describe(network)
-        else:
+        if path is not None:
+            settings.pop("pretrained", None)  # the file's weights replace the published ones
             known = {} if num_classes is None else {"num_classes": num_classes}
             network, report = load_network(path, described={"name": name, **known, **settings})
-        source = name if path is None else str(path)
-        return cls(network, report.normalization, student_normalization, report=report, source=source, **options)
+        elif settings.get("pretrained"):
+            network = build_network(name, None, **settings)
+            report = describe(network)
+        elif untrained:
+            network, report = build_network(name, num_classes, **settings), None
+        else:
+            raise ValueError(f"{name} without weights is untrained and teaches nothing: give a file or pretrained=true")
+        return cls.from_report(network, report, name if path is None else str(path), student_normalization, **options)
+
+    @classmethod
+    def from_report(
+        cls,
+        network: SegmentationNetwork,
+        report: LoadReport | None,
+        source: str,
+        student_normalization: Normalization,
+        dataset: SegmentationDataset | None = None,
+        class_map: str | os.PathLike | None = None,
+        normalization: Normalization | None = None,
+        inference: Inference = Inference(),
+    ) -> "Teacher":
+        """A network that was loaded, in the classes of a data set.
+
+        Args:
+            report: of its weights; None of an untrained one, which takes the student's convention.
+            dataset: what the student learns; gives its classes and the size of its images. None for the teacher's own.
+            class_map: a file that says what the teacher's classes become, see ``segdistill.utils.classes``.
+            normalization: the input convention, where the report does not say it or is wrong.
+
+        Raises: as ``segdistill.utils.classes.match_classes``, and ValueError for a network without classes whose input
+            convention nobody says: there is nothing to measure that would show a wrong one.
+        """
+        owner = f"teacher {source}"
+        mapped = None
+        if dataset is not None and network.num_classes:
+            mapped = match_classes(network, report, owner, dataset, class_map)
+        if report is None:
+            normalization = normalization or student_normalization
+        normalization = normalization or report.normalization
+        if normalization is None:
+            unknown = f"{owner} does not say its input convention (--teacher-normalization {'|'.join(CONVENTIONS)})"
+            if not network.num_classes:
+                raise ValueError(unknown)
+            logger.warning("%s: ImageNet's mean and std are assumed", unknown)
+            normalization = IMAGENET
+        if inference.scale is None and dataset is not None:
+            inference = replace(inference, scale=own_scale(report, dataset))
+        return cls(network, normalization, student_normalization, inference, mapped, report, source)
 
     @property
     def network(self) -> SegmentationNetwork:
@@ -122,22 +179,21 @@ class Teacher(nn.Module):
         return super().train(False)
 
     @torch.no_grad()
-    def forward(self, images: Tensor, wanted: Iterable[str]) -> SegmentationOutput:
-        """The wanted features of images (N, 3, H, W) in the student's convention; logits only if they are among them.
+    def forward(self, batch: Batch, features: Iterable[str]) -> SegmentationOutput:
+        """The named features of a batch in the student's convention; logits only if they are among them.
 
         Raises:
             ValueError: a feature that the network does not have.
         """
-        size = images.shape[2:]
-        images = self.student_normalization.convert(images, self.normalization)
-        images = self.rescale(images).contiguous(memory_format=self.memory_format)
-        with autocast(images.device.type, self.precision):
-            output = self.answer(images, frozenset(wanted))
-        return self.coarsen(output, size) if self.stride else output
+        images = self.student_normalization.convert(batch.images, self.normalization)
+        images = self.rescale(images).contiguous(memory_format=self.inference.memory_format)
+        with autocast(images.device.type, self.inference.precision):
+            output = self.answer(images, frozenset(features))
+        return self.coarsen(output, batch.images.shape[2:]) if self.inference.stride else output
 
     def coarsen(self, output: SegmentationOutput, size: torch.Size) -> SegmentationOutput:
-        """Maps that are finer than ``stride`` of images of ``size`` (H, W) at that stride."""
-        limit = [-(-side // self.stride) for side in size]
+        """Maps that are finer than the stride of images of ``size`` (H, W) at that stride."""
+        limit = [-(-side // self.inference.stride) for side in size]
         features = {
             name: resize(x, [min(side, most) for side, most in zip(x.shape[2:], limit, strict=True)])
             for name, x in output.features.items()
@@ -146,22 +202,25 @@ class Teacher(nn.Module):
 
     def rescale(self, images: Tensor) -> Tensor:
         """Images (N, 3, H, W) at the size at which the network is shown them."""
-        if self.scale == 1:
+        scale = self.inference.scale
+        if scale == 1:
             return images
-        size = [max(round(side * self.scale), 1) for side in images.shape[2:]]
+        size = [max(round(side * scale), 1) for side in images.shape[2:]]
         return F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
 
     def verify(self, dataset: SegmentationDataset, num_images: int = 8) -> dict:
-        """Measure the teacher on evenly spaced labelled images before it is believed.
+        """Measure the teacher on evenly spaced labelled images before it is used.
 
         One without classes is measured by ``verify_features``.
 
         Returns:
-            file, network, family, sha256, num_classes, num_images and mean_iou (0..1; None without classes).
+            What ``teacher.json`` holds: file, network, family, sha256, num_classes, class_map, normalization, scale,
+            stride, precision, num_images and mean_iou (0..1; None without classes).
 
         Raises:
-            ValueError: the classes are not the data set's, no image has a label, or the teacher does no better than
-                the best answer that calls every pixel by one class; features that cannot teach.
+            ValueError: the classes are not the data set's, no image has a label, another common input convention gives
+                a far better mIoU, or the teacher does no better than the best answer that calls every pixel by one
+                class; features that cannot teach.
         """
         if not self.network.num_classes:
             return self.verify_features(dataset)
@@ -171,13 +230,36 @@ class Teacher(nn.Module):
         num_images = len(indices)
         confusion = evaluate(Predictor(self._coarse), dataset, self.normalization, indices)
         mean_iou, constant = confusion.mean_iou(), confusion.best_constant()
+        self._compare_conventions(dataset, indices, mean_iou, constant)
         if not mean_iou > constant:
             raise ValueError(
                 f"teacher {self.source} scores {100 * mean_iou:.2f} mIoU on {num_images} images of the "
                 f"{dataset.split} split, no better than one class everywhere ({100 * constant:.2f}): is it trained, "
                 "and for these classes?"
             )
-        return self._make_card(num_images, mean_iou)
+        return self._describe(num_images, mean_iou)
+
+    def _compare_conventions(
+        self, dataset: SegmentationDataset, indices: list[int], mean_iou: float, constant: float
+    ) -> None:
+        """Warn or raise ValueError if the images in another common convention give a better mIoU than ``mean_iou``."""
+        if mean_iou + REFUSED > 1:
+            return  # none can be much better
+        others = {name: other for name, other in CONVENTIONS.items() if other != self.normalization}
+        scores = {
+            name: evaluate(Predictor(self._coarse), dataset, other, indices).mean_iou()
+            for name, other in others.items()
+        }
+        best = max(scores, key=scores.get)
+        if scores[best] <= max(mean_iou + NOTED, constant):
+            return
+        message = (
+            f"teacher {self.source} scores {100 * mean_iou:.2f} mIoU with its {self.normalization} "
+            f"and {100 * scores[best]:.2f} with {best}: --teacher-normalization {best} takes that"
+        )
+        if scores[best] > mean_iou + REFUSED:
+            raise ValueError(message)
+        logger.warning(message)
 
     @torch.no_grad()
     def measure_crops(self, dataset: SegmentationDataset, num_crops: int = 32) -> dict | None:
@@ -240,23 +322,23 @@ class Teacher(nn.Module):
                 raise ValueError(f"teacher {self.source}: its feature {name} is the same for two images: untrained?")
             if torch.allclose(first, first.mean((2, 3), keepdim=True).expand_as(first)):
                 raise ValueError(f"teacher {self.source}: its feature {name} is the same all over an image: untrained?")
-        return self._make_card(num_images=2, mean_iou=None)
+        return self._describe(num_images=2, mean_iou=None)
 
-    def _make_card(self, num_images: int, mean_iou: float | None) -> dict:
-        self.card = {
+    def _describe(self, num_images: int, mean_iou: float | None) -> dict:
+        return {
             "file": self.source,
             "network": self.report.config["name"] if self.report else None,
             "family": self.report.family if self.report else None,
             "sha256": self.report.sha256 if self.report else None,
             "num_classes": self.network.num_classes,
             "class_map": self.class_map and self.class_map.targets,
-            "scale": self.scale,
-            "stride": self.stride,
-            "precision": self.precision,
+            "normalization": astuple(self.normalization),
+            "scale": self.inference.scale,
+            "stride": self.inference.stride,
+            "precision": self.inference.precision,
             "num_images": num_images,
             "mean_iou": mean_iou,
         }
-        return self.card
 
 
 def own_scale(report: LoadReport | None, dataset: SegmentationDataset) -> float:

@@ -1,4 +1,4 @@
-"""A teacher's answers on disk: a view of a training sample is shown to the teacher once."""
+"""Caches on disk a teacher's outputs for the first K augmentations (views) of each image."""
 
 import fcntl
 import hashlib
@@ -25,11 +25,11 @@ logger = logging.getLogger(__name__)
 TOLERANCE = 5e-3  # of the greatest value, between a stored map and one computed now: float16 and another batch
 
 
-class Shelf(NamedTuple):
-    """One feature of all views of all samples.
+class MapFiles(NamedTuple):
+    """The files of one feature of all views of all samples.
 
-    maps: (samples * views, C, h, w) float16. sums: (samples * views,) uint32, the CRC-32 of each map, 0 where there is
-    none yet; a map that was half written at a kill, or by two processes at once, does not have its sum.
+    maps: (samples * views, C, h, w) float16. sums: (samples * views,) uint32, the ``checksum`` of each map, 0 where
+    there is none yet; a map that was half written at a kill, or damaged since, does not have its sum.
     """
 
     maps: np.ndarray
@@ -37,10 +37,11 @@ class Shelf(NamedTuple):
 
 
 class TeacherCache:
-    """Called like a teacher, it answers from ``folder`` and asks the teacher for what is not there yet.
+    """Called like a teacher; reads from ``folder`` the answers that are there, and asks the teacher for the others.
 
     Answers have float16 precision, the first time too, so that a run does not depend on what it found in the folder.
-    Several processes and runs may fill the same folder. The first batch that is read is compared with the teacher.
+    Several processes and runs may fill the same folder. In every run the teacher answers the first batch, and what is
+    stored of it is compared.
 
     Args:
         folder: holds a folder for every key.
@@ -57,43 +58,42 @@ class TeacherCache:
         digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()
         self.folder = folder / digest[:16]
         self.teacher, self.length, self.views = teacher, num_samples * views, views
-        self.shelves: dict[str, Shelf] = {}
-        self.verified = False
+        self.files: dict[str, MapFiles] = {}
         self.key = dict(key)
 
-    def __call__(self, batch: Batch, wanted: Iterable[str]) -> SegmentationOutput:
-        """The wanted features of a batch, float32 on its device."""
+    def __call__(self, batch: Batch, features: Iterable[str]) -> SegmentationOutput:
+        """The named features of a batch, float32 on its device."""
+        features = sorted(features)
         view, index = batch.keys.T.numpy()
         places = index * self.views + view
-        stored = {name: self.read(name, places) for name in sorted(wanted)}
-        if not self.verified or not all(known.all() for _, known in stored.values()):
-            answer = self.teacher(batch.images, wanted).features
-            for name in stored:
+        stored = {name: self.read(name, places) for name in features if name in self.files}
+        if len(stored) < len(features) or not all(known.all() for _, known in stored.values()):
+            answer = self.teacher(batch, features).features
+            for name in features:
+                if name not in self.files:
+                    self.files[name] = self.open(name, answer[name].shape[1:])
                 self.write(name, places, answer[name])
                 stored[name] = self.read(name, places)
                 self.verify(name, stored[name][0], answer[name])
-            self.verified = True
-        features = {name: torch.from_numpy(maps).to(batch.images.device).float() for name, (maps, _) in stored.items()}
-        return SegmentationOutput(features.get("logits"), features)
+        maps = {name: torch.from_numpy(maps).to(batch.images.device).float() for name, (maps, _) in stored.items()}
+        return SegmentationOutput(maps.get("logits"), maps)
 
     def read(self, name: str, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The maps (N, C, h, w) float16 at these places, and which of them are there, whole, (N,) bool."""
-        shelf = self.shelf(name)
-        if shelf is None:
-            return np.empty(0), np.zeros(len(places), bool)
-        maps = shelf.maps[places]  # a copy, so that what is used is what was checked
-        return maps, np.array([checksum(one) for one in maps]) == shelf.sums[places]
+        files = self.files[name]
+        maps = files.maps[places]  # a copy, so that what is used is what was checked
+        return maps, np.array([checksum(*one) for one in zip(maps, places, strict=True)]) == files.sums[places]
 
     def write(self, name: str, places: np.ndarray, maps: Tensor) -> None:
         """Keep those of the maps (N, C, h, w) that are not there yet; the others stay as earlier steps saw them."""
         maps = maps.detach().half().cpu().contiguous().numpy()
         if not np.isfinite(maps).all():
             raise ValueError(f"the teacher's {name} does not fit into float16: train without --teacher-cache")
-        shelf = self.shelf(name) or self.make_shelf(name, maps.shape[1:])
+        files = self.files[name]
         for place, one, known in zip(places, maps, self.read(name, places)[1], strict=True):
             if not known:
-                shelf.maps[place] = one
-                shelf.sums[place] = checksum(one)
+                files.maps[place] = one
+                files.sums[place] = checksum(one, place)
 
     def verify(self, name: str, stored: np.ndarray, maps: Tensor) -> None:
         """Compare what is stored with what the teacher says now."""
@@ -105,26 +105,18 @@ class TeacherCache:
                 "the images or the network changed; delete that folder"
             )
 
-    def shelf(self, name: str) -> Shelf | None:
-        """The files of a feature, if they exist."""
-        if name not in self.shelves:
-            path = self.folder / f"{name}.json"
-            if not path.exists():
-                return None
-            shape = (self.length, *json.loads(path.read_text())["shape"])
-            maps = np.memmap(self.folder / f"{name}.maps", np.float16, "r+", shape=shape)
-            sums = np.memmap(self.folder / f"{name}.sums", np.uint32, "r+", shape=shape[:1])
-            self.shelves[name] = Shelf(maps, sums)
-        return self.shelves[name]
+    def open(self, name: str, shape: tuple[int, int, int]) -> MapFiles:
+        """The files of a feature whose maps have this shape (C, h, w), reserved on disk if they are new.
 
-    def make_shelf(self, name: str, shape: tuple[int, int, int]) -> Shelf:
-        """Reserve the room for a feature: a map that outgrew a full disk would end the process without a word."""
-        sizes = {"maps": 2 * self.length * int(np.prod(shape)), "sums": 4 * self.length}
+        Reserved, because a map that outgrew a full disk would end the process without a message.
+        """
+        maps, sums = (self.folder / f"{name}.{suffix}" for suffix in ("maps", "sums"))
+        sizes = {maps: 2 * self.length * int(np.prod(shape)), sums: 4 * self.length}
         size = sum(sizes.values())
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not (self.folder / f"{name}.json").exists():  # another process may have been faster
+            if not sums.exists():  # it is the last that is made
                 free = shutil.disk_usage(self.folder).free
                 logger.info("teacher cache %s: %s %s, %d views in %s", self.folder, name, shape, self.length, gib(size))
                 if size > free:
@@ -132,17 +124,22 @@ class TeacherCache:
                         f"{self.folder}: {name} of {self.length} views needs {gib(size)}, the disk has {gib(free)}: "
                         "lower --views, raise --teacher-stride or name another --teacher-cache"
                     )
-                for suffix, length in sizes.items():
-                    with (self.folder / f"{name}.{suffix}").open("wb") as file:
-                        os.posix_fallocate(file.fileno(), 0, length)
                 write_json(self.folder / "key.json", self.key)
-                write_json(self.folder / f"{name}.json", {"shape": list(shape)})
-        return self.shelf(name)
+                for path, length in sizes.items():
+                    with path.open("wb") as file:
+                        os.posix_fallocate(file.fileno(), 0, length)
+        for path, length in sizes.items():
+            if not path.is_file() or path.stat().st_size != length:
+                raise ValueError(f"{path} should have {length} bytes for maps of {tuple(shape)}: delete {self.folder}")
+        return MapFiles(
+            np.memmap(maps, np.float16, "r+", shape=(self.length, *shape)),
+            np.memmap(sums, np.uint32, "r+", shape=(self.length,)),
+        )
 
 
-def checksum(array: np.ndarray) -> int:
-    """CRC-32, never 0."""
-    return zlib.crc32(array) or 1
+def checksum(array: np.ndarray, place: int) -> int:
+    """CRC-32 of a map and of the place where it belongs, never 0."""
+    return zlib.crc32(array, int(place)) or 1
 
 
 def gib(size: int) -> str:

@@ -3,6 +3,7 @@
 import copy
 import inspect
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,7 +23,8 @@ class HuggingFaceNetwork(SegmentationNetwork):
     A model for semantic segmentation has classes, ``context`` (what its classifier reads) and logits that are not
     upsampled; any other has its features alone. ``layer1`` ... ``layer4``: the last map at each of its last four
     strides, or a plain ViT's map after each quarter of its blocks; ``context`` of a network without classes: its last
-    hidden state, the patch tokens as a map. A network with a patch size sees the image at its nearest multiple.
+    hidden state, the patch tokens as a map. A network with a patch size sees the image at its nearest multiple. The
+    image processor beside the model tells the input convention, the config's ``id2label`` the names of the classes.
 
     Args:
         num_classes: of the logits; None takes the model's own. A network without a segmentation head has 0.
@@ -48,9 +50,11 @@ class HuggingFaceNetwork(SegmentationNetwork):
             self.num_classes, kind = 0, transformers.AutoModel
         if pretrained:
             self.model = kind.from_pretrained(model, config=config, ignore_mismatched_sizes=True)
-            self.normalization = convention_of(model)
         else:
             self.model = kind.from_config(config)
+        if hf_config is None:  # else a checkpoint builds it again: it tells both itself
+            self.normalization = convention_of(model)
+            self.classes = names_of(config) if self.num_classes else None
         self.model.float()  # published weights may be of half precision
         if self.model.main_input_name != "pixel_values":
             raise ValueError(f"hf:{model} reads {self.model.main_input_name}, not images")
@@ -88,17 +92,31 @@ def read_config(model: str, stored: dict | None) -> transformers.PretrainedConfi
     return transformers.AutoConfig.for_model(settings.pop("model_type"), **settings)
 
 
+def names_of(config: transformers.PretrainedConfig) -> tuple[str, ...] | None:
+    """The names of a model's classes; None if they are the library's placeholders, LABEL_0 ..."""
+    names = tuple(config.id2label.get(index, "") for index in range(config.num_labels))
+    return names if all(names) and not any(re.fullmatch(r"LABEL_\d+", name) for name in names) else None
+
+
 def convention_of(model: str) -> Normalization | None:
-    """The input convention that a published model's image processor describes; None if it has none."""
+    """The input convention that the image processor beside a model or its config describes; None without one."""
+    folder = str(Path(model).parent) if model.endswith(".json") else model
     try:
-        given, _ = transformers.image_processing_utils.ImageProcessingMixin.get_image_processor_dict(model)
+        given, _ = transformers.image_processing_utils.ImageProcessingMixin.get_image_processor_dict(folder)
     except OSError:
         return None
-    channels = "BGR" if given.get("do_flip_channel_order") else "RGB"
-    factor = given.get("rescale_factor", 1 / 255) if given.get("do_rescale", True) else 1.0
-    if not given.get("do_normalize", "image_mean" in given):
-        return Normalization(channels, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), factor)
-    return convention(channels, given["image_mean"], given["image_std"], 255 * factor)
+    kind = given.get("image_processor_type") or given.get("feature_extractor_type") or ""
+    defaults = getattr(transformers, kind, None)
+
+    def setting(name: str, default: object) -> object:
+        return given[name] if name in given else getattr(defaults, name, None) or default
+
+    channels = "BGR" if setting("do_flip_channel_order", False) else "RGB"
+    factor = setting("rescale_factor", 1 / 255) if setting("do_rescale", True) else 1.0
+    mean, std = setting("image_mean", None), setting("image_std", None)
+    if not (mean and setting("do_normalize", "image_mean" in given)):
+        mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    return convention(channels, mean, std, 255 * factor)
 
 
 def classifier_of(model: nn.Module, num_classes: int) -> str:

@@ -1,8 +1,10 @@
 """segmentation_models_pytorch: ``smp:unet``, ``smp:fpn``, ``smp:deeplabv3plus`` ... with any of its encoders."""
 
 import segmentation_models_pytorch as smp
+import timm
 from torch import Tensor
 
+from segdistill.dataset import Normalization
 from segdistill.network.base import SegmentationNetwork
 from segdistill.network.external.base import convention, fit, measure, number_stages
 
@@ -10,7 +12,9 @@ from segdistill.network.external.base import convention, fit, measure, number_st
 class SMPNetwork(SegmentationNetwork):
     """``layer1`` ... ``layer4``: the encoder's last four stages; ``context``: the decoder's map; logits not upsampled.
 
-    Where the library wants sides that divide by the encoder's stride, the image is seen at their nearest multiple.
+    The input convention is that of the encoder's published weights, trained or not; it is unknown where only a file to
+    fetch tells it and ``pretrained`` is false. Where the library wants sides that divide by the encoder's stride, the
+    image is seen at their nearest multiple.
 
     Args:
         encoder_name: one of the library's encoders; tu-NAME for one of timm's
@@ -38,9 +42,8 @@ class SMPNetwork(SegmentationNetwork):
         self.num_classes = num_classes
         self.multiple = self.model.encoder.output_stride if self.model.requires_divisible_input_shape else 1
         self.rebuild = {"encoder_name": encoder_name}
-        if pretrained:
-            given = smp.encoders.get_preprocessing_params(encoder_name)
-            self.normalization = convention(given["input_space"], given["mean"], given["std"], given["input_range"][1])
+        if pretrained or encoder_name.startswith("tu-"):  # the others' is in a file that the library would fetch
+            self.normalization = convention_of(encoder_name)
         self.stages = list(number_stages(self.model.encoder.out_channels[1:]))
         self.features = measure(self, [*self.stages, "context", "logits"])
 
@@ -52,3 +55,11 @@ class SMPNetwork(SegmentationNetwork):
         if "logits" in wanted:
             maps["logits"] = self.model.segmentation_head[0](maps["context"])
         return maps
+
+
+def convention_of(encoder_name: str) -> Normalization | None:
+    """The input convention of an encoder's published weights; None of one of timm's that has none."""
+    if encoder_name.startswith("tu-") and not timm.is_model_pretrained(encoder_name.removeprefix("tu-")):
+        return None
+    given = smp.encoders.get_preprocessing_params(encoder_name)
+    return convention(given["input_space"], given["mean"], given["std"], given["input_range"][1])

@@ -6,9 +6,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from segdistill.dataset.normalization import IMAGENET
 from segdistill.network.base import SegmentationNetwork
-from segdistill.network.external.base import STAGES, measure, number_stages, watch
+from segdistill.network.external.base import STAGES, convention, measure, number_stages, watch
 
 
 class TorchvisionNetwork(SegmentationNetwork):
@@ -26,8 +25,6 @@ class TorchvisionNetwork(SegmentationNetwork):
         ValueError: no such model.
     """
 
-    normalization = IMAGENET
-
     def __init__(self, num_classes: int | None, *, model: str, pretrained: bool = False, aux_loss: bool = True):
         super().__init__()
         known = torchvision.models.list_models(module=torchvision.models.segmentation)
@@ -35,6 +32,8 @@ class TorchvisionNetwork(SegmentationNetwork):
             raise ValueError(f"torchvision has no segmentation model {model!r}; known: {', '.join(known)}")
         weights = torchvision.models.get_model_weights(model).DEFAULT
         self.num_classes = len(weights.meta["categories"]) if num_classes is None else num_classes
+        transform = weights.transforms()
+        self.normalization = convention("RGB", transform.mean, transform.std)
         settings = {} if model.startswith("lraspp") else {"aux_loss": aux_loss}
         built = torchvision.models.get_model(
             model, weights=None, weights_backbone=None, num_classes=self.num_classes, **settings
@@ -46,6 +45,8 @@ class TorchvisionNetwork(SegmentationNetwork):
                 {key: value for key, value in given.items() if key in own and value.shape == own[key].shape},
                 strict=False,
             )
+            if self.num_classes == len(weights.meta["categories"]):
+                self.classes = tuple(weights.meta["categories"])
         self.backbone, self.classifier = built.backbone, built.classifier
         self.aux_classifier = getattr(built, "aux_classifier", None)
         self.rebuild = settings

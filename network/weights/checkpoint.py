@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from segdistill.dataset.normalization import IMAGENET, Normalization
+from segdistill.dataset.normalization import Normalization
 from segdistill.libs.files import replacing, sha256_of
 from segdistill.libs.text import shown
 from segdistill.network.base import SegmentationNetwork
@@ -28,7 +28,7 @@ from segdistill.network.weights.shapes import blueprint, class_dependent
 class LoadReport:
     """What ``load_weights`` did: entries used, in the file but not used, and left at their initial values.
 
-    normalization: None if the file does not tell, which a bare state dict in our key names does not.
+    normalization: None if nobody tells: neither the file, nor the library that the network is of.
     input_size: height and width that an image is shown at; None for its own.
     counts_void: the last class is void, one more than the data set's.
     """
@@ -216,9 +216,8 @@ def describe(network: SegmentationNetwork) -> LoadReport:
     for key, value in sorted(network.state_dict().items()):
         digest.update(key.encode() + value.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     family, _, _ = network.config["name"].partition(":")
-    convention = network.normalization or IMAGENET
     used = sorted(network.state_dict())
-    return LoadReport(family, used, [], [], convention, digest.hexdigest(), network.config)
+    return LoadReport(family, used, [], [], network.normalization, digest.hexdigest(), network.config, network.classes)
 
 
 def convert(

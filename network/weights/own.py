@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from segdistill.dataset.normalization import IMAGENET, Normalization
+from segdistill.dataset.normalization import Normalization
 from segdistill.libs.text import shown
 from segdistill.network.external import LIBRARIES
 from segdistill.network.weights.base import Weights, is_counter, is_state_dict
@@ -71,7 +71,7 @@ def read_plain(state_dict: Mapping[str, Tensor], described: Mapping, whole: bool
     kept = {key: value for key, value in renamed.items() if key in own}
     skipped = sorted(renamed.keys() - kept.keys())  # the library's classifier of whole images
     family, _, _ = described["name"].partition(":")
-    return Weights(family, kept, network.config, network.normalization or IMAGENET, skipped=skipped)
+    return Weights(family, kept, network.config, network.normalization, skipped=skipped, classes=network.classes)
 
 
 def without_downloads(config: Mapping) -> dict:

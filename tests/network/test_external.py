@@ -6,11 +6,13 @@ import sys
 import pytest
 import torch
 
+from segdistill.dataset import DATASETS
 from segdistill.dataset.normalization import IMAGENET
 from segdistill.network import build_network, network_class
 from segdistill.network.base import freeze_idle
 from segdistill.network.external import LIBRARIES
-from segdistill.network.weights.checkpoint import atomic_save, export_weights, load_network
+from segdistill.network.weights.checkpoint import atomic_save, describe, export_weights, load_network
+from segdistill.utils.classes import match_classes
 
 NUM_CLASSES = 5
 SEGFORMER = {
@@ -248,7 +250,52 @@ def test_conventions_come_from_the_library(built):
     assert built("timm:resnet10t", {}).normalization == IMAGENET
     assert built("torchvision:lraspp_mobilenet_v3_large", {}).normalization == IMAGENET
     assert built("timm:test_vit", {}).normalization.mean == (127.5, 127.5, 127.5)
-    assert built("smp:unet", {"encoder_name": "resnet18"}).normalization is None  # untrained
+    assert built("smp:unet", {"encoder_name": "resnet18"}).normalization is None  # in a file that is not fetched
+    assert built("smp:fpn", {"encoder_name": "tu-resnet10t"}).normalization == IMAGENET
+    assert built("hf:FOLDER/segformer.json", {}).normalization is None
+
+
+@pytest.mark.parametrize(
+    ("processor", "channels", "mean", "std"),
+    [
+        ({"image_processor_type": "BeitImageProcessor"}, "RGB", 127.5, 127.5),  # the class's own
+        ({"do_normalize": False, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}, "RGB", 0, 255),
+        ({"do_flip_channel_order": True, "do_normalize": False}, "BGR", 0, 255),
+        ({"do_rescale": False, "image_mean": [9] * 3, "image_std": [2] * 3}, "RGB", 9, 2),
+    ],
+)
+def test_the_image_processor_beside_a_config_tells_the_convention_of_an_untrained_network(
+    processor, channels, mean, std, tmp_path
+):
+    pytest.importorskip("transformers")
+    (tmp_path / "vit.json").write_text(json.dumps(VIT))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
+    colours = build_network(f"hf:{tmp_path / 'vit.json'}", 0).normalization
+    assert (colours.channels, colours.mean, colours.std, colours.scale) == (channels, (mean,) * 3, (std,) * 3, 1)
+
+
+def test_classes_are_named_as_the_model_s_config_names_them(tmp_path):
+    pytest.importorskip("transformers")
+    names = {str(index): f"class {index}" for index in range(3)}
+    (tmp_path / "named.json").write_text(json.dumps({**SEGFORMER, "num_labels": 3, "id2label": names}))
+    (tmp_path / "unnamed.json").write_text(json.dumps(SEGFORMER))
+    named = build_network(f"hf:{tmp_path / 'named.json'}", 3)
+    assert named.classes == ("class 0", "class 1", "class 2")
+    assert describe(named).classes == named.classes
+    assert build_network(f"hf:{tmp_path / 'named.json'}", 4).classes is None  # of another head
+    assert build_network(f"hf:{tmp_path / 'unnamed.json'}", 7).classes is None
+
+
+def test_torchvision_names_the_classes_of_its_published_weights(monkeypatch):
+    import torchvision
+
+    weights = torchvision.models.get_model_weights("lraspp_mobilenet_v3_large").DEFAULT
+    monkeypatch.setattr(type(weights), "get_state_dict", lambda *_, **__: {})
+    name = "torchvision:lraspp_mobilenet_v3_large"
+    published = build_network(name, None, pretrained=True)
+    assert match_classes(published, describe(published), name, DATASETS["voc2012"]).is_identity
+    assert build_network(name, 5, pretrained=True).classes is None
+    assert build_network(name, 21).classes is None
 
 
 @pytest.mark.parametrize(

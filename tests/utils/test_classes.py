@@ -102,12 +102,36 @@ def test_classes_that_fit_need_no_file(num_classes, own, expected):
         (11, report(counts_void=True), "and they are not the same"),
         (20, report(counts_void=True), r"a\.pth: road, .*bicycle, void\n"),
         (11, report((*CamVid.CLASSES[:-1], "cyclist")), r"and they are not the same(.|\n)*cyclist\n.*bicyclist"),
-        (11, report(CamVid.CLASSES[::-1]), "and they are not the same"),
+        (11, report(("sky", *CamVid.CLASSES[:-1])), "and they are not the same"),
     ],
 )
 def test_classes_that_do_not_fit_are_an_error_with_both_lists(num_classes, own, message):
     with pytest.raises(ValueError, match=message):
         match_classes(network_of(num_classes), own, "a.pth", CamVid)
+
+
+@pytest.mark.parametrize(
+    ("own", "targets"),
+    [
+        (CamVid.CLASSES[::-1], tuple(range(11))[::-1]),
+        (("Sky ", *CamVid.CLASSES[1:6], "sign-symbol", *CamVid.CLASSES[7:]), tuple(range(11))),
+    ],
+)
+def test_the_same_names_in_another_order_or_spelling_are_mapped_by_name(own, targets, caplog):
+    with caplog.at_level("INFO"):
+        assert match_classes(network_of(11), report(own), "a.pth", CamVid) == ClassMap(targets, 11)
+    moved = targets != tuple(range(11))
+    assert [record.message.startswith("a.pth has the classes in another order") for record in caplog.records] == [
+        True
+    ] * moved
+
+
+def test_a_mapped_network_still_shows_what_its_library_built():
+    network = MappedNetwork(Fixed(4), MAP)
+    network.network.model = "its library's"
+    assert network.model == "its library's"
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        assert network.nothing
 
 
 def test_a_file_names_the_classes_of_a_network_whose_file_does_not(tmp_path):

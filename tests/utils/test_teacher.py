@@ -9,15 +9,17 @@ import torch
 from PIL import Image
 
 from segdistill.dataset import Normalization, build_dataset
-from segdistill.dataset.normalization import CAFFE, IMAGENET
+from segdistill.dataset.normalization import CAFFE, CONVENTIONS, IMAGENET, parse_normalization
 from segdistill.dataset.transforms import RandomCrop
-from segdistill.network import SegmentationNetwork, build_network
+from segdistill.network import LoadReport, SegmentationNetwork, build_network
 from segdistill.network.base import Feature
 from segdistill.network.weights.checkpoint import atomic_save, export_weights
+from segdistill.utils.batch import Batch
+from segdistill.utils.classes import match_classes
 from segdistill.utils.predict import whole
-from segdistill.utils.teacher import Teacher, own_scale
+from segdistill.utils.teacher import Inference, Teacher, own_scale
 
-CONVENTIONS = [
+EXAMPLES = [
     IMAGENET,
     CAFFE,
     Normalization("BGR", (110.3, 108.4, 105.0), (72.1, 72.7, 69.9), 1 / 255),
@@ -37,20 +39,28 @@ def camvid(tmp_path):
     return build_dataset("camvid", tmp_path, "val")
 
 
-def make_teacher(num_classes=11, **options):
+def make_teacher(num_classes=11, source=None, **options):
     torch.manual_seed(0)
     network = build_network("pspnet", num_classes, backbone="resnet18_v1s")
-    return Teacher(network, IMAGENET, IMAGENET, **options)
+    return Teacher(network, IMAGENET, IMAGENET, Inference(**options), source=source)
+
+
+def batch_of(images):
+    return Batch(images, torch.empty(0), torch.empty(0), torch.tensor(1.0), 0.0)
+
+
+def report_of(**fields):
+    return LoadReport("other", [], [], [], IMAGENET, "0", {"name": "other"}, **fields)
 
 
 def test_a_teacher_stays_in_eval_mode_and_answers_the_same_after_train():
     teacher = make_teacher()
     batch = torch.randn(2, 3, 64, 64)
-    before = teacher(batch, {"logits"}).logits
+    before = teacher(batch_of(batch), {"logits"}).logits
     teacher.train()
     assert not teacher.training
     assert not any(module.training for module in teacher.network.modules())
-    assert torch.equal(teacher(batch, {"logits"}).logits, before)
+    assert torch.equal(teacher(batch_of(batch), {"logits"}).logits, before)
 
 
 def test_a_teacher_shows_nothing_to_optimizers_checkpoints_and_wrappers():
@@ -66,7 +76,7 @@ def test_nothing_of_a_teacher_changes_when_a_student_learns_from_it():
     optimizer = torch.optim.SGD([*student.parameters(), *teacher.parameters()], 0.1)
     for _ in range(2):
         batch = torch.randn(2, 3, 64, 64)
-        target = torch.nn.functional.interpolate(teacher(batch, {"logits"}).logits, size=(8, 8))
+        target = torch.nn.functional.interpolate(teacher(batch_of(batch), {"logits"}).logits, size=(8, 8))
         (student(batch).logits - target).square().mean().backward()
         optimizer.step()
     assert all(torch.equal(before[key], value) for key, value in teacher.network.state_dict().items())
@@ -76,17 +86,17 @@ def test_nothing_of_a_teacher_changes_when_a_student_learns_from_it():
 def test_a_teacher_keeps_no_graph_and_answers_what_it_is_asked_alone():
     teacher = make_teacher()
     images = torch.randn(1, 3, 64, 64, requires_grad=True)
-    output = teacher(images, {"layer4"})
+    output = teacher(batch_of(images), {"layer4"})
     assert output.logits is None
     assert output.features.keys() == {"layer4"}
     assert not output.features["layer4"].requires_grad
-    assert teacher(images, {"aux_logits"}).features["aux_logits"].shape[:2] == (1, 11)
+    assert teacher(batch_of(images), {"aux_logits"}).features["aux_logits"].shape[:2] == (1, 11)
     with pytest.raises(ValueError, match="no feature layer9"):
-        teacher(images, {"layer9"})
+        teacher(batch_of(images), {"layer9"})
 
 
-@pytest.mark.parametrize("student", CONVENTIONS)
-@pytest.mark.parametrize("own", CONVENTIONS)
+@pytest.mark.parametrize("student", EXAMPLES)
+@pytest.mark.parametrize("own", EXAMPLES)
 def test_the_students_batch_reaches_the_teacher_in_its_own_convention(student, own):
     images = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
     torch.testing.assert_close(student.convert(student(images), own), own(images), rtol=1e-4, atol=1e-4)
@@ -110,10 +120,10 @@ def test_a_teacher_is_read_from_a_file_and_says_what_it_is(camvid, tmp_path):
     teacher = Teacher.from_checkpoint(tmp_path / "teacher.pth", IMAGENET)
     assert teacher.normalization == CAFFE
     teacher._hidden = (Oracle(),)
-    card = teacher.verify(camvid)
-    assert (card["num_classes"], card["num_images"], card["family"]) == (11, 2, "segdistill")
-    assert card["mean_iou"] == 1.0
-    assert len(card["sha256"]) == 64
+    facts = teacher.verify(camvid)
+    assert (facts["num_classes"], facts["num_images"], facts["family"]) == (11, 2, "segdistill")
+    assert facts["mean_iou"] == 1.0
+    assert len(facts["sha256"]) == 64
 
 
 class Oracle(SegmentationNetwork):
@@ -128,8 +138,68 @@ class Oracle(SegmentationNetwork):
     def maps(self, images, wanted):
         logits = torch.zeros(len(images), 11, *images.shape[2:])
         logits[:, 0] = -images[:, 0]
-        logits[:, 3] = 100 if self.constant else images[:, 0]
+        logits[:, 3] = 1e4 if self.constant else images[:, 0]
         return {"logits": logits}
+
+
+class Unit(Oracle):
+    """Tells sky from road only where its input is x / 255: with a mean taken off both are dark."""
+
+    def __init__(self, dark=0.1):
+        super().__init__()
+        self.dark = dark
+
+    def maps(self, images, wanted):
+        logits = torch.zeros(len(images), 11, *images.shape[2:])
+        logits[:, 0], logits[:, 3] = self.dark, images[:, 0]
+        return {"logits": logits.masked_fill(images.amin((1, 2, 3)).view(-1, 1, 1, 1) < 0, 0.0)}
+
+
+def test_a_teacher_in_a_wrong_convention_is_refused_with_the_one_that_is_right(camvid):
+    teacher = make_teacher(source="unit.pth")
+    teacher._hidden = (Unit(),)
+    with pytest.raises(ValueError, match=r"unit\.pth scores .* and 100\.00 with unit: --teacher-normalization unit"):
+        teacher.verify(camvid)
+    teacher.normalization = CONVENTIONS["unit"]
+    assert teacher.verify(camvid)["mean_iou"] == 1.0
+
+
+def test_a_convention_that_is_a_little_better_is_mentioned(camvid, monkeypatch, caplog):
+    scores = {IMAGENET: 0.5, CONVENTIONS["half"]: 0.55}
+    monkeypatch.setattr(
+        "segdistill.utils.teacher.evaluate",
+        lambda predictor, dataset, normalization, indices: SimpleNamespace(
+            mean_iou=lambda: scores.get(normalization, 0.1), best_constant=lambda: 0.2
+        ),
+    )
+    teacher = make_teacher(source="a.pth")
+    assert teacher.verify(camvid)["mean_iou"] == 0.5
+    assert "scores 50.00 mIoU" in caplog.text
+    assert "55.00 with half: --teacher-normalization half" in caplog.text
+    caplog.clear()
+    scores[IMAGENET] = 0.54
+    teacher.verify(camvid)
+    assert not caplog.text
+
+
+def test_a_plain_state_dict_in_our_keys_is_taken_for_imagenet_s_and_that_is_said(camvid, tmp_path, caplog):
+    torch.save(build_network("segformer", 11, backbone="mit_b0").state_dict(), tmp_path / "bare.pth")
+    given = ("segformer", CAFFE, tmp_path / "bare.pth", 11, {"backbone": "mit_b0"})
+    assert Teacher.from_network(*given, dataset=camvid).normalization == IMAGENET
+    assert "does not say its input convention (--teacher-normalization" in caplog.text
+    assert Teacher.from_network(*given, dataset=camvid, normalization=CAFFE).normalization == CAFFE
+
+
+@pytest.mark.parametrize("encoder", ["tu-resnet10t", "tu-mobilevitv2_050"])
+def test_a_plain_state_dict_of_smp_is_fed_as_its_encoder_says(encoder, tmp_path):
+    smp = pytest.importorskip("segmentation_models_pytorch")
+    given = smp.encoders.get_preprocessing_params(encoder)
+    model = smp.Unet(encoder, encoder_weights=None, classes=3)
+    torch.save(model.state_dict(), tmp_path / "smp.pth")
+    teacher = Teacher.from_network("smp:unet", CAFFE, tmp_path / "smp.pth", 3, {"encoder_name": encoder})
+    image = torch.full((1, 3, 1, 1), 100, dtype=torch.uint8)
+    expected = (100 / 255 - torch.tensor(given["mean"])) / torch.tensor(given["std"])
+    torch.testing.assert_close(teacher.normalization(image).flatten(), expected)
 
 
 def test_one_class_everywhere_is_no_teacher_however_few_classes_occur(camvid):
@@ -172,6 +242,16 @@ def test_a_convention_that_means_nothing_is_an_error(arguments, message, tmp_pat
         Teacher.from_checkpoint(tmp_path / "teacher.pth", IMAGENET)
 
 
+def test_a_convention_is_named_or_written_out():
+    assert parse_normalization("caffe") == CAFFE
+    assert parse_normalization("BGR:1,2,3:4,5,6") == Normalization("BGR", (1.0, 2.0, 3.0), (4.0, 5.0, 6.0))
+    for text in ("cafe", "RGB:1,2,3", "RGB:1,2,x:1,1,1", "RGB:1,2,3:1,1,1:2"):
+        with pytest.raises(ValueError, match=r"expected imagenet, unit, caffe, half or RGB:mean,mean,mean:std"):
+            parse_normalization(text)
+    with pytest.raises(ValueError, match="of values 0..1, times 255"):
+        parse_normalization("RGB:0.485,0.456,0.406:0.229,0.224,0.225")
+
+
 def test_an_untrained_teacher_is_refused(camvid):
     with pytest.raises(ValueError, match="no better than one class everywhere"):
         make_teacher(source="random.pth").verify(camvid)
@@ -196,7 +276,7 @@ def test_a_teacher_of_other_classes_answers_in_the_students(camvid, tmp_path):
     images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         expected = network(images, {"logits", "aux_logits", "layer4"}).features
-    answer = teacher(images, {"logits", "aux_logits", "layer4"})
+    answer = teacher(batch_of(images), {"logits", "aux_logits", "layer4"})
     assert teacher.network.known_classes == tuple(range(10))
     assert torch.equal(answer.features["layer4"], expected["layer4"])
     for name in ("logits", "aux_logits"):
@@ -210,7 +290,7 @@ def test_a_release_that_counts_void_teaches_without_it(camvid, tmp_path):
     network = build_network("espnet", 12, p=2, q=3, skip="fused")
     atomic_save(network.state_dict(), tmp_path / "teacher.pth")
     teacher = Teacher.from_checkpoint(tmp_path / "teacher.pth", IMAGENET, dataset=camvid)
-    assert teacher(torch.randn(1, 3, 32, 64), {"logits"}).logits.shape[1] == 11
+    assert teacher(batch_of(torch.randn(1, 3, 32, 64)), {"logits"}).logits.shape[1] == 11
     assert teacher.network.known_classes is None
 
 
@@ -219,21 +299,20 @@ def test_a_teacher_sees_the_images_at_the_size_that_its_network_was_trained_on(c
     teacher = make_teacher(scale=0.5)
     monkeypatch.setattr(teacher.network, "maps", lambda images, wanted: seen.append(images) or {"layer4": images})
     images = torch.rand(1, 3, 1, 64).repeat(1, 1, 32, 1)
-    teacher(images, {"layer4"})
+    teacher(batch_of(images), {"layer4"})
     torch.testing.assert_close(seen[0].mean(), images.mean(), rtol=0.01, atol=0)
     assert seen[0].shape == (1, 3, 16, 32)
     # Images of 32x64 where 16x32 were learnt from.
-    report = SimpleNamespace(input_size=(16, 32))
-    assert own_scale(report, camvid) == 0.5
-    assert own_scale(SimpleNamespace(input_size=None), camvid) == 1.0
+    assert own_scale(report_of(input_size=(16, 32)), camvid) == 0.5
+    assert own_scale(report_of(), camvid) == 1.0
 
 
 def test_a_teacher_is_measured_as_it_teaches(camvid):
     """At a scale of 1/2 the network sees images of half the size; the answer is scored at full size."""
     teacher = make_teacher(scale=0.5)
     teacher._hidden = (Oracle(),)
-    assert teacher.verify(camvid)["mean_iou"] > 0.9
-    assert teacher.card["scale"] == 0.5
+    facts = teacher.verify(camvid)
+    assert (facts["mean_iou"] > 0.9, facts["scale"]) == (True, 0.5)
 
 
 @pytest.fixture
@@ -289,9 +368,8 @@ def test_crops_are_measured_as_a_teacher_teaches(camvid, crops, monkeypatch):
     monkeypatch.setattr(
         Doubtful, "maps", lambda self, images, wanted: seen.append(images.shape[2:]) or maps(self, images, wanted)
     )
-    report = SimpleNamespace(classes=names, input_size=None, family="other", config={"name": "swapped"}, sha256="0")
-    options = {"dataset": camvid, "class_map": camvid.root / "classes.txt", "scale": 0.5, "report": report}
-    teacher = Teacher(Doubtful(), IMAGENET, IMAGENET, **options)
+    mapped = match_classes(Doubtful(), report_of(classes=names), "swapped", camvid, camvid.root / "classes.txt")
+    teacher = Teacher(Doubtful(), IMAGENET, IMAGENET, Inference(scale=0.5), mapped)
     with pytest.raises(ValueError, match="no better than one class everywhere"):
         teacher.verify(camvid)
     assert teacher.measure_crops(crops)["mean_iou"] < 0.1
@@ -338,8 +416,8 @@ def two_images(camvid):
 
 
 def test_a_teacher_without_classes_is_verified_by_its_features(two_images):
-    card = Teacher(Backbone(), IMAGENET, IMAGENET, source="backbone").verify(two_images)
-    assert (card["num_classes"], card["num_images"], card["mean_iou"]) == (0, 2, None)
+    facts = Teacher(Backbone(), IMAGENET, IMAGENET, source="backbone").verify(two_images)
+    assert (facts["num_classes"], facts["num_images"], facts["mean_iou"]) == (0, 2, None)
 
 
 @pytest.mark.parametrize(
@@ -364,7 +442,7 @@ def test_a_file_and_a_network_that_do_not_agree_are_an_error(tmp_path):
     atomic_save(export_weights(build_network("espnet_c", 11, q=1), CAFFE), tmp_path / "teacher.pth")
     with pytest.raises(ValueError, match=r"teacher\.pth holds a espnet_c, not a pspnet"):
         Teacher.from_network("pspnet", IMAGENET, tmp_path / "teacher.pth", 11)
-    with pytest.raises(ValueError, match=r"teacher\.pth holds .*'q': 1.*not.*'q': 2"):
+    with pytest.raises(ValueError, match=r"teacher\.pth holds .*'q': 1.*not .*'q': 2"):
         Teacher.from_network("espnet_c", IMAGENET, tmp_path / "teacher.pth", 11, {"q": 2})
     teacher = Teacher.from_network("espnet_c", IMAGENET, tmp_path / "teacher.pth", 11, {"q": 1})
     assert (teacher.normalization, teacher.report.config["q"]) == (CAFFE, 1)
@@ -377,7 +455,9 @@ def test_a_plain_state_dict_is_loaded_into_the_named_network(tmp_path):
     torch.save(model.state_dict(), tmp_path / "timm.pth")
     teacher = Teacher.from_network("timm:resnet10t", IMAGENET, tmp_path / "timm.pth", 11)
     images = torch.randn(1, 3, 64, 64)
-    torch.testing.assert_close(teacher(images, {"context"}).features["context"], model.forward_features(images))
+    torch.testing.assert_close(
+        teacher(batch_of(images), {"context"}).features["context"], model.forward_features(images)
+    )
     assert (teacher.report.family, len(teacher.report.sha256)) == ("timm", 64)
     assert teacher.report.skipped == ["model.fc.bias", "model.fc.weight"]
     with pytest.raises(ValueError, match="backbone only, not a timm:resnet18"):
@@ -391,7 +471,10 @@ def test_a_network_of_the_library_is_told_from_another_by_its_weights(tmp_path):
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
         transformers.Dinov2Model(config).save_pretrained(tmp_path)
-        teacher = Teacher.from_network(f"hf:{tmp_path}", IMAGENET, settings={"pretrained": True})
+        settings = {"pretrained": True}
+        with pytest.raises(ValueError, match=r"does not say its input convention \(--teacher-normalization imagenet"):
+            Teacher.from_network(f"hf:{tmp_path}", IMAGENET, settings=settings)
+        teacher = Teacher.from_network(f"hf:{tmp_path}", IMAGENET, settings=settings, normalization=IMAGENET)
         digests.append(teacher.report.sha256)
     assert digests[0] == digests[1] != digests[2]
     assert (teacher.source, teacher.report.family, teacher.network.num_classes) == (f"hf:{tmp_path}", "hf", 0)
@@ -401,7 +484,7 @@ def test_a_stride_samples_what_is_finer_and_leaves_the_rest():
     own, coarse = make_teacher(), make_teacher(stride=16)
     images = torch.randn(2, 3, 72, 90)
     wanted = {"layer1", "layer4", "logits"}
-    expected, answer = own(images, wanted).features, coarse(images, wanted).features
+    expected, answer = own(batch_of(images), wanted).features, coarse(batch_of(images), wanted).features
     limit = (5, 6)  # 72 / 16 and 90 / 16, rounded up
     for name in wanted:
         size = expected[name].shape[2:]
@@ -409,24 +492,24 @@ def test_a_stride_samples_what_is_finer_and_leaves_the_rest():
         assert answer[name].shape[2:] == limit
         # The corners lie on the corners, so they are answers of the network itself.
         torch.testing.assert_close(answer[name][..., ::4, ::5], expected[name][..., :: size[0] - 1, :: size[1] - 1])
-    unchanged = make_teacher(stride=2)(images, wanted).features
+    unchanged = make_teacher(stride=2)(batch_of(images), wanted).features
     assert all(torch.equal(unchanged[name], expected[name]) for name in wanted)
 
 
 def test_bfloat16_is_the_teachers_alone():
     images = torch.randn(2, 3, 64, 64)
-    exact = make_teacher()(images, {"logits"}).logits
-    rounded = make_teacher(precision="bf16")(images, {"logits"}).logits
+    exact = make_teacher()(batch_of(images), {"logits"}).logits
+    rounded = make_teacher(precision="bf16")(batch_of(images), {"logits"}).logits
     assert rounded.dtype == torch.bfloat16
     assert 0 < (rounded.float() - exact).abs().max() < 0.05 * exact.abs().max()
     with torch.autocast("cpu", torch.bfloat16):  # the student's
-        assert torch.equal(make_teacher()(images, {"logits"}).logits, exact)
+        assert torch.equal(make_teacher()(batch_of(images), {"logits"}).logits, exact)
 
 
 @pytest.mark.slow
 def test_a_compiled_teacher_says_the_same():
     network, images = build_network("espnet_c", 5, p=1, q=1), torch.randn(2, 3, 64, 64)
-    teachers = (Teacher(network, IMAGENET, IMAGENET, compiled=compiled) for compiled in (False, True))
-    expected, answer = (teacher(images, {"layer3", "logits"}) for teacher in teachers)
+    teachers = (Teacher(network, IMAGENET, IMAGENET, Inference(compiled=compiled)) for compiled in (False, True))
+    expected, answer = (teacher(batch_of(images), {"layer3", "logits"}) for teacher in teachers)
     for name, value in expected.features.items():
         torch.testing.assert_close(answer.features[name], value, rtol=1e-4, atol=1e-4)

@@ -1,6 +1,8 @@
 """The teacher's answers on disk: the same student, whatever the folder held before."""
 
 import multiprocessing
+import os
+import random
 import shutil
 from collections import namedtuple
 
@@ -26,9 +28,9 @@ class Asked(Teacher):
 
     count = 0
 
-    def forward(self, images, wanted):
+    def forward(self, batch, features):
         self.count += 1
-        return super().forward(images, wanted)
+        return super().forward(batch, features)
 
 
 @pytest.fixture
@@ -52,7 +54,7 @@ def test_what_was_said_once_is_not_asked_again(teacher, tmp_path):
     first = cache(batch, WANTED)
     again = cache(batch_of((0, 2), (0, 0)), WANTED)
     assert teacher.count == 1
-    expected = teacher(batch.images, WANTED)
+    expected = teacher(batch, WANTED)
     for name in WANTED:
         assert first.features[name].dtype == torch.float32
         torch.testing.assert_close(first.features[name], expected.features[name], rtol=1e-3, atol=1e-3)
@@ -71,16 +73,46 @@ def test_another_feature_and_another_run_use_the_same_folder(teacher, tmp_path):
     assert torch.equal(one(batch, WANTED).features["layer3"], other(batch, WANTED).features["layer3"])
 
 
-@pytest.mark.parametrize("file", ["logits.maps", "logits.sums"])
-def test_a_half_written_map_is_asked_for_again(teacher, tmp_path, file):
-    batch = batch_of((0, 0), (0, 1))
-    said = TeacherCache(tmp_path, teacher, {}, 2, 1)(batch, {"logits"}).logits
-    (path,) = tmp_path.glob(f"*/{file}")
-    content = np.memmap(path, np.uint8, "r+")
-    content[: len(content) // 2] = 7
-    cache = TeacherCache(tmp_path, teacher, {}, 2, 1)
-    cache(batch, {"logits"})
-    torch.testing.assert_close(cache(batch, {"logits"}).logits, said, rtol=1e-3, atol=1e-3)
+def flip(content):
+    """One bit, anywhere."""
+    content[random.randrange(len(content))] ^= 1 << random.randrange(8)
+
+
+def zero(content):
+    """A piece of any length."""
+    start = random.randrange(len(content))
+    content[start : start + random.randrange(1, len(content))] = 0
+
+
+def exchange(content):
+    """The first half and the second: a map, or its sum, at another's place."""
+    half = len(content) // 2
+    content[:half], content[half:] = content[half:].copy(), content[:half].copy()
+
+
+@pytest.mark.parametrize("damage", [flip, zero, exchange])
+@pytest.mark.parametrize("files", [("maps",), ("sums",), ("maps", "sums")])
+def test_what_was_damaged_on_disk_is_asked_for_again(teacher, tmp_path, files, damage):
+    batches = batch_of((0, 0)), batch_of((0, 1))
+    written = TeacherCache(tmp_path, teacher, {}, 2, 1)
+    answers = [written(batch, {"logits"}).logits for batch in batches]
+    random.seed(0)
+    for _ in range(20):
+        for file in files:
+            (path,) = tmp_path.glob(f"*/logits.{file}")
+            damage(np.memmap(path, np.uint8, "r+"))
+        cache = TeacherCache(tmp_path, teacher, {}, 2, 1)
+        for batch, answer in zip(batches, answers, strict=True):
+            assert torch.equal(cache(batch, {"logits"}).logits, answer)
+
+
+@pytest.mark.parametrize("file", ["maps", "sums"])
+def test_a_file_that_was_cut_is_an_error_that_names_it(teacher, tmp_path, file):
+    TeacherCache(tmp_path, teacher, {}, 1, 1)(batch_of((0, 0)), {"logits"})
+    (path,) = tmp_path.glob(f"*/logits.{file}")
+    os.truncate(path, path.stat().st_size - 1)
+    with pytest.raises(ValueError, match=rf"logits\.{file} should have \d+ bytes for maps of .*: delete"):
+        TeacherCache(tmp_path, teacher, {}, 1, 1)(batch_of((0, 0)), {"logits"})
 
 
 def test_other_pictures_under_the_same_names_are_noticed(teacher, tmp_path):
@@ -112,7 +144,7 @@ def check_filled(teacher, folder):
     cache = TeacherCache(folder, teacher, {}, num_samples=2, views=200)
     for view in range(200):
         batch = batch_of((view, 0), (view, 1))
-        expected = teacher(batch.images, WANTED).features
+        expected = teacher(batch, WANTED).features
         for name, said in cache(batch, WANTED).features.items():
             torch.testing.assert_close(said, expected[name], rtol=1e-3, atol=2e-3)
 

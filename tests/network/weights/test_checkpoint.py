@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from segdistill.dataset.normalization import CAFFE, IMAGENET, Normalization
 from segdistill.network import build_network
-from segdistill.network.__main__ import parse_normalization
 from segdistill.network.weights.checkpoint import (
     atomic_save,
     convert,
@@ -405,36 +404,6 @@ def test_a_plain_state_dict_of_a_library_loads_where_its_network_is_named(tmp_pa
     assert torch.equal(network.model.encoder.conv1.weight, model.encoder.conv1.weight)
     with pytest.raises(ValueError, match=r"unet\.pth .*does not fit smp:fpn|no family known"):
         load_network(tmp_path / "unet.pth", described={"name": "smp:fpn", "encoder_name": "resnet18"})
-
-
-@pytest.mark.parametrize(
-    ("words", "convention"),
-    [
-        (["caffe"], CAFFE),
-        (["imagenet", "channels=BGR"], Normalization("BGR")),
-        (["mean=0,0,0", "std=1,1,1", "scale=0.5"], Normalization("RGB", (0, 0, 0), (1, 1, 1), 0.5)),
-        (["channels=BGR", "mean=1,2,3", "std=4,5,6"], Normalization("BGR", (1, 2, 3), (4, 5, 6))),
-    ],
-)
-def test_any_input_convention_can_be_said(words, convention):
-    assert parse_normalization(words) == convention
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["torchvision"], "no 'torchvision'; it takes caffe or imagenet"),
-        (["imagenet", "mean"], "no 'mean'"),
-        (["mean=1,2,3"], r"needs mean=R,G,B and std=R,G,B"),
-        (["mean=0.485,0.456,0.406", "std=0.229,0.224,0.225"], "of values 0..1, times 255"),
-        (["mean=1,2", "std=1,2"], "three"),
-        (["mean=a,b,c", "std=1,1,1"], "expected a number, not 'a'"),
-        (["caffe", "channels=rgb"], "channels are RGB or BGR"),
-    ],
-)
-def test_a_wrong_input_convention_is_an_error_that_says_what_is_right(words, message):
-    with pytest.raises(ValueError, match=message):
-        parse_normalization(words)
 
 
 def test_float8_and_half_weights_become_the_network_s(tiny_network):
