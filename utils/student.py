@@ -54,7 +54,7 @@ class Student:
     @property
     def learns_classes(self) -> bool:
         """Whether its logits are trained, so that there is something to score."""
-        return "logits" in self.learner.objective.wanted.student
+        return "logits" in self.learner.objective.needs.student
 
     def start(self, val_set: SegmentationDataset | None) -> None:
         """Take up the run where its checkpoint stands, or write its first one; ``val_set`` is for scores."""

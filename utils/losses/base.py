@@ -3,7 +3,7 @@
 import functools
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
@@ -19,9 +19,9 @@ __all__ = [
     "IGNORE_INDEX",
     "Batch",
     "DistillationLoss",
+    "Needs",
     "SegmentationNetwork",
     "SegmentationOutput",
-    "Wanted",
     "adapter_between",
     "average_pool",
     "check_shapes",
@@ -36,8 +36,8 @@ __all__ = [
 ]
 
 
-class Wanted(NamedTuple):
-    """The features that a method asks of each network."""
+class Needs(NamedTuple):
+    """The names of the features that a loss needs from each network."""
 
     student: frozenset[str]
     teacher: frozenset[str]
@@ -47,8 +47,8 @@ class DistillationLoss(nn.Module):
     """A term of the total loss between one map of the student and one of the teacher.
 
     A method is a subclass with a ``flag``, ``forward`` and a constructor whose keyword-only parameters are its
-    settings. Positional parameters (student_channels, teacher_channels, num_classes) are facts; ``between`` finds them.
-    Parameters that a method owns train with the student's.
+    settings. Positional parameters (student_channels, teacher_channels, num_classes) are filled in by ``between`` from
+    the two networks. Parameters that a method owns train with the student's.
 
     Args:
         weight: factor of the term in the total loss, 0 or more
@@ -61,6 +61,8 @@ class DistillationLoss(nn.Module):
 
     flag: ClassVar[str]  # "pi": --pi switches the method on
     paper: ClassVar[str] = ""
+    needs_classes: ClassVar[bool] = False  # it reads labels as class ids
+    min_channels: int = 1  # of each map; softmax, cosine and the like of one channel are constant
 
     def __init__(
         self,
@@ -79,7 +81,7 @@ class DistillationLoss(nn.Module):
         self.weight, self.void, self.warmup, self.decay = weight, void, warmup, decay
         self.student_feature, _, teacher_feature = on.partition(":")
         self.teacher_feature = teacher_feature or self.student_feature
-        self.wanted = Wanted(frozenset({self.student_feature}), frozenset({self.teacher_feature}))
+        self.needs = Needs(frozenset({self.student_feature}), frozenset({self.teacher_feature}))
         # Numbers of the classes that the teacher knows, if it does not know all: then these alone are compared.
         self.register_buffer("known_classes", None, persistent=False)
 
@@ -106,11 +108,21 @@ class DistillationLoss(nn.Module):
         student.check_features({student_feature})
         teacher.check_features({teacher_feature})
         known = teacher.known_classes
-        channels = (
-            len(known) if known and name in CLASS_MAPS else network.features[name].channels
-            for network, name in ((student, student_feature), (teacher, teacher_feature))
-        )
-        return tuple(channels)
+        return num_channels(student, student_feature, known), num_channels(teacher, teacher_feature, known)
+
+    def check_networks(self, student: SegmentationNetwork, teacher: SegmentationNetwork) -> None:
+        """Raise ValueError if a network lacks a map that the method needs, or its map has too few channels."""
+        for owner, network, names in (
+            ("student", student, self.needs.student),
+            ("teacher", teacher, self.needs.teacher),
+        ):
+            network.check_features(names)
+            for name in sorted(names):
+                count = num_channels(network, name, teacher.known_classes)
+                if count < self.min_channels:
+                    raise ValueError(
+                        f"--{self.flag} needs maps of {self.min_channels} channels or more, the {owner}'s {name} has {count}"
+                    )
 
     def weight_at(self, progress: float) -> float:
         """The factor of the term when ``progress`` (0..1) of the training lies behind."""
@@ -165,6 +177,13 @@ class DistillationLoss(nn.Module):
         """The maps with zeros where positions are masked, for what mixes positions (attention, BatchNorm)."""
         valid = self.mask(batch, maps).get("valid")
         return maps if valid is None else maps.masked_fill(~valid[:, None], 0)
+
+
+def num_channels(network: SegmentationNetwork, feature: str, known_classes: Sequence[int] | None) -> int:
+    """Channels of a map; of a map of classes those that the teacher knows, None for all."""
+    if known_classes and feature in CLASS_MAPS:
+        return len(known_classes)
+    return network.features[feature].channels
 
 
 def adapter_between(student_channels: int, teacher_channels: int) -> nn.Module:

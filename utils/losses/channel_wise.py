@@ -151,6 +151,7 @@ class ChannelWise(DistillationLoss):
         super().__init__(weight=weight, on=on, **settings)
         check_words(norm, divergence, temperature)
         self.temperature, self.norm, self.divergence = temperature, norm, divergence
+        self.min_channels = 2 if norm == "spatial" else 1
         self.adapter = adapter_between(student_channels, teacher_channels)
 
     def forward(self, student: SegmentationOutput, teacher: SegmentationOutput, batch: Batch) -> Tensor:

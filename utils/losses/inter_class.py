@@ -121,6 +121,7 @@ class InterClass(DistillationLoss):
 
     flag = "aicsd"
     paper = "Mansourian et al., arXiv 2308.04243"
+    min_channels = 2
 
     def __init__(
         self, *, weight: float = 1.0, on: str = "logits", similarity: Literal["kl", "gram"] = "kl", **settings

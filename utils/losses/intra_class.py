@@ -90,6 +90,8 @@ class IntraClass(DistillationLoss):
 
     flag = "ifvd"
     paper = "Wang et al., ECCV 2020, eq. 2-4"
+    min_channels = 2
+    needs_classes = True
 
     def __init__(self, num_classes: int, *, weight: float = 200.0, on: str = "context", **settings):
         super().__init__(weight=weight, on=on, **settings)

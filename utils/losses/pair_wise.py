@@ -92,6 +92,7 @@ class PairWise(DistillationLoss):
 
     flag = "pa"
     paper = "Liu et al., CVPR 2019, eq. 3"
+    min_channels = 2
 
     def __init__(
         self,

@@ -135,6 +135,7 @@ class Relational(DistillationLoss):
         if grid < 2 or angle < 0:
             raise ValueError(f"--rkd grid={grid} angle={angle}: a grid is 2 or more, a weight 0 or more")
         self.grid, self.angle, self.normalize = grid, angle, normalize
+        self.min_channels = 2 if normalize else 1
 
     def forward(self, student: SegmentationOutput, teacher: SegmentationOutput, batch: Batch) -> Tensor:
         student_map, teacher_map = self.maps(student, teacher)

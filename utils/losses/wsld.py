@@ -86,6 +86,8 @@ class WeightedSoftLabel(DistillationLoss):
 
     flag = "wsld"
     paper = "Zhou et al., ICLR 2021"
+    min_channels = 2
+    needs_classes = True
 
     def __init__(self, *, weight: float = 2.5, on: str = "logits", temperature: float = 2.0, **settings):
         super().__init__(weight=weight, on=on, **settings)
