@@ -18,9 +18,9 @@ from segdistill.utils.distributed import rank, start_device
 from segdistill.utils.evaluate import evaluate
 from segdistill.utils.files import write_json
 from segdistill.utils.flags import Parser, add_switch, number, run_command
-from segdistill.utils.metrics import ConfusionMatrix
 from segdistill.utils.protocol import add_protocol_flags, build_predictor, protocol_of
-from segdistill.utils.report import iou_table, write_run_report
+from segdistill.utils.report import score_table, write_run_report
+from segdistill.utils.tasks import TASKS, Scores, task_of
 
 
 def parse_options(argv: list[str] | None) -> argparse.Namespace:
@@ -30,6 +30,7 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
         "--network-options", nargs="+", default=[], metavar="key=value", help="in place of the file's: output_stride=8"
     )
     parser.add_argument("--dataset", required=True, choices=sorted(DATASETS))
+    parser.add_argument("--task", choices=sorted(TASKS), help="that the labels are read for (the data set's first)")
     parser.add_argument("--data-dir", metavar="DIR", help="folder of the data set")
     parser.add_argument("--data-list", metavar="FILE", help="'image label' lines, in place of the split's own layout")
     parser.add_argument("--split", help="of the data set (the one that validates)")
@@ -56,27 +57,39 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     options = parse_options(argv)
     device = start_device(options.device)
-    dataset = build_dataset(options.dataset, options.data_dir, options.split, data_list=options.data_list)
+    dataset = build_dataset(
+        options.dataset, options.data_dir, options.split, data_list=options.data_list, task=options.task
+    )
     if options.check:
         return 0
     trusted = [options.network] if options.network else []
     network, report = load_network(options.checkpoint, options=options.network_options, trusted=trusted)
     if options.network not in (None, report.config["name"]):
         raise ValueError(f"{options.checkpoint} holds a {report.config['name']}, not a {options.network}")
-    class_map = match_classes(network, report, options.checkpoint, dataset, options.class_map)
+    if network.num_classes or options.class_map:
+        class_map = match_classes(network, report, options.checkpoint, dataset, options.class_map)
     if options.class_map:  # without one, void stays a class of releases that count it, and to predict it is an error
         network = MappedNetwork(network, class_map)
     network.to(device, memory_format=torch.channels_last)
 
-    predictor = build_predictor(network, options.protocol, report.input_size, options.batch_size)
-    confusion = evaluate(
-        predictor, dataset, report.normalization, None, options.num_workers, "eval", options.batch_size
+    predictor = build_predictor(
+        network, options.protocol, report.input_size, options.batch_size, task_of(dataset).feature
+    )
+    scores = evaluate(
+        predictor,
+        dataset,
+        report.normalization,
+        None,
+        options.num_workers,
+        "eval",
+        options.batch_size,
+        options.protocol,
     )
     if rank() == 0:
-        figures = summarise(options, report, dataset, confusion)
+        figures = summarise(options, report, dataset, scores)
         figures["parameters"] = sum(parameter.numel() for parameter in network.parameters())
         print(f"{options.checkpoint}: {report}")
-        print(iou_table({Path(options.checkpoint).stem: figures}))
+        print(score_table({Path(options.checkpoint).stem: figures}))
         if options.output:
             options.output.parent.mkdir(parents=True, exist_ok=True)
             write_json(options.output, figures)
@@ -85,20 +98,15 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def summarise(
-    options: argparse.Namespace, report: LoadReport, dataset: SegmentationDataset, confusion: ConfusionMatrix
-) -> dict:
-    """What was evaluated, how, and the figures, as plain data; a class that never occurs has None."""
+def summarise(options: argparse.Namespace, report: LoadReport, dataset: SegmentationDataset, scores: Scores) -> dict:
+    """What was evaluated, how, and the figures, as plain data."""
     mapping = {"class_map": options.class_map} if options.class_map else {}
-    count_void = options.count_void
-    iou, accuracy = confusion.iou(count_void), confusion.class_accuracy()
-    groups = [[dataset.CLASSES.index(name) for name in names] for names in dataset.CATEGORIES.values()]
-    categories = confusion.merged(groups).iou(count_void)
     return {
         "checkpoint": str(options.checkpoint),
         "sha256": report.sha256,
         "network": report.config,
         "input_size": report.input_size,
+        "task": dataset.task,
         "dataset": options.dataset,
         "data_dir": str(options.data_dir),
         "split": options.split,
@@ -106,21 +114,8 @@ def summarise(
         "num_images": len(dataset),
         "images": dataset.digest(),
         "protocol": {**options.protocol, **mapping},
-        "mean_iou": confusion.mean_iou(count_void),
-        "pixel_accuracy": confusion.pixel_accuracy(count_void),
-        "class_accuracy": accuracy.nanmean().item(),
-        "frequency_weighted_iou": confusion.frequency_weighted_iou(count_void),
-        "mean_category_iou": categories.nanmean().item() if groups else None,
-        "classes": list(dataset.CLASSES),
-        "iou": none_for_nan(iou),
-        "accuracy": none_for_nan(accuracy),
-        "absent": [name for name, value in zip(dataset.CLASSES, iou.tolist(), strict=True) if value != value],
-        "category_iou": dict(zip(dataset.CATEGORIES, none_for_nan(categories), strict=True)),
+        **task_of(dataset).summary(scores, dataset, options.protocol),
     }
-
-
-def none_for_nan(values: torch.Tensor) -> list[float | None]:
-    return [None if value != value else value for value in values.tolist()]
 
 
 if __name__ == "__main__":

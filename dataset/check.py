@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from segdistill.dataset.base import IGNORE_INDEX, SegmentationDataset, describe_unused, evenly_spaced
+from segdistill.dataset.base import IGNORE_INDEX, SegmentationDataset, describe_unused, evenly_spaced, is_labelled
 from segdistill.dataset.contents import Contents
 from segdistill.libs.files import replacing
 
@@ -137,7 +137,7 @@ def require_labels(dataset: SegmentationDataset, num_images: int = 8) -> None:
         return
     indices = evenly_spaced(num_images, dataset.num_labelled)
     num_images = len(indices)
-    void = np.mean([(dataset.read(index).label == IGNORE_INDEX).float().mean().item() for index in indices])
+    void = np.mean([(~is_labelled(dataset.read(index).label)).float().mean().item() for index in indices])
     where = f"{type(dataset).__name__} {dataset.split}: {num_images} images of {dataset.root}, evenly spaced, are"
     if void == 1:
         raise ValueError(f"{where} void throughout: are these the labels?")

@@ -157,15 +157,9 @@ class Learner:
         self.weights = self.objective.weights_at(progress)
         values = {"loss": terms["loss"], **{f"loss/{name}": terms[name] for name in self.weights}, "grad_norm": norm}
         if self.objective.losses:
-            output, teacher_output, batch = (
-                join_outputs(outputs),
-                join_outputs(teacher_outputs),
-                join_batches(list(batches)),
-            )
+            whole = join_outputs(outputs), join_outputs(teacher_outputs), join_batches(list(batches))
             for name, loss in self.objective.losses.items():
-                values |= {
-                    f"{name}/{key}": value for key, value in loss.after_step(output, teacher_output, batch).items()
-                }
+                values |= {f"{name}/{key}": value for key, value in loss.after_step(*whole).items()}
         return values
 
     def shares(self, values: Mapping[str, float]) -> dict[str, float]:

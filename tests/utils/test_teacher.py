@@ -136,7 +136,7 @@ def test_one_class_everywhere_is_no_teacher_however_few_classes_occur(camvid):
     """Two of eleven classes occur: road everywhere scores a quarter, which is more than 1 / 11."""
     teacher = make_teacher(source="constant.pth")
     teacher._hidden = (Oracle(constant=True),)
-    with pytest.raises(ValueError, match=r"constant\.pth scores 25\.00 mIoU.*one class everywhere \(25\.00\)"):
+    with pytest.raises(ValueError, match=r"constant\.pth scores 25\.00 mIoU.*one answer everywhere \(25\.00\)"):
         teacher.verify(camvid)
 
 
@@ -173,7 +173,7 @@ def test_a_convention_that_means_nothing_is_an_error(arguments, message, tmp_pat
 
 
 def test_an_untrained_teacher_is_refused(camvid):
-    with pytest.raises(ValueError, match="no better than one class everywhere"):
+    with pytest.raises(ValueError, match="no better than one answer everywhere"):
         make_teacher(source="random.pth").verify(camvid)
 
 
@@ -292,7 +292,7 @@ def test_crops_are_measured_as_a_teacher_teaches(camvid, crops, monkeypatch):
     report = SimpleNamespace(classes=names, input_size=None, family="other", config={"name": "swapped"}, sha256="0")
     options = {"dataset": camvid, "class_map": camvid.root / "classes.txt", "scale": 0.5, "report": report}
     teacher = Teacher(Doubtful(), IMAGENET, IMAGENET, **options)
-    with pytest.raises(ValueError, match="no better than one class everywhere"):
+    with pytest.raises(ValueError, match="no better than one answer everywhere"):
         teacher.verify(camvid)
     assert teacher.measure_crops(crops)["mean_iou"] < 0.1
     assert set(seen) == {(16, 32)}

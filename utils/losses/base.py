@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segdistill.dataset import IGNORE_INDEX
+from segdistill.dataset.base import is_labelled
 from segdistill.network import SegmentationNetwork, SegmentationOutput, resize
 from segdistill.network.base import CLASS_MAPS
 from segdistill.utils.batch import Batch
@@ -112,16 +113,13 @@ class DistillationLoss(nn.Module):
 
     def check_networks(self, student: SegmentationNetwork, teacher: SegmentationNetwork) -> None:
         """Raise ValueError if a network lacks a map that the method needs, or its map has too few channels."""
-        for owner, network, names in (
-            ("student", student, self.needs.student),
-            ("teacher", teacher, self.needs.teacher),
-        ):
+        for owner, network, names in zip(("student", "teacher"), (student, teacher), self.needs, strict=True):
             network.check_features(names)
             for name in sorted(names):
-                count = num_channels(network, name, teacher.known_classes)
-                if count < self.min_channels:
+                count, least = num_channels(network, name, teacher.known_classes), self.min_channels
+                if count < least:
                     raise ValueError(
-                        f"--{self.flag} needs maps of {self.min_channels} channels or more, the {owner}'s {name} has {count}"
+                        f"--{self.flag} needs maps of {least} channels or more, the {owner}'s {name} has {count}"
                     )
 
     def weight_at(self, progress: float) -> float:
@@ -244,7 +242,7 @@ def _nearest(full: int, small: int, device: torch.device) -> Tensor:
 
 def valid_positions(labels: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
     """Where a map of ``size`` (h, w) lies on labelled pixels, (N, h, w) bool; everywhere in an unlabelled image."""
-    labelled = labels != IGNORE_INDEX
+    labelled = is_labelled(labels)
     return resize_labels(labelled, size) | ~labelled.flatten(1).any(1)[:, None, None]
 
 

@@ -13,6 +13,8 @@ from matplotlib.ticker import MaxNLocator
 
 from segdistill.libs.files import replacing
 from segdistill.utils.report.compare import Comparison
+from segdistill.utils.tasks import TASKS
+from segdistill.utils.tasks import Figure as TaskFigure
 from segdistill.utils.visualize import Palette, colorize
 
 Rows = Sequence[Mapping[str, float]]
@@ -25,7 +27,7 @@ CELL_WIDTH = 3.0  # inches, of a panel's cell
 
 
 def plot_curves(groups: Mapping[str, Sequence[Rows]], path: Path) -> None:
-    """Draw mIoU, every term of the loss and its share over the steps, a plot each, all runs together.
+    """Draw the primary figure, every term of the loss and its share over the steps, a plot each, all runs together.
 
     Losses are noisy: their values are drawn faint, their moving average in full colour.
 
@@ -39,7 +41,7 @@ def plot_curves(groups: Mapping[str, Sequence[Rows]], path: Path) -> None:
     quantities = quantities_of(dict.fromkeys(key for rows in runs for row in rows for key in row))
     if not quantities:
         raise ValueError(
-            f"the metrics of {', '.join(groups)} have neither 'val/mean_iou' nor 'loss/...': nothing to draw"
+            f"the metrics of {', '.join(groups)} have neither a validation score nor 'loss/...': nothing to draw"
         )
     colors = colors_of(groups)
     lines = 1 + len(quantities) // 4
@@ -58,8 +60,8 @@ def plot_curves(groups: Mapping[str, Sequence[Rows]], path: Path) -> None:
 
 
 def quantities_of(keys: Sequence[str]) -> dict[str, str]:
-    """Titles of the plots, by the column that each shows, in their order: mIoU, losses, shares, the methods' own."""
-    titles = {"val/mean_iou": "validation mIoU (%)"} if "val/mean_iou" in keys else {}
+    """Titles of the plots, by the column that each shows, in their order: scores, losses, shares, the methods' own."""
+    titles = {key: f"validation {score_of(key).title}" for key in keys if score_of(key)}
     shares = [key for key in keys if key.startswith("share/")]
     titles |= {key: key.removeprefix("loss/").replace("_", " ") for key in keys if key.startswith("loss/")}
     if len(shares) > 1:  # the share of a single term is 1 throughout
@@ -68,13 +70,19 @@ def quantities_of(keys: Sequence[str]) -> dict[str, str]:
     return titles | {key: key.replace("/", ": ").replace("_", " ") for key in own}
 
 
+def score_of(key: str) -> TaskFigure | None:
+    """The primary figure of a task, if this is its column."""
+    return next((task.primary for task in TASKS.values() if key == f"val/{task.primary.key}"), None)
+
+
 def colors_of(groups: Sequence[str]) -> dict[str, str]:
     return {group: LINE_COLORS[i % len(LINE_COLORS)] for i, group in enumerate(groups)}
 
 
 def plot_quantity(axes: Axes, key: str, groups: Mapping[str, Sequence[Rows]], colors: Mapping[str, str]) -> None:
     """One column of the metrics; ``val/...`` as it is, the rest smoothed."""
-    factor = 100 if key.startswith(("val/", "share/")) else 1
+    score = score_of(key)
+    factor = score.factor if score else 100 if key.startswith("share/") else 1
     ends = {}
     for group, runs in groups.items():
         for rows in runs:
@@ -118,7 +126,7 @@ def label_lines(axes: Axes, ends: Mapping[str, float], colors: Mapping[str, str]
 
 
 def plot_class_deltas(comparison: Comparison, path: Path) -> None:
-    """Draw the mean delta of each class's IoU as bars, a colour a group, and the deltas of the seeds as dots."""
+    """Draw the mean delta of each class's figure as bars, a colour a group, and the deltas of the seeds as dots."""
     baseline, *groups = comparison.groups
     classes = baseline.first.evaluation["classes"]
     colors = colors_of([group.name for group in comparison.groups])
@@ -133,7 +141,7 @@ def plot_class_deltas(comparison: Comparison, path: Path) -> None:
             for height, deltas in zip(heights, group.delta.classes, strict=True):
                 axes.plot(100 * np.array(deltas), [height] * len(deltas), "o", color=INK, markersize=2.5)
     seeds = "" if comparison.caveats.one_seed else " (dots: the seeds)"
-    style(axes, f"IoU: points above {baseline.name}{seeds}")
+    style(axes, f"{baseline.task.per_class.name}: points above {baseline.name}{seeds}")
     axes.grid(axis="x", color=FAINT, linewidth=0.6)
     axes.grid(visible=False, axis="y")
     axes.axvline(0, color=INK, linewidth=0.8)
