@@ -13,6 +13,7 @@ import torch
 
 from segdistill.dataset import DATASETS, SegmentationDataset, build_dataset
 from segdistill.network import LoadReport, load_network
+from segdistill.network.base import CLASS_MAPS
 from segdistill.utils.classes import MappedNetwork, match_classes
 from segdistill.utils.distributed import rank, start_device
 from segdistill.utils.evaluate import evaluate
@@ -66,15 +67,14 @@ def main(argv: list[str] | None = None) -> int:
     network, report = load_network(options.checkpoint, options=options.network_options, trusted=trusted)
     if options.network not in (None, report.config["name"]):
         raise ValueError(f"{options.checkpoint} holds a {report.config['name']}, not a {options.network}")
-    if network.num_classes or options.class_map:
+    feature = task_of(dataset).feature
+    if feature in CLASS_MAPS or options.class_map:
         class_map = match_classes(network, report, options.checkpoint, dataset, options.class_map)
     if options.class_map:  # without one, void stays a class of releases that count it, and to predict it is an error
         network = MappedNetwork(network, class_map)
     network.to(device, memory_format=torch.channels_last)
 
-    predictor = build_predictor(
-        network, options.protocol, report.input_size, options.batch_size, task_of(dataset).feature
-    )
+    predictor = build_predictor(network, options.protocol, report.input_size, options.batch_size, feature)
     scores = evaluate(
         predictor,
         dataset,

@@ -56,7 +56,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def add_data_flags(data: argparse._ArgumentGroup) -> None:
-    data.add_argument("--dataset", default="scenes", choices=sorted(DATASETS), help="scenes is made on first use")
+    names = ", ".join(sorted(DATASETS))
+    data.add_argument("--dataset", default="scenes", choices=sorted(DATASETS), metavar="NAME", help=f"(scenes) {names}")
     data.add_argument("--task", choices=sorted(TASKS), help="that its labels are read for (the data set's first)")
     data.add_argument("--data-dir", metavar="DIR", help="folder of the data set")
     data.add_argument("--data-list", metavar="FILE", help="'image label' lines in place of the training split")
