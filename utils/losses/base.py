@@ -25,6 +25,7 @@ __all__ = [
     "SegmentationOutput",
     "adapter_between",
     "average_pool",
+    "check_reduction",
     "check_shapes",
     "check_temperature",
     "full_precision",
@@ -216,6 +217,14 @@ def check_temperature(temperature: float) -> None:
     """Raise ValueError unless it is above 0."""
     if not temperature > 0:
         raise ValueError(f"a temperature is above 0, not {temperature}")
+
+
+def check_reduction(reduction: str, valid: Tensor | None = None) -> None:
+    """Raise ValueError unless it is "mean", or "original" without a mask."""
+    if reduction not in ("mean", "original"):
+        raise ValueError(f"unknown reduction {reduction!r}; known: mean, original")
+    if reduction == "original" and valid is not None:
+        raise ValueError('reduction "original" counts every position; it takes no valid mask')
 
 
 def check_shapes(student: Tensor, teacher: Tensor, same_channels: bool) -> None:

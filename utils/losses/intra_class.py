@@ -11,6 +11,7 @@ from segdistill.utils.losses.base import (
     Batch,
     DistillationLoss,
     SegmentationOutput,
+    check_reduction,
     check_shapes,
     full_precision,
     mean_over,
@@ -50,8 +51,7 @@ def intra_class_loss(
         ValueError: batch sizes that differ, an unknown reduction.
     """
     check_shapes(student_feature, teacher_feature, same_channels=False)
-    if reduction not in ("mean", "original"):
-        raise ValueError(f"unknown reduction {reduction!r}; known: mean, original")
+    check_reduction(reduction)
 
     size = teacher_feature.shape[2:]
     if reduction == "original":
