@@ -15,7 +15,7 @@ from segdistill.utils.tasks import Task, task_named
 # student started from and learned on are not mere places.
 FREE = BOOKKEEPING - {"data_list", "unlabelled_list", "S_ckpt_path", "student_pretrain_model_imgnet"} | {"seed"}
 # Evaluations side by side agree in these.
-SUBJECT = ("task", "dataset", "images", "classes", "protocol")
+SUBJECT = ("dataset", "images", "classes", "protocol")
 
 
 @dataclass
@@ -275,9 +275,13 @@ def check_varied(groups: Sequence[Group], varied: Sequence[str]) -> None:
 
 def check_same_subject(evaluations: Mapping[str, Mapping]) -> None:
     """Raise ValueError unless all evaluations are of the same task, images and classes, by the same protocol."""
-    (first, subject), *others = evaluations.items()
+    subjects = {
+        name: {"task": task_named(evaluation).name, **{key: evaluation.get(key) for key in SUBJECT}}
+        for name, evaluation in evaluations.items()
+    }
+    (first, subject), *others = subjects.items()
     for name, other in others:
-        if problems := differences(*({key: one.get(key) for key in SUBJECT} for one in (subject, other))):
+        if problems := differences(subject, other):
             raise ValueError(
                 f"the evaluations of {first} and {name} cannot be compared, they differ in {listed(problems)}"
             )

@@ -191,8 +191,9 @@ def terms_table(run: FinishedRun) -> str:
     """Markdown: the terms of the loss, their settings, and the share of each at the end of training."""
     task_weight = run.options.get("task_weight", 1.0)
     logged = dict.fromkeys(key.removeprefix("loss/") for row in run.metrics for key in row if key.startswith("loss/"))
-    task = dict.fromkeys(logged, "" if task_weight == 1 else f"weight {task_weight}")  # of what is no term
-    settings = task | {term["name"]: one_line(term) for term in run.terms}
+    # What was logged and is no term is the loss on labels.
+    labels = dict.fromkeys(logged, "" if task_weight == 1 else f"weight {task_weight}")
+    settings = labels | {term["name"]: one_line(term) for term in run.terms}
     rows = [[name, text, percent(final_share(run.metrics, name))] for name, text in settings.items()]
     return markdown_table(["term", "settings", "share (%)"], rows, texts=2)
 
