@@ -9,8 +9,6 @@ says how scores are counted and which protocols there are.
 import argparse
 from pathlib import Path
 
-import torch
-
 from segdistill.dataset import DATASETS, SegmentationDataset, build_dataset
 from segdistill.network import LoadReport
 from segdistill.utils.checkpoint import add_network_flags, load_predictor, require_network
@@ -18,9 +16,9 @@ from segdistill.utils.distributed import rank, start_device
 from segdistill.utils.evaluate import evaluate
 from segdistill.utils.files import write_json
 from segdistill.utils.flags import Parser, add_switch, number, run_command
-from segdistill.utils.metrics import ConfusionMatrix
 from segdistill.utils.protocol import add_protocol_flags, protocol_of
-from segdistill.utils.report import iou_table, write_run_report
+from segdistill.utils.report import score_table, write_run_report
+from segdistill.utils.tasks import TASKS, Scores, task_of
 
 
 def parse_options(argv: list[str] | None) -> argparse.Namespace:
@@ -28,6 +26,7 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--checkpoint", required=True, metavar="FILE", help="our own or a released checkpoint")
     add_network_flags(parser)
     parser.add_argument("--dataset", required=True, choices=sorted(DATASETS))
+    parser.add_argument("--task", choices=sorted(TASKS), help="that the labels are read for (the data set's first)")
     parser.add_argument("--data-dir", metavar="DIR", help="folder of the data set")
     parser.add_argument("--data-list", metavar="FILE", help="'image label' lines, in place of the split's own layout")
     parser.add_argument("--split", help="of the data set (the one that validates)")
@@ -53,7 +52,9 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     options = parse_options(argv)
     device = start_device(options.device)
-    dataset = build_dataset(options.dataset, options.data_dir, options.split, data_list=options.data_list)
+    dataset = build_dataset(
+        options.dataset, options.data_dir, options.split, data_list=options.data_list, task=options.task
+    )
     if options.check:
         return 0
     predictor, network, report = load_predictor(
@@ -67,14 +68,21 @@ def main(argv: list[str] | None = None) -> int:
         device=device,
     )
     require_network(report, options.network, options.checkpoint)
-    confusion = evaluate(
-        predictor, dataset, report.normalization, None, options.num_workers, "eval", options.batch_size
+    scores = evaluate(
+        predictor,
+        dataset,
+        report.normalization,
+        None,
+        options.num_workers,
+        "eval",
+        options.batch_size,
+        options.protocol,
     )
     if rank() == 0:
-        figures = summarise(options, report, dataset, confusion)
+        figures = summarise(options, report, dataset, scores)
         figures["parameters"] = sum(parameter.numel() for parameter in network.parameters())
         print(f"{options.checkpoint}: {report}")
-        print(iou_table({Path(options.checkpoint).stem: figures}), flush=True)
+        print(score_table({Path(options.checkpoint).stem: figures}), flush=True)
         if options.output:
             write_json(options.output, figures)
             if (options.output.parent / "options.json").exists():  # the folder of a run: complete its report
@@ -82,20 +90,15 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def summarise(
-    options: argparse.Namespace, report: LoadReport, dataset: SegmentationDataset, confusion: ConfusionMatrix
-) -> dict:
-    """What was evaluated, how, and the figures, as plain data; a class that never occurs has None."""
+def summarise(options: argparse.Namespace, report: LoadReport, dataset: SegmentationDataset, scores: Scores) -> dict:
+    """What was evaluated, how, and the figures, as plain data."""
     mapping = {"class_map": options.class_map} if options.class_map else {}
-    count_void = options.count_void
-    iou, accuracy = confusion.iou(count_void), confusion.class_accuracy()
-    groups = [[dataset.CLASSES.index(name) for name in names] for names in dataset.CATEGORIES.values()]
-    categories = confusion.merged(groups).iou(count_void)
     return {
         "checkpoint": str(options.checkpoint),
         "sha256": report.sha256,
         "network": report.config,
         "input_size": report.input_size,
+        "task": dataset.task,
         "dataset": options.dataset,
         "data_dir": str(options.data_dir),
         "split": options.split,
@@ -103,21 +106,8 @@ def summarise(
         "num_images": len(dataset),
         "images": dataset.digest(),
         "protocol": {**options.protocol, **mapping},
-        "mean_iou": confusion.mean_iou(count_void),
-        "pixel_accuracy": confusion.pixel_accuracy(count_void),
-        "class_accuracy": accuracy.nanmean().item(),
-        "frequency_weighted_iou": confusion.frequency_weighted_iou(count_void),
-        "mean_category_iou": categories.nanmean().item() if groups else None,
-        "classes": list(dataset.CLASSES),
-        "iou": none_for_nan(iou),
-        "accuracy": none_for_nan(accuracy),
-        "absent": [name for name, value in zip(dataset.CLASSES, iou.tolist(), strict=True) if value != value],
-        "category_iou": dict(zip(dataset.CATEGORIES, none_for_nan(categories), strict=True)),
+        **task_of(dataset).summary(scores, dataset, options.protocol),
     }
-
-
-def none_for_nan(values: torch.Tensor) -> list[float | None]:
-    return [None if value != value else value for value in values.tolist()]
 
 
 if __name__ == "__main__":

@@ -27,8 +27,9 @@ from segdistill.utils.latency import DTYPES, measure_latency
 from segdistill.utils.pictures import checkpoint_names, output_names, picture_files
 from segdistill.utils.protocol import add_protocol_flags, protocol_of
 from segdistill.utils.submission import submission
+from segdistill.utils.tasks import task_of
 from segdistill.utils.video import VIDEO_SUFFIXES, VideoWriter, frame_rate, read_frames
-from segdistill.utils.visualize import colorize, overlay, side_by_side
+from segdistill.utils.visualize import side_by_side
 
 KINDS = ("labels", "colours", "overlays", "panels")
 OF_NETWORK = {"--checkpoint", "--network-options", "--network", "--device"}
@@ -135,7 +136,7 @@ def main(argv: list[str] | None = None) -> int:
         names = output_names(pictures)
         for name, file in tqdm(names.items(), desc="predicting", unit="image", disable=None):
             image = read_image(file)
-            predictions = {column: loaded.class_ids(image) for column, loaded in predictors.items()}
+            predictions = {column: loaded.answer(image) for column, loaded in predictors.items()}
             if archive:
                 archive.add(file.stem, next(iter(predictions.values())))
             if options.output:
@@ -153,7 +154,7 @@ def predict_video(options: argparse.Namespace, predictors: Mapping[str, LoadedPr
     with ExitStack() as stack:
         writers: dict[str, VideoWriter] = {}
         for image in read_frames(options.images):
-            predictions = {column: loaded.class_ids(image) for column, loaded in predictors.items()}
+            predictions = {column: loaded.answer(image) for column, loaded in predictors.items()}
             for place, picture in pictures_of(image, predictions, DATASETS[options.dataset], options.save):
                 if place not in writers:
                     path = options.output / place / f"{options.images.stem}.mp4"
@@ -171,17 +172,18 @@ def pictures_of(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Folder and picture of each kind; several checkpoints have a folder each, and share the panel."""
     pixels = image.permute(1, 2, 0).numpy()
-    overlays = {column: overlay(pixels, ids, data.PALETTE) for column, ids in predictions.items()}
+    task = task_of(data)
+    overlays = {column: task.overlay(pixels, answer, data) for column, answer in predictions.items()}
     for kind in kinds:
         if kind == "panels":
             yield kind, side_by_side({"image": pixels, **overlays})
             continue
-        for column, ids in predictions.items():
+        for column, answer in predictions.items():
             place = kind if len(predictions) == 1 else f"{column}/{kind}"
             if kind == "labels":
-                yield place, data.encode(ids)
+                yield place, task.encode(answer, data)
             else:
-                yield place, overlays[column] if kind == "overlays" else colorize(ids, data.PALETTE)
+                yield place, overlays[column] if kind == "overlays" else task.picture(answer, data)
 
 
 def round_off(value: object) -> object:

@@ -31,6 +31,7 @@ from segdistill.utils.options import has_teacher, memory_format, num_unlabelled,
 from segdistill.utils.run import Progress, Run, StopSignal
 from segdistill.utils.stopwatch import Stopwatch
 from segdistill.utils.student import Student
+from segdistill.utils.tasks import task_of
 from segdistill.utils.teacher import Inference, Teacher
 from segdistill.utils.teacher_cache import TeacherCache
 
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     teacher = build_teacher(options, students, train_set, device) if has_teacher(options) else None
     for student in students:
         student.learn_from(teacher)
-    val_set = build_val_set(options) if any(student.learns_classes for student in students) else None
+    val_set = build_val_set(options) if any(student.answers for student in students) else None
     warn_of_shared_images(train_set, val_set)
     # Without a report it is to be trained yet: --check.
     teacher_facts = verify(teacher, train_set, val_set) if teacher and teacher.report else None
@@ -92,7 +93,7 @@ def fit(
     wanted = frozenset().union(*(student.learner.wanted for student in students))
     ask = build_cache(options, teacher, train_set, normalization) if options.teacher_cache else teacher
     start = min(student.step for student in students)
-    progress = Progress(options.num_steps, start)
+    progress = Progress(options.num_steps, start, first.task.primary)
     answering = Stopwatch(device)
     for step, sample in enumerate(build_loader(options, train_set, start, device), start + 1):
         # A student that was saved later than the others waits for them.
@@ -108,7 +109,7 @@ def fit(
         answering.lap()
         stopping = stop.agreed()
         numbers = [student.finish(step, stopping, answering) for student in learning]
-        progress.update(step, numbers[0].get("loss"), numbers[0].get("val/mean_iou"))
+        progress.update(step, numbers[0].get("loss"), numbers[0].get(f"val/{first.task.primary.key}"))
         if stopping:
             break
     # When one process exits, torchrun ends the others: none may while the first is still writing.
@@ -127,6 +128,7 @@ def build_train_set(options: argparse.Namespace) -> SegmentationDataset:
         data_list=options.data_list,
         unlabelled_list=options.unlabelled_list,
         labelled=options.task_weight > 0,
+        task=options.task,
     )
     if options.num_labels:
         train_set.keep_labels(options.num_labels)
@@ -139,7 +141,7 @@ def build_train_set(options: argparse.Namespace) -> SegmentationDataset:
 def build_val_set(options: argparse.Namespace) -> SegmentationDataset:
     """The whole images of the validation split."""
     split = DATASETS[options.dataset].VALIDATION_SPLIT
-    val_set = build_dataset(options.dataset, options.data_dir, split, data_list=options.val_list)
+    val_set = build_dataset(options.dataset, options.data_dir, split, data_list=options.val_list, task=options.task)
     keep_decoded(val_set, options)
     return val_set
 
@@ -213,14 +215,17 @@ def build_cache(
 def verify(teacher: Teacher, train_set: SegmentationDataset, val_set: SegmentationDataset | None) -> dict:
     """What teacher.json holds: the teacher's scores on labelled images, or that its features are sound without any."""
     facts = teacher.verify(val_set) if val_set else teacher.verify_features(train_set)
-    if facts["mean_iou"] is None:
+    primary = task_of(train_set).primary
+    if facts[primary.key] is None:
         logger.info("teacher: features are finite and differ on %d images", facts["num_images"])
     else:
-        logger.info("teacher mIoU %.2f on %d images of %s", 100 * facts["mean_iou"], facts["num_images"], val_set.split)
+        score = f"{primary.name} {primary.text(facts[primary.key])}"
+        logger.info("teacher %s on %d images of %s", score, facts["num_images"], val_set.split)
     facts["crops"] = crops = teacher.measure_crops(train_set)
     if crops:
-        figures = 100 * crops["mean_iou"], crops["num_crops"], crops["entropy"]
-        logger.info("teacher mIoU %.2f on %d augmented crops, entropy %.2f: as labels for training", *figures)
+        score = f"{primary.name} {primary.text(crops[primary.key])}"
+        entropy = f", entropy {crops['entropy']:.2f}" if "entropy" in crops else ""
+        logger.info("teacher %s on %d augmented crops%s: as labels for training", score, crops["num_crops"], entropy)
     return facts
 
 

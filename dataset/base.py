@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import math
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,8 +23,8 @@ logger = logging.getLogger(__name__)
 
 
 class Sample(NamedTuple):
-    """image: uint8 (3, H, W) RGB; label: uint8 (H, W), train ids and 255 for void; name: the image file's stem;
-    key: int64 (2,), the epoch and the index that it was asked for by."""
+    """image: uint8 (3, H, W) RGB; label: (H, W), train ids in uint8 with 255 for void, or float values with NaN for
+    void; name: the image file's stem; key: int64 (2,), the epoch and the index that it was asked for by."""
 
     image: Tensor
     label: Tensor
@@ -78,15 +79,18 @@ class SegmentationDataset(torch.utils.data.Dataset):
         seed: seeds the augmentation.
         data_list: a text file of "image label" lines, relative to ``root`` or absolute, in place of the split's own
             layout; names that hold blanks are separated by a tab.
+        task: one of TASKS, what its labels are read for; None for the first.
         labelled: false where labels are not needed: a line of ``data_list`` may name an image alone.
         unlabelled_list: a text file of images, one a line, that follow the labelled ones and are void throughout; a
             label on the line is passed over.
 
     Raises:
         FileNotFoundError: the folder, the list or a file that it names is missing, or the split is empty.
-        ValueError: unknown split, or images and labels do not pair up.
+        ValueError: unknown split or task, or images and labels do not pair up.
     """
 
+    # The tasks that it has labels for, see ``segdistill.utils.tasks``.
+    TASKS: ClassVar[tuple[str, ...]] = ("segmentation",)
     CLASSES: ClassVar[tuple[str, ...]]
     PALETTE: ClassVar[tuple[tuple[int, int, int], ...]]
     ID_TO_TRAIN_ID: ClassVar[dict[int, int]]
@@ -116,10 +120,14 @@ class SegmentationDataset(torch.utils.data.Dataset):
         data_list: str | Path | None = None,
         unlabelled_list: str | Path | None = None,
         labelled: bool = True,
+        task: str | None = None,
     ):
         name = type(self).__name__
         if split not in self.SPLITS:
             raise ValueError(f"{name} has no split {split!r}; known: {', '.join(self.SPLITS)}")
+        self.task = task or self.TASKS[0]
+        if self.task not in self.TASKS:
+            raise ValueError(f"{name} has no labels for the task {task!r}; known: {', '.join(self.TASKS)}")
         self.root = Path(root)
         if not self.root.is_dir():
             raise FileNotFoundError(f"{name}: no folder {self.root}; --data-dir names it (see docs/datasets.md)")
@@ -324,6 +332,16 @@ class SegmentationDataset(torch.utils.data.Dataset):
                 require_listed(file, f"{path}:{number}", looked if any(e.startswith("/") for e in entries) else "")
             pairs.append(pair)
         return pairs
+
+
+def void_value(labels: Tensor) -> float:
+    """What a pixel without a label holds: 255 among train ids, NaN among float values."""
+    return math.nan if labels.is_floating_point() else IGNORE_INDEX
+
+
+def is_labelled(labels: Tensor) -> Tensor:
+    """Where there is a label, bool of the labels' shape."""
+    return labels.isfinite() if labels.is_floating_point() else labels != IGNORE_INDEX
 
 
 def evenly_spaced(number: int, total: int) -> list[int]:

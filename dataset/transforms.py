@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from segdistill.dataset.ids import IGNORE_INDEX
+from segdistill.dataset.base import void_value
 
 
 class RandomCrop:
@@ -35,7 +35,7 @@ class RandomCrop:
         self.fill = torch.tensor(fill, dtype=torch.uint8).view(3, 1, 1)
 
     def __call__(self, image: Tensor, label: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """image: uint8 (3, H, W); label: uint8 (H, W); returns both at ``size``."""
+        """image: uint8 (3, H, W); label: (H, W), see ``Sample``; returns both at ``size``."""
         where_y, where_x, how_large, mirror = torch.rand(4, generator=generator).tolist()
         factor = self.scale[0] + (self.scale[1] - self.scale[0]) * how_large
         rows, height = window(image.shape[1], self.size[0], factor, where_y)
@@ -53,7 +53,7 @@ class RandomCrop:
             return image.contiguous(), label[0].contiguous()
 
         padded_image = self.fill.repeat(1, *self.size)
-        padded_label = torch.full(self.size, IGNORE_INDEX, dtype=torch.uint8)
+        padded_label = torch.full(self.size, void_value(label), dtype=label.dtype)
         padded_image[:, :height, :width] = image
         padded_label[:height, :width] = label[0]
         return padded_image, padded_label

@@ -5,7 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from segdistill.dataset import IGNORE_INDEX, Normalization, Sample
+from segdistill.dataset import Normalization, Sample
+from segdistill.dataset.base import is_labelled
 from segdistill.utils.distributed import mean_over_processes
 
 
@@ -13,7 +14,7 @@ class Batch(NamedTuple):
     """What a step learns from.
 
     images: (N, 3, H, W) float32, normalised by the student's convention.
-    labels: (N, H, W) uint8 train ids, 255 void; an unlabelled image is all void.
+    labels: (N, H, W), as in ``Sample``: uint8 ids, 255 void, or floats, NaN void; an unlabelled image is all void.
     keys: (N, 2) int64, the epoch and the index of each sample.
     num_valid: scalar, the labelled pixels of a process's share of the global batch, on average. A sum over a share
         divided by it, averaged over the processes (as their gradients are), is the mean over the global batch.
@@ -46,7 +47,7 @@ def make_batches(
     if len(sample.image) % parts:
         raise ValueError(f"{len(sample.image)} samples do not divide into {parts} parts")
     labels = sample.label.to(device, non_blocking=True)
-    labelled = (labels != IGNORE_INDEX).flatten(1).sum(1).float()
+    labelled = is_labelled(labels).flatten(1).sum(1).float()
     kept = labelled.masked_fill(labelled == 0, labels[0].numel())
     num_valid, num_kept = mean_over_processes(torch.stack([labelled.sum(), kept.sum()])) / parts
     batches = []

@@ -1,4 +1,4 @@
-"""From a file of weights to predictions of a data set's classes: the one way of eval.py, test.py and the report."""
+"""From a file of weights to predictions for a data set: the one way of eval.py, test.py and the report."""
 
 import argparse
 import os
@@ -11,9 +11,11 @@ from torch import Tensor
 
 from segdistill.dataset import SegmentationDataset
 from segdistill.network import LoadReport, SegmentationNetwork, load_network
+from segdistill.network.base import CLASS_FEATURES
 from segdistill.utils.classes import MappedNetwork, match_classes
 from segdistill.utils.predict import Predictor
 from segdistill.utils.protocol import WHOLE_IMAGES, build_predictor
+from segdistill.utils.tasks import Task, task_of
 
 
 class LoadedPredictor(NamedTuple):
@@ -26,10 +28,12 @@ class LoadedPredictor(NamedTuple):
     predictor: Predictor
     network: SegmentationNetwork
     report: LoadReport
+    task: Task
 
-    def class_ids(self, image: Tensor) -> np.ndarray:
-        """The class of each pixel, (H, W) uint8, of one image (3, H, W) uint8 RGB."""
-        return self.predictor.class_ids(self.report.normalization(image[None]))[0].numpy()
+    def answer(self, image: Tensor) -> np.ndarray:
+        """The task's answer at each pixel, (H, W), of one image (3, H, W) uint8 RGB: its class, as uint8."""
+        maps = self.predictor.coarse(self.report.normalization(image[None]))
+        return self.task.read(maps, image.shape[1:])[0].numpy()
 
 
 def load_predictor(
@@ -58,11 +62,14 @@ def load_predictor(
     Raises: as ``segdistill.network.load_network`` and ``segdistill.utils.classes.match_classes``.
     """
     network, report = load_network(file, options=network_options, trusted=trusted)
-    classes = match_classes(network, report, str(file), dataset, class_map)
-    if class_map:
-        network = MappedNetwork(network, classes)
+    task = task_of(dataset)
+    if class_map or task.feature in CLASS_FEATURES:
+        classes = match_classes(network, report, str(file), dataset, class_map)
+        if class_map or not (classes.is_identity or report.counts_void):
+            network = MappedNetwork(network, classes)
     network = network.to(device, memory_format=torch.channels_last)
-    return LoadedPredictor(build_predictor(network, protocol, report.input_size, batch_size), network, report)
+    predictor = build_predictor(network, protocol, report.input_size, batch_size, task.feature)
+    return LoadedPredictor(predictor, network, report, task)
 
 
 def add_network_flags(parser: argparse.ArgumentParser) -> None:

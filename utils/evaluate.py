@@ -1,6 +1,6 @@
-"""Evaluation: one confusion matrix over a data set."""
+"""Evaluation: the scores of a predictor over a data set."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from tqdm import tqdm
@@ -9,8 +9,8 @@ from segdistill.dataset import Normalization, SegmentationDataset
 from segdistill.dataset.base import Sample
 from segdistill.utils.distributed import collective_device, rank, world_size
 from segdistill.utils.loader import Loader
-from segdistill.utils.metrics import ConfusionMatrix
 from segdistill.utils.predict import Predictor
+from segdistill.utils.tasks import Scores, task_of
 
 
 def evaluate(
@@ -21,11 +21,13 @@ def evaluate(
     num_workers: int = 0,
     description: str | None = None,
     batch_size: int = 1,
-) -> ConfusionMatrix:
-    """The confusion matrix over ``dataset`` (or its ``indices``) at the size of the labels, whatever that is.
+    protocol: Mapping | None = None,
+) -> Scores:
+    """The scores over ``dataset`` (or its ``indices``) at the size of the labels; a confusion matrix for segmentation.
 
     Several processes share the images, each counted exactly once. Of ``batch_size`` images those of one size are shown
-    to the network together. ``description`` shows a progress bar under that name.
+    to the network together. ``description`` shows a progress bar under that name. ``protocol`` is that of eval.py, for
+    tasks that count by it.
 
     Raises:
         ValueError: no pixel of the images is labelled, so there is nothing to score.
@@ -33,20 +35,22 @@ def evaluate(
     everyone = list(indices if indices is not None else range(len(dataset)))
     own = everyone[rank() :: world_size()]
     loader = Loader(dataset, batch_size=batch_size, sampler=own, num_workers=num_workers, collate_fn=by_size)
-    confusion = ConfusionMatrix(len(dataset.CLASSES))
+    task = task_of(dataset)
+    scores = task.scores(dataset, protocol)
     hidden = True if description is None or rank() > 0 else None
     with tqdm(total=len(own), desc=description, unit="image", disable=hidden, leave=False) as progress:
         for batches in loader:
             for images, labels in batches:
-                confusion.update(predictor.class_ids(normalization(images)), labels)
+                maps = predictor.coarse(normalization(images))
+                scores.update(task.read(maps, labels.shape[1:]), labels)
                 progress.update(len(images))
-    confusion.reduce(collective_device())
-    if confusion.matrix[:-1].sum() == 0:
+    scores.reduce(collective_device())
+    if not scores.num_labelled():
         raise ValueError(
             f"no pixel of {len(everyone)} images of {dataset.root} ({dataset.split}) has a label, "
             "so there is nothing to score: name a labelled split"
         )
-    return confusion
+    return scores
 
 
 def by_size(samples: Sequence[Sample]) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -1,4 +1,4 @@
-"""An objective and the mechanics of its steps."""
+"""The total loss (Objective) and one optimisation step (Learner)."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ from segdistill.network.base import freeze_idle
 from segdistill.network.cost import SavedBytes
 from segdistill.utils.batch import Batch, join_batches
 from segdistill.utils.distributed import world_size
-from segdistill.utils.losses import DistillationLoss, TaskLoss, Wanted
+from segdistill.utils.losses import DistillationLoss, Needs
 from segdistill.utils.precision import autocast
 
 
@@ -29,23 +29,25 @@ class Objective(nn.Module):
     """
 
     def __init__(
-        self, student: SegmentationNetwork, task_loss: TaskLoss | None, losses: Mapping[str, DistillationLoss]
+        self, student: SegmentationNetwork, task_loss: nn.Module | None, losses: Mapping[str, DistillationLoss]
     ):
         super().__init__()
         self.student, self.task_loss, self.losses = student, task_loss, nn.ModuleDict(losses)
-        asked = task_loss.wanted if task_loss else frozenset()
-        self.wanted = Wanted(
-            asked.union(*(loss.wanted.student for loss in losses.values())),
-            frozenset().union(*(loss.wanted.teacher for loss in losses.values())),
+        wanted = task_loss.wanted if task_loss else frozenset()
+        self.needs = Needs(
+            wanted.union(*(loss.needs.student for loss in losses.values())),
+            frozenset().union(*(loss.needs.teacher for loss in losses.values())),
         )
-        student.check_features(self.wanted.student)
-        freeze_idle(student, self.wanted.student)
+        student.check_features(self.needs.student)
+        freeze_idle(student, self.needs.student)
 
-    def forward(self, batch: Batch, taught: SegmentationOutput | None) -> tuple[SegmentationOutput, dict[str, Tensor]]:
+    def forward(
+        self, batch: Batch, teacher_output: SegmentationOutput | None
+    ) -> tuple[SegmentationOutput, dict[str, Tensor]]:
         """The student's output, of what is wanted alone, and the unweighted terms by name."""
-        output = self.student.answer(batch.images, self.wanted.student)
+        output = self.student.answer(batch.images, self.needs.student)
         terms = {self.task_loss.name: self.task_loss(output, batch)} if self.task_loss else {}
-        return output, terms | {name: loss(output, taught, batch) for name, loss in self.losses.items()}
+        return output, terms | {name: loss(output, teacher_output, batch) for name, loss in self.losses.items()}
 
     def weights_at(self, progress: float) -> dict[str, float]:
         """The factor of each term when ``progress`` (0..1) of the training lies behind."""
@@ -102,7 +104,7 @@ class Learner:
     @property
     def wanted(self) -> frozenset[str]:
         """The features that the terms ask of the teacher."""
-        return self.objective.wanted.teacher
+        return self.objective.needs.teacher
 
     @property
     def network(self) -> SegmentationNetwork:
@@ -114,19 +116,19 @@ class Learner:
         """The learning rate of the first group at the last step."""
         return self.optimizer.param_groups[0]["lr"]
 
-    def accumulate(self, batch: Batch, taught: SegmentationOutput | None) -> None:
+    def accumulate(self, batch: Batch, teacher_output: SegmentationOutput | None) -> None:
         """Add the gradient of one part of the step."""
         last = len(self.seen) + 1 == self.parts
         with nullcontext() if last or self.model is self.objective else self.model.no_sync():
             counting = SavedBytes(self.objective) if self.saved_bytes is None else nullcontext()
             with autocast(self.device_type, self.precision), counting:
-                output, terms = self.model(batch, taught)
+                output, terms = self.model(batch, teacher_output)
             if self.saved_bytes is None:
                 self.saved_bytes = counting.total
             weights = self.objective.weights_at(batch.progress)
             total = sum(weights[name] * term for name, term in terms.items())
             self.scaler.scale(total / self.parts).backward()
-        self.seen.append((detached(output), taught, batch))
+        self.seen.append((detached(output), teacher_output, batch))
         self.terms.append({"loss": total.detach(), **{name: term.detach() for name, term in terms.items()}})
 
     def update(self) -> dict[str, Tensor]:
@@ -135,7 +137,7 @@ class Learner:
         Raises:
             FloatingPointError: a term or the gradient is not finite; the weights are unchanged then.
         """
-        (outputs, taught, batches), parts = zip(*self.seen, strict=True), self.terms
+        (outputs, teacher_outputs, batches), parts = zip(*self.seen, strict=True), self.terms
         self.seen, self.terms = [], []
         progress = batches[0].progress
         terms = {name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]}
@@ -155,9 +157,9 @@ class Learner:
         self.weights = self.objective.weights_at(progress)
         values = {"loss": terms["loss"], **{f"loss/{name}": terms[name] for name in self.weights}, "grad_norm": norm}
         if self.objective.losses:
-            output, taught, batch = join_outputs(outputs), join_outputs(taught), join_batches(list(batches))
+            whole = join_outputs(outputs), join_outputs(teacher_outputs), join_batches(list(batches))
             for name, loss in self.objective.losses.items():
-                values |= {f"{name}/{key}": value for key, value in loss.after_step(output, taught, batch).items()}
+                values |= {f"{name}/{key}": value for key, value in loss.after_step(*whole).items()}
         return values
 
     def shares(self, values: Mapping[str, float]) -> dict[str, float]:

@@ -86,6 +86,14 @@ class ConfusionMatrix:
         truth = self.matrix[:-1].sum(1).double()
         return (truth.max() / truth.sum() / (truth > 0).sum()).item()
 
+    def num_labelled(self) -> int:
+        """Pixels whose truth is a class."""
+        return int(self.matrix[:-1].sum())
+
+    def figures(self) -> dict[str, float]:
+        """The figures to watch in training; see ``segdistill.utils.tasks.Scores``."""
+        return {"mean_iou": self.mean_iou(), "pixel_accuracy": self.pixel_accuracy()}
+
     def class_accuracy(self) -> Tensor:
         """Recall, float64 (C,); NaN for a class absent from the truth."""
         hits, truth, _ = self._counts(False)

@@ -17,6 +17,7 @@ from segdistill.network import HIDDEN, NETWORKS, SegmentationNetwork, network_cl
 from segdistill.network.settings import describe_settings, parse_settings, settings_of
 from segdistill.utils.flags import Parser, add_switch, count, folder_name, number, size
 from segdistill.utils.losses import DISTILLATION_LOSSES, Term
+from segdistill.utils.tasks import TASKS
 
 # Options that say where and how a run is done and not what: they may change when it is continued.
 BOOKKEEPING = {
@@ -55,7 +56,9 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def add_data_flags(data: argparse._ArgumentGroup) -> None:
-    data.add_argument("--dataset", default="scenes", choices=sorted(DATASETS), help="scenes is made on first use")
+    names = ", ".join(sorted(DATASETS))
+    data.add_argument("--dataset", default="scenes", choices=sorted(DATASETS), metavar="NAME", help=f"(scenes) {names}")
+    data.add_argument("--task", choices=sorted(TASKS), help="that its labels are read for (the data set's first)")
     data.add_argument("--data-dir", metavar="DIR", help="folder of the data set")
     data.add_argument("--data-list", metavar="FILE", help="'image label' lines in place of the training split")
     data.add_argument("--val-list", metavar="FILE", help="the same in place of the split that validates")
@@ -203,6 +206,7 @@ def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
         options.terms = name_terms(options.terms)
     except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))
+    options.task = options.task or DATASETS[options.dataset].TASKS[0]
     for name, value in DATASETS[options.dataset].RECIPE._asdict().items():
         if getattr(options, name) is None:
             setattr(options, name, value)
@@ -380,7 +384,7 @@ def complete(stored: Mapping, parser: argparse.ArgumentParser | None = None) -> 
     defaults = {
         name: value for name, value in vars(parser.parse_args([])).items() if name not in ("list_methods", "also")
     }
-    recipe = DATASETS[stored["dataset"]].RECIPE._asdict()
+    recipe = {**DATASETS[stored["dataset"]].RECIPE._asdict(), "task": DATASETS[stored["dataset"]].TASKS[0]}
     whole = {**defaults, "network_options": {}, "teacher_options": {}, **recipe, **stored}
     if not whole["random_scale"]:
         whole["scale_range"] = None

@@ -32,22 +32,25 @@ class Predictor:
         return class_ids(self.coarse(images), images.shape[2:])
 
 
-def whole(network: SegmentationNetwork) -> Predictor:
+def whole(network: SegmentationNetwork, feature: str = "logits") -> Predictor:
     """Predict each image in one piece. The network runs in eval mode and is put back into the mode it was in.
 
+    Args:
+        feature: the map that answers, see ``Task.feature``.
+
     Raises:
-        ValueError: the network has no classes.
+        ValueError: the network has no such map.
     """
-    if not network.num_classes:
-        raise ValueError(f"{type(network).__name__} has no classes, so it predicts nothing")
+    network.check_features({feature})
 
     def coarse(images: Tensor) -> Tensor:
         training = network.training
         network.eval()
         parameter = next(network.parameters())
-        logits = network(images.to(parameter.device).contiguous(memory_format=torch.channels_last)).logits.float()
+        images = images.to(parameter.device).contiguous(memory_format=torch.channels_last)
+        maps = network.answer(images, frozenset({feature})).features[feature].float()
         network.train(training)
-        return logits
+        return maps
 
     return Predictor(coarse)
 

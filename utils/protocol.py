@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 
 from segdistill.network import SegmentationNetwork
+from segdistill.network.base import CLASS_FEATURES
 from segdistill.utils.flags import Parser, add_switch, count, number
 from segdistill.utils.predict import Predictor, multi_scale, resized, sliding, whole
 
@@ -48,14 +49,23 @@ def protocol_of(options: argparse.Namespace, parser: Parser) -> dict:
 
 
 def build_predictor(
-    network: SegmentationNetwork, protocol: Mapping, input_size: Sequence[int] | None, batch_size: int = 1
+    network: SegmentationNetwork,
+    protocol: Mapping,
+    input_size: Sequence[int] | None,
+    batch_size: int = 1,
+    feature: str = "logits",
 ) -> Predictor:
-    """The predictor that a protocol describes; ``input_size`` (H, W) is the one that belongs to the weights, if any."""
-    predictor = whole(network)
+    """The predictor that a protocol describes.
+
+    Args:
+        input_size: (H, W), the one that belongs to the weights, if any.
+        feature: the map that answers; of a map of classes probabilities are averaged, else the values.
+    """
+    predictor = whole(network, feature)
     if protocol["predict"] == "sliding":
         predictor = sliding(predictor, tuple(protocol["tile"]), protocol["overlap"], batch_size)
     if protocol["scales"] != [1] or protocol["flip"]:
-        predictor = multi_scale(predictor, protocol["scales"], protocol["flip"])
+        predictor = multi_scale(predictor, protocol["scales"], protocol["flip"], feature not in CLASS_FEATURES)
     shown = protocol["input_size"] or input_size
     return resized(predictor, shown) if shown else predictor
 

@@ -25,6 +25,7 @@ from segdistill.network.weights.checkpoint import atomic_save, not_finite
 from segdistill.utils.distributed import any_process, rank
 from segdistill.utils.files import REMEDY, append, keep_rows, read_json, stamp, write_json
 from segdistill.utils.options import BOOKKEEPING, complete, plain
+from segdistill.utils.tasks import Figure
 
 OWN_FILES = ("options.json", "environment.json", "teacher.json", "metrics.jsonl", "events.out.tfevents.*", "last.pth")
 
@@ -194,24 +195,26 @@ class StopSignal:
 
 
 class Progress:
-    """A bar on a terminal; elsewhere a plain line now and then: step, loss, mIoU, time left."""
+    """A bar on a terminal; elsewhere a plain line now and then: step, loss, the task's primary figure, time left."""
 
     SECONDS = 30  # between two lines
 
-    def __init__(self, num_steps: int, start: int):
-        self.num_steps, self.start, self.score = num_steps, start, None
+    def __init__(self, num_steps: int, start: int, figure: Figure):
+        self.num_steps, self.start, self.figure, self.score = num_steps, start, figure, None
         self.began = self.said = time.monotonic()
         self.bar = tqdm(
             total=num_steps, initial=start, unit="step", disable=True if rank() else None, dynamic_ncols=True
         )
 
     def update(self, step: int, loss: float | None = None, score: float | None = None) -> None:
-        """Call at every step; ``loss`` and ``score`` (mIoU, 0..1) where they are known."""
+        """Call at every step; ``loss`` and ``score``, the figure's value, where they are known."""
         self.bar.n = step
         if loss is None:
             return
         self.score = score if score is not None else self.score
-        words = {"loss": f"{loss:.3f}"} | ({} if self.score is None else {"mIoU": f"{100 * self.score:.2f}"})
+        words = {"loss": f"{loss:.3f}"}
+        if self.score is not None:
+            words[self.figure.name] = self.figure.text(self.score)
         self.bar.set_postfix(words)
         if not self.bar.disable or rank():
             return

@@ -16,13 +16,13 @@ from segdistill.utils.batch import Batch
 from segdistill.utils.distributed import mean_over_processes, rank, share_buffers
 from segdistill.utils.evaluate import evaluate
 from segdistill.utils.learner import Learner, Objective, poly
-from segdistill.utils.losses import TaskLoss, build_losses
+from segdistill.utils.losses import build_losses
 from segdistill.utils.options import memory_format, precision
 from segdistill.utils.predict import whole
 from segdistill.utils.run import Run
 from segdistill.utils.stopwatch import Stopwatch
+from segdistill.utils.tasks import Task, build_loss, task_of
 from segdistill.utils.teacher import Teacher
-from segdistill.utils.visualize import colorize
 
 logger = logging.getLogger(__name__)
 
@@ -44,17 +44,18 @@ class Student:
         torch.manual_seed(options.seed)
         network, self.normalization = build_student(options, dataset)
         self.network = network.to(device, memory_format=memory_format(options))
-        self.step, self.best = 0, -1.0
+        self.task = task_of(dataset)
+        self.step, self.best = 0, None
 
     def learn_from(self, teacher: Teacher | None) -> None:
         """Build what the network is to learn by; a student without terms learns alone, whatever the teacher."""
         torch.manual_seed(seed_of("losses", self.options.seed))
-        self.learner = build_learner(self.options, self.network, teacher, self.device)
+        self.learner = build_learner(self.options, self.task, self.network, teacher, self.device)
 
     @property
-    def learns_classes(self) -> bool:
-        """Whether its logits are trained, so that there is something to score."""
-        return "logits" in self.learner.objective.wanted.student
+    def answers(self) -> bool:
+        """Whether the map that the task scores is trained, so that there is something to score."""
+        return self.task.feature in self.learner.objective.needs.student
 
     def start(self, val_set: SegmentationDataset | None) -> None:
         """Take up the run where its checkpoint stands, or write its first one; ``val_set`` is for scores."""
@@ -128,37 +129,39 @@ class Student:
     def validate(self) -> dict[str, float]:
         """Scores on the validation split, with pictures of two of its images: image, truth, prediction.
 
-        Keeps the weights if they are the best so far; those of a student that learns no classes in any case.
+        Keeps the weights if they are the best so far; those of a student without scores in any case.
         """
         network = self.learner.network
         share_buffers(network)
         card = {"dataset": self.options.dataset, "step": self.step}
         card |= {"classes": self.dataset.CLASSES} if network.num_classes else {}
-        if not self.learns_classes:  # nothing says which step was best, so it is the last
+        if not self.answers:  # nothing says which step was best, so it is the last
             self.run.save(self.run.best, export_weights(network, self.normalization, **card))
             return {}
-        predictor = whole(network)
+        predictor = whole(network, self.task.feature)
         # Decoded images need no help, and starting processes takes longer than reading a few.
         num_workers = 0 if self.options.preload else self.options.num_workers
-        confusion = evaluate(predictor, self.val_set, self.normalization, None, num_workers, "validation")
-        mean_iou = confusion.mean_iou()
+        scores = evaluate(predictor, self.val_set, self.normalization, None, num_workers, "validation")
         for i in sorted({0, len(self.val_set) // 2}):
             image, label, name, _ = self.val_set[i]
-            prediction = predictor.class_ids(self.normalization(image[None]))[0]
-            maps = [colorize(ids.numpy(), self.val_set.PALETTE) for ids in (label, prediction)]
+            prediction = self.task.read(predictor.coarse(self.normalization(image[None])), label.shape)[0]
+            maps = [self.task.picture(answer.numpy(), self.val_set) for answer in (label, prediction)]
             panel = np.concatenate([image.permute(1, 2, 0).numpy(), *maps], axis=1)
             self.run.show(self.step, f"val/{name}", panel)
-        if mean_iou > self.best:
-            self.best = mean_iou
-            self.run.save(self.run.best, export_weights(network, self.normalization, **card, mean_iou=mean_iou))
-        return {"val/mean_iou": mean_iou, "val/pixel_accuracy": confusion.pixel_accuracy()}
+        figures, primary = scores.figures(), self.task.primary
+        if primary.is_better(figures[primary.key], self.best):
+            self.best = figures[primary.key]
+            card[primary.key] = self.best
+            self.run.save(self.run.best, export_weights(network, self.normalization, **card))
+        return {f"val/{key}": value for key, value in figures.items()}
 
 
 def build_student(
     options: argparse.Namespace, dataset: SegmentationDataset
 ) -> tuple[SegmentationNetwork, Normalization]:
     """The student and the input convention of its weights; its library's or the data set's, if they do not tell."""
-    network = build_network(options.network, len(dataset.CLASSES), norm=options.norm, **options.network_options)
+    num_channels = task_of(dataset).num_channels(dataset)
+    network = build_network(options.network, num_channels, norm=options.norm, **options.network_options)
     file = options.S_ckpt_path or options.student_pretrain_model_imgnet
     if not file:
         return network, network.normalization or dataset.NORMALIZATION
@@ -168,18 +171,10 @@ def build_student(
 
 
 def build_learner(
-    options: argparse.Namespace, network: SegmentationNetwork, teacher: Teacher | None, device: torch.device
+    options: argparse.Namespace, task: Task, network: SegmentationNetwork, teacher: Teacher | None, device: torch.device
 ) -> Learner:
-    has_head = "aux_logits" in network.features
-    if options.aux_weight and not has_head:
-        raise ValueError(f"--aux-weight has no effect with {options.network}, which has no auxiliary head")
-    aux_weight = (0.4 if options.aux_weight is None else options.aux_weight) if has_head else 0.0
-    if options.task_weight and "logits" not in network.features:
-        raise ValueError(
-            f"{options.network} has no classes to learn from labels: --task-weight 0 distils its features alone, and "
-            "smp: builds a decoder on the same backbone (--network smp:unet --network-options encoder_name=tu-NAME)"
-        )
-    task_loss = TaskLoss(aux_weight, options.ohem, options.task_weight) if options.task_weight else None
+    settings = {"aux_weight": options.aux_weight, "ohem": options.ohem}
+    task_loss = build_loss(task, network, options.task_weight, settings) if options.task_weight else None
     losses = build_losses(options.terms, network, teacher.network) if teacher and options.terms else {}
     objective = Objective(network, task_loss, losses).to(device)
     parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]

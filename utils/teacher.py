@@ -5,12 +5,13 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass, replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segdistill.dataset import IGNORE_INDEX, Normalization, SegmentationDataset
+from segdistill.dataset import Normalization, SegmentationDataset
 from segdistill.dataset.base import evenly_spaced
 from segdistill.dataset.normalization import CONVENTIONS, IMAGENET
 from segdistill.network import SegmentationNetwork, SegmentationOutput, build_network, resize
@@ -18,14 +19,13 @@ from segdistill.network.weights.checkpoint import LoadReport, describe, load_net
 from segdistill.utils.batch import Batch
 from segdistill.utils.classes import ClassMap, MappedNetwork, match_classes
 from segdistill.utils.evaluate import evaluate
-from segdistill.utils.losses.base import resize_labels
-from segdistill.utils.metrics import ConfusionMatrix
 from segdistill.utils.precision import autocast
-from segdistill.utils.predict import Predictor, class_ids, whole
+from segdistill.utils.predict import Predictor, whole
+from segdistill.utils.tasks import task_of
 
 logger = logging.getLogger(__name__)
 
-# By how much mIoU another input convention is better where it is mentioned, and where the teacher is refused.
+# How much better another input convention scores where it is mentioned, and where the teacher is refused.
 NOTED, REFUSED = 0.02, 0.1
 
 
@@ -211,53 +211,57 @@ class Teacher(nn.Module):
     def verify(self, dataset: SegmentationDataset, num_images: int = 8) -> dict:
         """Measure the teacher on evenly spaced labelled images before it is used.
 
-        One without classes is measured by ``verify_features``.
+        One that does not answer is measured by ``verify_features``.
 
         Returns:
             What ``teacher.json`` holds: file, network, family, sha256, num_classes, class_map, normalization, scale,
-            stride, precision, num_images and mean_iou (0..1; None without classes).
+            stride, precision, num_images and the task's primary figure (None where the network does not answer).
 
         Raises:
-            ValueError: the classes are not the data set's, no image has a label, another common input convention gives
-                a far better mIoU, or the teacher does no better than the best answer that calls every pixel by one
-                class; features that cannot teach.
+            ValueError: the classes are not the data set's, no image has a label, another common input convention scores
+                far better, or the teacher does no better than the best answer that is the same at every pixel; features
+                that cannot teach.
         """
-        if not self.network.num_classes:
+        task = task_of(dataset)
+        if task.feature not in self.network.features:
             return self.verify_features(dataset)
-        if self.class_map is None:
+        if self.class_map is None and self.network.num_classes:
             match_classes(self.network, self.report, f"teacher {self.source}", dataset)
         indices = evenly_spaced(num_images, len(dataset))
         num_images = len(indices)
-        confusion = evaluate(Predictor(self._coarse), dataset, self.normalization, indices)
-        mean_iou, constant = confusion.mean_iou(), confusion.best_constant()
-        self._compare_conventions(dataset, indices, mean_iou, constant)
-        if not mean_iou > constant:
+        predictor = Predictor(partial(self._coarse, task.feature))
+        scores = evaluate(predictor, dataset, self.normalization, indices)
+        primary, constant = task.primary, scores.best_constant()
+        score = scores.figures()[primary.key]
+        self._compare_conventions(predictor, dataset, indices, score, constant)
+        if not primary.is_better(score, constant):
             raise ValueError(
-                f"teacher {self.source} scores {100 * mean_iou:.2f} mIoU on {num_images} images of the "
-                f"{dataset.split} split, no better than one class everywhere ({100 * constant:.2f}): is it trained, "
-                "and for these classes?"
+                f"teacher {self.source} scores {primary.text(score)} {primary.name} on {num_images} images of the "
+                f"{dataset.split} split, no better than one answer everywhere ({primary.text(constant)}): is it "
+                "trained, and for these labels?"
             )
-        return self._describe(num_images, mean_iou)
+        return self._describe(num_images, primary.key, score)
 
     def _compare_conventions(
-        self, dataset: SegmentationDataset, indices: list[int], mean_iou: float, constant: float
+        self, predictor: Predictor, dataset: SegmentationDataset, indices: list[int], score: float, constant: float
     ) -> None:
-        """Warn or raise ValueError if the images in another common convention give a better mIoU than ``mean_iou``."""
-        if mean_iou + REFUSED > 1:
-            return  # none can be much better
-        others = {name: other for name, other in CONVENTIONS.items() if other != self.normalization}
-        scores = {
-            name: evaluate(Predictor(self._coarse), dataset, other, indices).mean_iou()
-            for name, other in others.items()
-        }
-        best = max(scores, key=scores.get)
-        if scores[best] <= max(mean_iou + NOTED, constant):
+        """Warn or raise ValueError if the images in another common convention give a better ``score``."""
+        primary = task_of(dataset).primary
+        if primary.gain(score, 1) <= REFUSED:
+            return  # of a share none can be much better
+        gains, scores = {}, {}
+        for name, other in CONVENTIONS.items():
+            if other != self.normalization:
+                scores[name] = evaluate(predictor, dataset, other, indices).figures()[primary.key]
+                gains[name] = primary.gain(score, scores[name])
+        best = max(gains, key=gains.get)
+        if gains[best] <= NOTED or not primary.is_better(scores[best], constant):
             return
         message = (
-            f"teacher {self.source} scores {100 * mean_iou:.2f} mIoU with its {self.normalization} "
-            f"and {100 * scores[best]:.2f} with {best}: --teacher-normalization {best} takes that"
+            f"teacher {self.source} scores {primary.text(score)} {primary.name} with its {self.normalization} "
+            f"and {primary.text(scores[best])} with {best}: --teacher-normalization {best} takes that"
         )
-        if scores[best] > mean_iou + REFUSED:
+        if gains[best] > REFUSED:
             raise ValueError(message)
         logger.warning(message)
 
@@ -271,33 +275,24 @@ class Teacher(nn.Module):
             dataset: the training split with its augmentation.
 
         Returns:
-            num_crops, mean_iou, pixel_accuracy (0..1); entropy, in nats, the mean over the labelled positions of the
-            teacher's map; classes, their names, and iou, None for one that does not occur. None without classes or
-            labels.
+            num_crops and what ``Task.measure`` says; None of a network that does not answer, or without labels.
         """
-        labelled = [index for index, pair in enumerate(dataset.pairs) if pair.label and self.network.num_classes]
-        indices = [labelled[i] for i in evenly_spaced(num_crops, len(labelled))]
-        confusion, entropies = ConfusionMatrix(len(dataset.CLASSES)), []
-        for index in indices:
-            image, label, *_ = dataset[index]
-            logits = self._coarse(self.normalization(image[None]))
-            confusion.update(class_ids(logits, label.shape), label[None])
-            known = resize_labels(label[None], logits.shape[2:]) != IGNORE_INDEX
-            entropies.append(torch.special.entr(logits.softmax(1)).sum(1).cpu()[known])
-        if not any(map(len, entropies)):
+        task = task_of(dataset)
+        if task.feature not in self.network.features:
             return None
-        return {
-            "num_crops": len(indices),
-            "mean_iou": confusion.mean_iou(),
-            "pixel_accuracy": confusion.pixel_accuracy(),
-            "entropy": torch.cat(entropies).double().mean().item(),
-            "classes": list(dataset.CLASSES),
-            "iou": [None if math.isnan(iou) else iou for iou in confusion.iou().tolist()],
-        }
+        labelled = [index for index, pair in enumerate(dataset.pairs) if pair.label]
+        indices = [labelled[i] for i in evenly_spaced(num_crops, len(labelled))]
+        samples = (dataset[index] for index in indices)
+        maps = (
+            (self._coarse(task.feature, self.normalization(sample.image[None])), sample.label[None])
+            for sample in samples
+        )
+        figures = task.measure(maps, dataset)
+        return figures and {"num_crops": len(indices), **figures}
 
-    def _coarse(self, images: Tensor) -> Tensor:
-        """Logits of images in the teacher's own convention, shown to it at its scale."""
-        return whole(self.network).coarse(self.rescale(images))
+    def _coarse(self, feature: str, images: Tensor) -> Tensor:
+        """A map of images in the teacher's own convention, shown to it at its scale."""
+        return whole(self.network, feature).coarse(self.rescale(images))
 
     @torch.no_grad()
     def verify_features(self, dataset: SegmentationDataset) -> dict:
@@ -322,9 +317,9 @@ class Teacher(nn.Module):
                 raise ValueError(f"teacher {self.source}: its feature {name} is the same for two images: untrained?")
             if torch.allclose(first, first.mean((2, 3), keepdim=True).expand_as(first)):
                 raise ValueError(f"teacher {self.source}: its feature {name} is the same all over an image: untrained?")
-        return self._describe(num_images=2, mean_iou=None)
+        return self._describe(2, task_of(dataset).primary.key, None)
 
-    def _describe(self, num_images: int, mean_iou: float | None) -> dict:
+    def _describe(self, num_images: int, figure: str, score: float | None) -> dict:
         return {
             "file": self.source,
             "network": self.report.config["name"] if self.report else None,
@@ -337,7 +332,7 @@ class Teacher(nn.Module):
             "stride": self.inference.stride,
             "precision": self.inference.precision,
             "num_images": num_images,
-            "mean_iou": mean_iou,
+            figure: score,
         }
 
 

@@ -167,7 +167,7 @@ def run(loss, student, teacher, batch=BATCH, seed: int | None = 0, autocast: tor
     student, teacher = (changed(output, lambda x: x.detach().clone().requires_grad_()) for output in (student, teacher))
     with torch.autocast("cpu", autocast, enabled=autocast is not None):
         value = loss(student, teacher, batch)
-    learning = {name: student.features[name] for name in sorted(loss.wanted.student)}
+    learning = {name: student.features[name] for name in sorted(loss.needs.student)}
     inputs = [*learning.values(), *teacher.features.values()]
     gradients = torch.autograd.grad(value, inputs, allow_unused=True)
     assert all(gradient is None for gradient in gradients[len(learning) :])
@@ -193,6 +193,48 @@ def test_teaches_the_student_by_a_float32_scalar(case):
     assert value.shape == ()
     assert value.isfinite()
     assert all(gradient.isfinite().all() and gradient.abs().sum() > 0 for gradient in gradients.values())
+
+
+def without_classes(network: Small) -> Small:
+    network.num_classes = 0
+    return network
+
+
+@pytest.mark.parametrize("widths", [(1, 1), (6, 1), (1, 8)])
+@pytest.mark.parametrize("with_classes", [True, False])
+def test_one_channel_or_no_classes_teach_or_are_refused_in_one_line(case, widths, with_classes):
+    student, teacher = Small(widths[0], 8, num_classes=1), Small(widths[1], 4, num_classes=1)
+    if not with_classes:
+        student, teacher = without_classes(student), without_classes(teacher)
+    sample = sample_of()
+    sample.label[sample.label < 255] = 0
+    flag, *words = case.split()
+    term = Term("term", flag, parse_settings(DISTILLATION_LOSSES[flag], words, flag))
+    torch.manual_seed(0)
+    refusal = None
+    try:
+        losses = build_losses([term], student, teacher)
+    except ValueError as error:
+        refusal = str(error)
+    if refusal:
+        assert re.fullmatch(rf"--{flag} .*(channels|classes).*", refusal)
+        return
+    outputs = output_of(student, 1), output_of(teacher, 2)
+    value, gradients = run(losses["term"], *outputs, batch_of(sample))
+    total = sum(gradient.abs().sum() for gradient in gradients.values())
+    assert total > 1e-4 * abs(value)  # a constant has 1e-7 by rounding
+    losses["term"].after_step(*outputs, batch_of(sample))
+
+
+@pytest.mark.parametrize(
+    ("case", "flag"), [("cwd norm=spatial", "cwd"), ("fitnet graph=true", "fitnet"), ("rkd normalize=true", "rkd")]
+)
+def test_what_needs_several_channels_works_without_that_setting(case, flag):
+    student, teacher = Small(1, 8, num_classes=1), Small(1, 4, num_classes=1)
+    build_losses([Term("term", flag, {})], student, teacher)
+    settings = parse_settings(DISTILLATION_LOSSES[flag], case.split()[1:], flag)
+    with pytest.raises(ValueError, match=f"--{flag} .*2 channels"):
+        build_losses([Term("term", flag, settings)], student, teacher)
 
 
 @pytest.mark.parametrize(

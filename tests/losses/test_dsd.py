@@ -41,7 +41,7 @@ def test_gradient_is_right(loss):
 
 def test_module_compares_the_maps_that_are_joined():
     loss = PixelSimilarity(on="context+logits:layer3+logits")
-    assert loss.wanted == ({"context", "logits"}, {"layer3", "logits"})
+    assert loss.needs == ({"context", "logits"}, {"layer3", "logits"})
     outputs = [
         SegmentationOutput(None, dict(zip(names, maps, strict=True)))
         for names, maps in ((("context", "logits"), STUDENT), (("layer3", "logits"), TEACHER))

@@ -82,7 +82,7 @@ def test_zero_nodes_have_a_finite_bounded_gradient(num_zero):
 
 def test_module_compares_the_features_it_asks_for():
     loss = PairWise(on="layer3:layer4", pool_scale=0.25)
-    assert loss.wanted == ({"layer3"}, {"layer4"})
+    assert loss.needs == ({"layer3"}, {"layer4"})
     student, teacher = output_of(layer3=STUDENT_FEATURE), output_of(layer4=TEACHER_FEATURE)
     labels = torch.zeros(2, 36, 52)
     assert loss(student, teacher, batch_of(labels)) == pair_wise_loss(STUDENT_FEATURE, TEACHER_FEATURE, 0.25)

@@ -206,7 +206,7 @@ def test_one_class_everywhere_is_no_teacher_however_few_classes_occur(camvid):
     """Two of eleven classes occur: road everywhere scores a quarter, which is more than 1 / 11."""
     teacher = make_teacher(source="constant.pth")
     teacher._hidden = (Oracle(constant=True),)
-    with pytest.raises(ValueError, match=r"constant\.pth scores 25\.00 mIoU.*one class everywhere \(25\.00\)"):
+    with pytest.raises(ValueError, match=r"constant\.pth scores 25\.00 mIoU.*one answer everywhere \(25\.00\)"):
         teacher.verify(camvid)
 
 
@@ -248,12 +248,12 @@ def test_a_convention_is_named_or_written_out():
     for text in ("cafe", "RGB:1,2,3", "RGB:1,2,x:1,1,1", "RGB:1,2,3:1,1,1:2"):
         with pytest.raises(ValueError, match=r"expected imagenet, unit, caffe, half or RGB:mean,mean,mean:std"):
             parse_normalization(text)
-    with pytest.raises(ValueError, match="of values 0..1, times 255"):
+    with pytest.raises(ValueError, match="times 255"):
         parse_normalization("RGB:0.485,0.456,0.406:0.229,0.224,0.225")
 
 
 def test_an_untrained_teacher_is_refused(camvid):
-    with pytest.raises(ValueError, match="no better than one class everywhere"):
+    with pytest.raises(ValueError, match="no better than one answer everywhere"):
         make_teacher(source="random.pth").verify(camvid)
 
 
@@ -370,7 +370,7 @@ def test_crops_are_measured_as_a_teacher_teaches(camvid, crops, monkeypatch):
     )
     mapped = match_classes(Doubtful(), report_of(classes=names), "swapped", camvid, camvid.root / "classes.txt")
     teacher = Teacher(Doubtful(), IMAGENET, IMAGENET, Inference(scale=0.5), mapped)
-    with pytest.raises(ValueError, match="no better than one class everywhere"):
+    with pytest.raises(ValueError, match="no better than one answer everywhere"):
         teacher.verify(camvid)
     assert teacher.measure_crops(crops)["mean_iou"] < 0.1
     assert set(seen) == {(16, 32)}

@@ -11,7 +11,7 @@ import torch
 from segdistill.network import SegmentationNetwork
 from segdistill.utils.losses.activation_boundary import ActivationBoundary, activation_boundary_loss
 from segdistill.utils.losses.at import AttentionTransfer, attention_loss
-from segdistill.utils.losses.base import DistillationLoss, Wanted, check_temperature
+from segdistill.utils.losses.base import DistillationLoss, Needs, check_temperature
 from segdistill.utils.losses.channel_wise import ChannelWise, channel_wise_loss
 from segdistill.utils.losses.cirkd import CrossImage, cross_image_loss
 from segdistill.utils.losses.cirkd_channel import CrossImageChannel, channel_relation_losses
@@ -61,9 +61,15 @@ class Term(NamedTuple):
 def build_losses(
     terms: Sequence[Term], student: SegmentationNetwork, teacher: SegmentationNetwork
 ) -> dict[str, DistillationLoss]:
-    """The terms as modules by name. Raises ValueError for a setting or a feature that does not exist."""
+    """The terms as modules by name.
+
+    Raises:
+        ValueError: a setting or a feature that does not exist, or a method that cannot work with these networks.
+    """
     losses = {}
     for name, method, settings in terms:
+        if DISTILLATION_LOSSES[method].needs_classes and not student.num_classes:
+            raise ValueError(f"--{method} needs classes, and the student has none")
         try:
             check_temperature(settings.get("temperature", 1))
         except ValueError as error:
@@ -71,7 +77,6 @@ def build_losses(
         loss = DISTILLATION_LOSSES[method].between(student, teacher, **settings)
         if teacher.known_classes is not None:
             loss.known_classes = torch.tensor(teacher.known_classes)
-        student.check_features(loss.wanted.student)
-        teacher.check_features(loss.wanted.teacher)
+        loss.check_networks(student, teacher)
         losses[name] = loss
     return losses

@@ -54,7 +54,7 @@ class ActivationBoundary(DistillationLoss):
     """Activation boundaries: the units of a map before its activation are active where the teacher's are.
 
     The student passes a 1x1 convolution and BatchNorm first, whose statistics are those of each process's batch.
-    mmrazor's weight is that of 3/1000 of the sum over channels and positions, a thing of small maps: its 1 is
+    mmrazor takes 3/1000 of the sum over channels and positions, which suits small maps only: its weight 1 is
     0.003 * C * H * W here (of the teacher's map).
 
     Args:

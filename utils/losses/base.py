@@ -3,7 +3,7 @@
 import functools
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segdistill.dataset import IGNORE_INDEX
+from segdistill.dataset.base import is_labelled
 from segdistill.network import SegmentationNetwork, SegmentationOutput, resize
 from segdistill.network.base import CLASS_FEATURES
 from segdistill.utils.batch import Batch
@@ -19,11 +20,12 @@ __all__ = [
     "IGNORE_INDEX",
     "Batch",
     "DistillationLoss",
+    "Needs",
     "SegmentationNetwork",
     "SegmentationOutput",
-    "Wanted",
     "adapter_between",
     "average_pool",
+    "check_reduction",
     "check_shapes",
     "check_temperature",
     "full_precision",
@@ -36,8 +38,8 @@ __all__ = [
 ]
 
 
-class Wanted(NamedTuple):
-    """The features that a method asks of each network."""
+class Needs(NamedTuple):
+    """The names of the features that a loss needs from each network."""
 
     student: frozenset[str]
     teacher: frozenset[str]
@@ -47,8 +49,8 @@ class DistillationLoss(nn.Module):
     """A term of the total loss between one map of the student and one of the teacher.
 
     A method is a subclass with a ``flag``, ``forward`` and a constructor whose keyword-only parameters are its
-    settings. Positional parameters (student_channels, teacher_channels, num_classes) are facts; ``between`` finds them.
-    Parameters that a method owns train with the student's.
+    settings. Positional parameters (student_channels, teacher_channels, num_classes) are filled in by ``between`` from
+    the two networks. Parameters that a method owns train with the student's.
 
     Args:
         weight: factor of the term in the total loss, 0 or more
@@ -61,6 +63,8 @@ class DistillationLoss(nn.Module):
 
     flag: ClassVar[str]  # "pi": --pi switches the method on
     paper: ClassVar[str] = ""
+    needs_classes: ClassVar[bool] = False  # it reads labels as class ids
+    min_channels: int = 1  # of each map; softmax, cosine and the like of one channel are constant
 
     def __init__(
         self,
@@ -79,7 +83,7 @@ class DistillationLoss(nn.Module):
         self.weight, self.void, self.warmup, self.decay = weight, void, warmup, decay
         self.student_feature, _, teacher_feature = on.partition(":")
         self.teacher_feature = teacher_feature or self.student_feature
-        self.wanted = Wanted(frozenset({self.student_feature}), frozenset({self.teacher_feature}))
+        self.needs = Needs(frozenset({self.student_feature}), frozenset({self.teacher_feature}))
         # Numbers of the classes that the teacher knows, if it does not know all: then these alone are compared.
         self.register_buffer("known_classes", None, persistent=False)
 
@@ -106,11 +110,18 @@ class DistillationLoss(nn.Module):
         student.check_features({student_feature})
         teacher.check_features({teacher_feature})
         known = teacher.known_classes
-        channels = (
-            len(known) if known and name in CLASS_FEATURES else network.features[name].channels
-            for network, name in ((student, student_feature), (teacher, teacher_feature))
-        )
-        return tuple(channels)
+        return num_channels(student, student_feature, known), num_channels(teacher, teacher_feature, known)
+
+    def check_networks(self, student: SegmentationNetwork, teacher: SegmentationNetwork) -> None:
+        """Raise ValueError if a network lacks a map that the method needs, or its map has too few channels."""
+        for owner, network, names in zip(("student", "teacher"), (student, teacher), self.needs, strict=True):
+            network.check_features(names)
+            for name in sorted(names):
+                count, least = num_channels(network, name, teacher.known_classes), self.min_channels
+                if count < least:
+                    raise ValueError(
+                        f"--{self.flag} needs maps of {least} channels or more, the {owner}'s {name} has {count}"
+                    )
 
     def weight_at(self, progress: float) -> float:
         """The factor of the term when ``progress`` (0..1) of the training lies behind."""
@@ -167,6 +178,13 @@ class DistillationLoss(nn.Module):
         return maps if valid is None else maps.masked_fill(~valid[:, None], 0)
 
 
+def num_channels(network: SegmentationNetwork, feature: str, known_classes: Sequence[int] | None) -> int:
+    """Channels of a map; of a map of classes those that the teacher knows, None for all."""
+    if known_classes and feature in CLASS_FEATURES:
+        return len(known_classes)
+    return network.features[feature].channels
+
+
 def adapter_between(student_channels: int, teacher_channels: int) -> nn.Module:
     """A 1x1 convolution from the student's width to the teacher's; nothing where they are equal."""
     if student_channels == teacher_channels:
@@ -201,6 +219,14 @@ def check_temperature(temperature: float) -> None:
         raise ValueError(f"a temperature is above 0, not {temperature}")
 
 
+def check_reduction(reduction: str, valid: Tensor | None = None) -> None:
+    """Raise ValueError unless it is "mean", or "original" without a mask."""
+    if reduction not in ("mean", "original"):
+        raise ValueError(f"unknown reduction {reduction!r}; known: mean, original")
+    if reduction == "original" and valid is not None:
+        raise ValueError('reduction "original" counts every position; it takes no valid mask')
+
+
 def check_shapes(student: Tensor, teacher: Tensor, same_channels: bool) -> None:
     """Raise ValueError unless both are maps (N, C, H, W) of one N and, if asked, one C."""
     dims = 2 if same_channels else 1
@@ -225,7 +251,7 @@ def _nearest(full: int, small: int, device: torch.device) -> Tensor:
 
 def valid_positions(labels: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
     """Where a map of ``size`` (h, w) lies on labelled pixels, (N, h, w) bool; everywhere in an unlabelled image."""
-    labelled = labels != IGNORE_INDEX
+    labelled = is_labelled(labels)
     return resize_labels(labelled, size) | ~labelled.flatten(1).any(1)[:, None, None]
 
 

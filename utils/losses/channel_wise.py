@@ -14,6 +14,7 @@ from segdistill.utils.losses.base import (
     DistillationLoss,
     SegmentationOutput,
     adapter_between,
+    check_reduction,
     check_shapes,
     check_temperature,
     full_precision,
@@ -59,8 +60,7 @@ def channel_wise_loss(
     """
     check_shapes(student_map, teacher_map, same_channels=True)
     check_words(norm, divergence, temperature, reduction)
-    if reduction == "original" and valid is not None:
-        raise ValueError('reduction "original" counts every position; it takes no valid mask')
+    check_reduction(reduction, valid)
     if reduction == "original" and norm == "none":
         student_map, teacher_map, num_samples = student_map[:1], teacher_map[:1], len(student_map)
     else:
@@ -151,6 +151,7 @@ class ChannelWise(DistillationLoss):
         super().__init__(weight=weight, on=on, **settings)
         check_words(norm, divergence, temperature)
         self.temperature, self.norm, self.divergence = temperature, norm, divergence
+        self.min_channels = 2 if norm == "spatial" else 1
         self.adapter = adapter_between(student_channels, teacher_channels)
 
     def forward(self, student: SegmentationOutput, teacher: SegmentationOutput, batch: Batch) -> Tensor:

@@ -141,6 +141,7 @@ class CrossImage(DistillationLoss):
 
     flag = "cirkd"
     paper = "Yang et al., CVPR 2022, mini-batch-based distillation"
+    min_channels = 2
 
     def __init__(
         self,

@@ -172,6 +172,8 @@ class CrossImageMemory(DistillationLoss):
 
     flag = "cirkd-memory"
     paper = "Yang et al., CVPR 2022, memory-based distillation"
+    min_channels = 2
+    needs_classes = True
 
     def __init__(
         self,

@@ -13,8 +13,8 @@ from segdistill.utils.losses.at import attention_map
 from segdistill.utils.losses.base import (
     Batch,
     DistillationLoss,
+    Needs,
     SegmentationOutput,
-    Wanted,
     average_pool,
     check_shapes,
     check_temperature,
@@ -124,7 +124,7 @@ class PixelSimilarity(DistillationLoss):
         self.names = [names.split("+") for names in (self.student_feature, self.teacher_feature)]
         if len(self.names[0]) != len(self.names[1]) or len(self.names[0]) < 2:
             raise ValueError(f"--psd on={on}: two or more maps joined by +, as many of the teacher as of the student")
-        self.wanted = Wanted(*map(frozenset, self.names))
+        self.needs = Needs(*map(frozenset, self.names))
 
     def forward(self, student: SegmentationOutput, teacher: SegmentationOutput, batch: Batch) -> Tensor:
         student_maps, teacher_maps = (

@@ -10,6 +10,7 @@ from segdistill.utils.losses.base import (
     Batch,
     DistillationLoss,
     SegmentationOutput,
+    check_reduction,
     check_temperature,
     full_precision,
     resize,
@@ -42,10 +43,7 @@ def attended_distance(
     """
     if student.shape != teacher.shape:
         raise ValueError(f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)} differ")
-    if reduction not in ("mean", "original"):
-        raise ValueError(f"unknown reduction {reduction!r}; known: mean, original")
-    if reduction == "original" and valid is not None:
-        raise ValueError('reduction "original" counts every position; it takes no valid mask')
+    check_reduction(reduction, valid)
     difference = student - teacher.detach()
     if attention is not None:
         difference = difference * attention.detach().sqrt()

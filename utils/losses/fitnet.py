@@ -48,6 +48,8 @@ class GraphBlock(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
+        if channels < 2:
+            raise ValueError("--fitnet graph=true needs a map of 2 channels or more, not 1")
         inner = channels // 2
         self.query, self.key, self.value = (nn.Conv2d(channels, inner, 1, bias=False) for _ in range(3))
         self.widen = nn.Sequential(nn.Conv2d(inner, channels, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU())

@@ -14,6 +14,7 @@ from segdistill.utils.losses.base import (
     Batch,
     DistillationLoss,
     SegmentationOutput,
+    check_reduction,
     check_shapes,
     full_precision,
     resize,
@@ -53,10 +54,7 @@ def inter_class_loss(
     """
     check_shapes(student_logits, teacher_logits, same_channels=True)
     check_similarity(similarity)
-    if reduction not in ("mean", "original"):
-        raise ValueError(f"unknown reduction {reduction!r}; known: mean, original")
-    if reduction == "original" and valid is not None:
-        raise ValueError('reduction "original" counts every position; it takes no valid mask')
+    check_reduction(reduction, valid)
 
     student_logits, teacher_logits = resize(student_logits, teacher_logits.shape[2:]), teacher_logits.detach()
     if reduction == "original" and similarity == "kl":
@@ -121,6 +119,7 @@ class InterClass(DistillationLoss):
 
     flag = "aicsd"
     paper = "Mansourian et al., arXiv 2308.04243"
+    min_channels = 2
 
     def __init__(
         self, *, weight: float = 1.0, on: str = "logits", similarity: Literal["kl", "gram"] = "kl", **settings

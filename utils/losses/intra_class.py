@@ -11,6 +11,7 @@ from segdistill.utils.losses.base import (
     Batch,
     DistillationLoss,
     SegmentationOutput,
+    check_reduction,
     check_shapes,
     full_precision,
     mean_over,
@@ -50,8 +51,7 @@ def intra_class_loss(
         ValueError: batch sizes that differ, an unknown reduction.
     """
     check_shapes(student_feature, teacher_feature, same_channels=False)
-    if reduction not in ("mean", "original"):
-        raise ValueError(f"unknown reduction {reduction!r}; known: mean, original")
+    check_reduction(reduction)
 
     size = teacher_feature.shape[2:]
     if reduction == "original":
@@ -90,6 +90,8 @@ class IntraClass(DistillationLoss):
 
     flag = "ifvd"
     paper = "Wang et al., ECCV 2020, eq. 2-4"
+    min_channels = 2
+    needs_classes = True
 
     def __init__(self, num_classes: int, *, weight: float = 200.0, on: str = "context", **settings):
         super().__init__(weight=weight, on=on, **settings)

@@ -13,6 +13,7 @@ from segdistill.utils.losses.base import (
     DistillationLoss,
     SegmentationNetwork,
     SegmentationOutput,
+    check_reduction,
     check_shapes,
     full_precision,
     mean_over,
@@ -49,8 +50,7 @@ def overhaul_loss(
         ValueError: shapes that do not fit, an unknown reduction.
     """
     check_shapes(student_feature, teacher_feature, same_channels=True)
-    if reduction not in ("mean", "original"):
-        raise ValueError(f"unknown reduction {reduction!r}; known: mean, original")
+    check_reduction(reduction, valid)
     if margin is not None and margin.shape != teacher_feature.shape[1:2]:
         raise ValueError(f"margin {tuple(margin.shape)} must be one per channel of teacher {teacher_feature.shape[1]}")
 
@@ -61,8 +61,6 @@ def overhaul_loss(
     wrong = (student > teacher) | (teacher > 0)
     distance = (student - teacher).square() * wrong
     if reduction == "original":
-        if valid is not None:
-            raise ValueError('reduction "original" counts every position; it takes no valid mask')
         return distance.sum()
     return mean_over(distance.mean(1), valid, num_valid)
 

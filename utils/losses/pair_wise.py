@@ -11,6 +11,7 @@ from segdistill.utils.losses.base import (
     Batch,
     DistillationLoss,
     SegmentationOutput,
+    check_reduction,
     check_shapes,
     full_precision,
     resize,
@@ -54,8 +55,7 @@ def pair_wise_loss(
         raise ValueError(f"pool_scale must be in (0, 1], not {pool_scale}")
     if window is not None and window < 1:
         raise ValueError(f"window must be 1 or more, not {window}")
-    if reduction not in ("mean", "original"):
-        raise ValueError(f"unknown reduction {reduction!r}; known: mean, original")
+    check_reduction(reduction)
 
     size = teacher_feature.shape[2:]
     windows = [window or max(int(side * pool_scale), 1) for side in size]
@@ -92,6 +92,7 @@ class PairWise(DistillationLoss):
 
     flag = "pa"
     paper = "Liu et al., CVPR 2019, eq. 3"
+    min_channels = 2
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ from segdistill.utils.losses.base import (
     Batch,
     DistillationLoss,
     SegmentationOutput,
+    check_reduction,
     check_shapes,
     check_temperature,
     full_precision,
@@ -46,15 +47,12 @@ def pixel_wise_loss(
     """
     check_shapes(student_logits, teacher_logits, same_channels=True)
     check_temperature(temperature)
-    if reduction not in ("mean", "original"):
-        raise ValueError(f"unknown reduction {reduction!r}; known: mean, original")
+    check_reduction(reduction, valid)
 
     size = teacher_logits.shape[2:]
     student = F.log_softmax(resize(student_logits, size) / temperature, dim=1)
     teacher = F.log_softmax(teacher_logits.detach() / temperature, dim=1)
     if reduction == "original":
-        if valid is not None:
-            raise ValueError('reduction "original" counts every position; it takes no valid mask')
         return -(teacher.exp() * student).sum() / size.numel()
 
     divergence = (teacher.exp() * (teacher - student)).sum(dim=1)
@@ -72,6 +70,7 @@ class PixelWise(DistillationLoss):
 
     flag = "pi"
     paper = "Liu et al., CVPR 2019, eq. 2"
+    min_channels = 2
 
     def __init__(self, *, weight: float = 10.0, on: str = "logits", temperature: float = 1.0, **settings):
         super().__init__(weight=weight, on=on, **settings)

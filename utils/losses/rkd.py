@@ -11,6 +11,7 @@ from segdistill.utils.losses.base import (
     Batch,
     DistillationLoss,
     SegmentationOutput,
+    check_reduction,
     check_shapes,
     full_precision,
     resize,
@@ -54,13 +55,10 @@ def relational_loss(
         ValueError: batch sizes that differ, an unknown relation or reduction, a grid below 2 or finer than the map.
     """
     check_shapes(student_feature, teacher_feature, same_channels=False)
-    if relation not in ("distance", "angle") or reduction not in ("mean", "original"):
-        raise ValueError(
-            f"unknown relation {relation!r} or reduction {reduction!r}; known: distance, angle; mean, original"
-        )
+    if relation not in ("distance", "angle"):
+        raise ValueError(f"unknown relation {relation!r}; known: distance, angle")
+    check_reduction(reduction, valid)
     if reduction == "original":
-        if valid is not None:
-            raise ValueError('reduction "original" counts every position; it takes no valid mask')
         student, teacher = (x.flatten(1)[None] for x in (student_feature, teacher_feature.detach()))
         exists = torch.ones(student.shape[:2], dtype=torch.bool, device=student.device)
     else:
@@ -135,6 +133,7 @@ class Relational(DistillationLoss):
         if grid < 2 or angle < 0:
             raise ValueError(f"--rkd grid={grid} angle={angle}: a grid is 2 or more, a weight 0 or more")
         self.grid, self.angle, self.normalize = grid, angle, normalize
+        self.min_channels = 2 if normalize else 1
 
     def forward(self, student: SegmentationOutput, teacher: SegmentationOutput, batch: Batch) -> Tensor:
         student_map, teacher_map = self.maps(student, teacher)

@@ -12,6 +12,7 @@ from segdistill.utils.losses.base import (
     Batch,
     DistillationLoss,
     SegmentationOutput,
+    check_reduction,
     check_shapes,
     check_temperature,
     full_precision,
@@ -55,10 +56,7 @@ def weighted_soft_label_loss(
     if labels.dim() != 3 or len(labels) != len(teacher_logits):
         raise ValueError(f"labels {tuple(labels.shape)} must be (N, H, W) with N = {len(teacher_logits)}")
     check_temperature(temperature)
-    if reduction not in ("mean", "original"):
-        raise ValueError(f"unknown reduction {reduction!r}; known: mean, original")
-    if reduction == "original" and valid is not None:
-        raise ValueError('reduction "original" counts every position; it takes no valid mask')
+    check_reduction(reduction, valid)
 
     size = teacher_logits.shape[2:]
     student_logits, teacher_logits = resize(student_logits, size), teacher_logits.detach()
@@ -86,6 +84,8 @@ class WeightedSoftLabel(DistillationLoss):
 
     flag = "wsld"
     paper = "Zhou et al., ICLR 2021"
+    min_channels = 2
+    needs_classes = True
 
     def __init__(self, *, weight: float = 2.5, on: str = "logits", temperature: float = 2.0, **settings):
         super().__init__(weight=weight, on=on, **settings)

@@ -2,7 +2,7 @@
 
 from segdistill.utils.report.compare import Caveats, Comparison, Delta, Group, compare_groups
 from segdistill.utils.report.read import FinishedRun, read_run
-from segdistill.utils.report.render import iou_table, write_comparison, write_run_report
+from segdistill.utils.report.render import score_table, write_comparison, write_run_report
 
 __all__ = [
     "Caveats",
@@ -11,8 +11,8 @@ __all__ = [
     "FinishedRun",
     "Group",
     "compare_groups",
-    "iou_table",
     "read_run",
+    "score_table",
     "write_comparison",
     "write_run_report",
 ]

@@ -9,6 +9,7 @@ from pathlib import Path
 from segdistill.libs.files import sha256_of
 from segdistill.utils.options import BOOKKEEPING, TEACHING
 from segdistill.utils.report.read import FinishedRun, evaluated, read_evaluation, read_run
+from segdistill.utils.tasks import Task, task_named
 
 # Options in which the runs of a group may differ. Teachers are files too, but compared by their checksum; what the
 # student started from and learned on are not mere places.
@@ -21,8 +22,8 @@ SUBJECT = ("dataset", "images", "classes", "protocol")
 class Delta:
     """A group minus the baseline, 0..1.
 
-    seeds: delta of the mIoU of each seed.
-    classes: for each class the deltas of its IoU, one a seed; empty if the class occurs in no pair.
+    seeds: delta of the task's primary figure of each seed.
+    classes: for each class the deltas of its own figure, one a seed; empty if the class occurs in no pair.
     """
 
     seeds: dict[int, float]
@@ -60,18 +61,22 @@ class Group:
     delta: Delta | None = None
 
     @property
-    def mean_ious(self) -> dict[int, float]:
-        """mIoU (0..1) by seed."""
-        return {seed: run.evaluation["mean_iou"] for seed, run in self.runs.items()}
+    def scores(self) -> dict[int, float]:
+        """The primary figure of the task by seed."""
+        return {seed: run.evaluation[self.task.primary.key] for seed, run in self.runs.items()}
+
+    @property
+    def task(self) -> Task:
+        return self.first.task
 
     @property
     def mean(self) -> float:
-        return statistics.mean(self.mean_ious.values())
+        return statistics.mean(self.scores.values())
 
     @property
     def std(self) -> float | None:
         """Over the seeds, of a sample; None with one."""
-        return statistics.stdev(self.mean_ious.values()) if len(self.runs) > 1 else None
+        return statistics.stdev(self.scores.values()) if len(self.runs) > 1 else None
 
     @property
     def first(self) -> FinishedRun:
@@ -134,9 +139,9 @@ def compare_groups(
     for group in sides[1:]:
         check_pair(sides[0], group, varied)
         group.delta = delta_of(sides[0], group)
-    taught = [group for group in sides if group.first.terms]
-    for group in taught[1:]:
-        check_pair(taught[0], group, varied)
+    distilled = [group for group in sides if group.first.terms]
+    for group in distilled[1:]:
+        check_pair(distilled[0], group, varied)
     check_varied(sides, varied)
 
     checkpoint, evaluation = teacher_files(teacher) if teacher else (None, None)
@@ -167,14 +172,20 @@ def named_runs(groups: Sequence[Group]) -> dict[str, FinishedRun]:
 
 def delta_of(baseline: Group, group: Group) -> Delta:
     """Group minus baseline, seed by seed."""
-    seeds = {seed: after - baseline.mean_ious[seed] for seed, after in group.mean_ious.items()}
-    classes = [[] for _ in baseline.first.evaluation["classes"]]
+    seeds = {seed: after - baseline.scores[seed] for seed, after in group.scores.items()}
+    classes = [[] for _ in classes_of(baseline.first.evaluation)]
     for seed, run in group.runs.items():
-        pairs = zip(baseline.runs[seed].evaluation["iou"], run.evaluation["iou"], strict=True)
-        for deltas, (before, after) in zip(classes, pairs, strict=True):
+        pairs = zip(classes_of(baseline.runs[seed].evaluation), classes_of(run.evaluation), strict=True)
+        for deltas, ((_, before), (_, after)) in zip(classes, pairs, strict=True):
             if before is not None and after is not None:
                 deltas.append(after - before)
     return Delta(seeds, classes)
+
+
+def classes_of(evaluation: Mapping) -> list[tuple[str, float | None]]:
+    """Each class with its own figure, None where it does not occur; [] of a task without classes."""
+    figure = task_named(evaluation).per_class
+    return list(zip(evaluation["classes"], evaluation[figure.key], strict=True)) if figure else []
 
 
 def teacher_files(teacher: Path) -> tuple[Path, dict | None]:
@@ -263,10 +274,14 @@ def check_varied(groups: Sequence[Group], varied: Sequence[str]) -> None:
 
 
 def check_same_subject(evaluations: Mapping[str, Mapping]) -> None:
-    """Raise ValueError unless all evaluations are of the same images and classes, by the same protocol."""
-    (first, subject), *others = evaluations.items()
+    """Raise ValueError unless all evaluations are of the same task, images and classes, by the same protocol."""
+    subjects = {
+        name: {"task": task_named(evaluation).name, **{key: evaluation.get(key) for key in SUBJECT}}
+        for name, evaluation in evaluations.items()
+    }
+    (first, subject), *others = subjects.items()
     for name, other in others:
-        if problems := differences(*({key: evaluation[key] for key in SUBJECT} for evaluation in (subject, other))):
+        if problems := differences(subject, other):
             raise ValueError(
                 f"the evaluations of {first} and {name} cannot be compared, they differ in {listed(problems)}"
             )

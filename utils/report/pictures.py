@@ -13,7 +13,8 @@ from matplotlib.ticker import MaxNLocator
 
 from segdistill.libs.files import replacing
 from segdistill.utils.report.compare import Comparison
-from segdistill.utils.visualize import Palette, colorize
+from segdistill.utils.tasks import TASKS
+from segdistill.utils.tasks import Figure as TaskFigure
 
 Rows = Sequence[Mapping[str, float]]
 
@@ -25,7 +26,7 @@ CELL_WIDTH = 3.0  # inches, of a panel's cell
 
 
 def plot_curves(groups: Mapping[str, Sequence[Rows]], path: Path) -> None:
-    """Draw mIoU, every term of the loss and its share over the steps, a plot each, all runs together.
+    """Draw the primary figure, every term of the loss and its share over the steps, a plot each, all runs together.
 
     Losses are noisy: their values are drawn faint, their moving average in full colour.
 
@@ -39,7 +40,7 @@ def plot_curves(groups: Mapping[str, Sequence[Rows]], path: Path) -> None:
     quantities = quantities_of(dict.fromkeys(key for rows in runs for row in rows for key in row))
     if not quantities:
         raise ValueError(
-            f"the metrics of {', '.join(groups)} have neither 'val/mean_iou' nor 'loss/...': nothing to draw"
+            f"the metrics of {', '.join(groups)} have neither a validation score nor 'loss/...': nothing to draw"
         )
     colors = colors_of(groups)
     lines = 1 + len(quantities) // 4
@@ -58,8 +59,8 @@ def plot_curves(groups: Mapping[str, Sequence[Rows]], path: Path) -> None:
 
 
 def quantities_of(keys: Sequence[str]) -> dict[str, str]:
-    """Titles of the plots, by the column that each shows, in their order: mIoU, losses, shares, the methods' own."""
-    titles = {"val/mean_iou": "validation mIoU (%)"} if "val/mean_iou" in keys else {}
+    """Titles of the plots, by the column that each shows, in their order: scores, losses, shares, the methods' own."""
+    titles = {key: f"validation {score_of(key).title}" for key in keys if score_of(key)}
     shares = [key for key in keys if key.startswith("share/")]
     titles |= {key: key.removeprefix("loss/").replace("_", " ") for key in keys if key.startswith("loss/")}
     if len(shares) > 1:  # the share of a single term is 1 throughout
@@ -68,13 +69,19 @@ def quantities_of(keys: Sequence[str]) -> dict[str, str]:
     return titles | {key: key.replace("/", ": ").replace("_", " ") for key in own}
 
 
+def score_of(key: str) -> TaskFigure | None:
+    """The primary figure of a task, if this is its column."""
+    return next((task.primary for task in TASKS.values() if key == f"val/{task.primary.key}"), None)
+
+
 def colors_of(groups: Sequence[str]) -> dict[str, str]:
     return {group: LINE_COLORS[i % len(LINE_COLORS)] for i, group in enumerate(groups)}
 
 
 def plot_quantity(axes: Axes, key: str, groups: Mapping[str, Sequence[Rows]], colors: Mapping[str, str]) -> None:
     """One column of the metrics; ``val/...`` as it is, the rest smoothed."""
-    factor = 100 if key.startswith(("val/", "share/")) else 1
+    score = score_of(key)
+    factor = score.factor if score else 100 if key.startswith("share/") else 1
     ends = {}
     for group, runs in groups.items():
         for rows in runs:
@@ -118,7 +125,7 @@ def label_lines(axes: Axes, ends: Mapping[str, float], colors: Mapping[str, str]
 
 
 def plot_class_deltas(comparison: Comparison, path: Path) -> None:
-    """Draw the mean delta of each class's IoU as bars, a colour a group, and the deltas of the seeds as dots."""
+    """Draw the mean delta of each class's figure as bars, a colour a group, and the deltas of the seeds as dots."""
     baseline, *groups = comparison.groups
     classes = baseline.first.evaluation["classes"]
     colors = colors_of([group.name for group in comparison.groups])
@@ -133,7 +140,7 @@ def plot_class_deltas(comparison: Comparison, path: Path) -> None:
             for height, deltas in zip(heights, group.delta.classes, strict=True):
                 axes.plot(100 * np.array(deltas), [height] * len(deltas), "o", color=INK, markersize=2.5)
     seeds = "" if comparison.caveats.one_seed else " (dots: the seeds)"
-    style(axes, f"IoU: points above {baseline.name}{seeds}")
+    style(axes, f"{baseline.task.per_class.name}: points above {baseline.name}{seeds}")
     axes.grid(axis="x", color=FAINT, linewidth=0.6)
     axes.grid(visible=False, axis="y")
     axes.axvline(0, color=INK, linewidth=0.8)
@@ -148,16 +155,14 @@ def draw_panel(
     rows: Sequence[Sequence[np.ndarray]],
     titles: Sequence[str],
     path: Path,
-    classes: Sequence[str],
-    palette: Palette,
+    legend: Mapping[str, Sequence[int]],
 ) -> None:
-    """Draw a grid of pictures, a row an image, with a legend of the classes that occur.
+    """Draw a grid of pictures, a row an image, above a legend.
 
     Args:
-        rows: for each image one cell a title: a picture (H, W, 3) uint8, or class ids (H, W) to colour by ``palette``;
-            H and W may differ from row to row.
+        rows: for each image one picture (H, W, 3) uint8 a title; H and W may differ from row to row.
         titles: of the columns.
-        classes: their names in the order of the ids.
+        legend: colours (RGB, 0..255) by name.
 
     Raises:
         ValueError: a row has not one cell a title.
@@ -168,22 +173,14 @@ def draw_panel(
     figure = Figure(figsize=(CELL_WIDTH * len(titles), CELL_WIDTH * sum(heights) + 1), layout="compressed")
     grid = figure.subplots(len(rows), len(titles), squeeze=False, height_ratios=heights)
     for axes, cell in zip(grid.flat, (cell for row in rows for cell in row), strict=True):
-        axes.imshow(cell if cell.ndim == 3 else colorize(cell, palette), interpolation_stage="rgba")
+        axes.imshow(cell, interpolation_stage="rgba")
         axes.set_axis_off()
     for axes, title in zip(grid[0], titles, strict=True):
         axes.set_title(title, fontsize=13, color=INK)
-    if handles := legend_of([cell for row in rows for cell in row if cell.ndim == 2], classes, palette):
+    if handles := [Patch(color=np.array(color) / 255, label=name) for name, color in legend.items()]:
         columns = ceil(len(handles) / ceil(len(handles) / (2 * len(titles))))
         figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=11)
     save(figure, path)
-
-
-def legend_of(maps: Sequence[np.ndarray], classes: Sequence[str], palette: Palette) -> list[Patch]:
-    """A patch for each class that occurs, in their order; "void" for ids that are none."""
-    present = {i for label in maps for i in np.unique(label).tolist()}
-    known = [i for i in range(len(classes)) if i in present]
-    patches = [Patch(color=np.array(palette[i]) / 255, label=classes[i]) for i in known]
-    return patches + ([Patch(color=(0, 0, 0), label="void")] if len(present) > len(known) else [])
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segdistill.libs.files import sha256_of
+from segdistill.utils.tasks import Task, task_named
 
 
 @dataclass
@@ -22,6 +23,10 @@ class FinishedRun:
     metrics: list[dict]
     evaluation: dict | None
     teacher: dict | None
+
+    @property
+    def task(self) -> Task:
+        return task_named(self.options)
 
     @property
     def checkpoint(self) -> Path:

@@ -1,7 +1,7 @@
 """Runs and comparisons for people: tables, sentences and the two reports in markdown."""
 
 import statistics
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +12,9 @@ from segdistill.utils.checkpoint import load_predictor
 from segdistill.utils.distributed import start_device
 from segdistill.utils.files import write_text
 from segdistill.utils.protocol import describe
-from segdistill.utils.report.compare import FREE, Caveats, Comparison, Group, check_same_subject
+from segdistill.utils.report.compare import FREE, Caveats, Comparison, Group, check_same_subject, classes_of
 from segdistill.utils.report.read import FinishedRun, flat, read_run
-
-MEANS = {
-    "mean_iou": "mIoU",
-    "pixel_accuracy": "pixel accuracy",
-    "class_accuracy": "class accuracy",
-    "frequency_weighted_iou": "frequency-weighted IoU",
-    "mean_category_iou": "category mIoU",
-}
+from segdistill.utils.tasks import Figure, task_named, task_of
 
 # --------------------------------------------------------------------------------------------------------- tables
 
@@ -43,81 +36,103 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], texts: 
     return "\n".join(f"| {' | '.join(row)} |" for row in aligned)
 
 
-def iou_table(evaluations: Mapping[str, Mapping]) -> str:
-    """Markdown: IoU (%) a class and an evaluation, then categories and means; "-" for a class that does not occur.
-    Below the table, how it was counted.
+def score_table(evaluations: Mapping[str, Mapping]) -> str:
+    """Markdown: a class and an evaluation, IoU (%) for segmentation, then categories and the task's figures; "-" for a
+    class that does not occur. Below the table, how it was counted.
 
     Args:
         evaluations: the content of evaluation.json by the name of its column.
 
     Raises:
-        ValueError: the evaluations are not of the same images and classes.
+        ValueError: the evaluations are not of the same task, images and classes.
     """
     check_same_subject(evaluations)
     columns = list(evaluations.values())
-    rows = [[name, *(percent(column["iou"][i]) for column in columns)] for i, name in enumerate(columns[0]["classes"])]
-    for name in columns[0]["category_iou"]:
+    rows = [
+        [name, *(percent(classes_of(column)[i][1]) for column in columns)]
+        for i, (name, _) in enumerate(classes_of(columns[0]))
+    ]
+    for name in columns[0].get("category_iou", ()):
         rows.append([f"category {name}", *(percent(column["category_iou"][name]) for column in columns)])
-    rows += [[f"**{name}**", *(percent(column[key]) for column in columns)] for key, name in means_of(columns[0])]
+    for figure in figures_of(columns[0]):
+        rows.append([f"**{figure.name}**", *(figure.text(column[figure.key]) for column in columns)])
     rows.append(["parameters", *(f"{column['parameters'] / 1e6:.2f} M" for column in columns)])
-    return f"{markdown_table(['IoU (%)', *evaluations], rows)}\n\n{counted(columns)}"
+    return f"{markdown_table([corner_of(columns[0]), *evaluations], rows)}\n\n{counted(columns)}"
 
 
-def means_of(evaluation: Mapping) -> list[tuple[str, str]]:
-    """Key and name of the means that an evaluation has; not every data set has categories."""
-    return [(key, name) for key, name in MEANS.items() if evaluation[key] is not None]
+def corner_of(evaluation: Mapping) -> str:
+    """The first cell of a table of scores, "IoU (%)"."""
+    task = task_named(evaluation)
+    return (task.per_class or task.primary).title
+
+
+def figures_of(evaluation: Mapping) -> list[Figure]:
+    """The figures that an evaluation has; not every data set has categories."""
+    return [figure for figure in task_named(evaluation).figures if evaluation[figure.key] is not None]
 
 
 def counted(evaluations: Sequence[Mapping]) -> str:
     """A sentence: the protocol, and the classes that are in no mean."""
-    classes = evaluations[0]["classes"]
-    absent = [name for i, name in enumerate(classes) if all(column["iou"][i] is None for column in evaluations)]
+    columns = zip(*map(classes_of, evaluations), strict=True)
+    absent = [column[0][0] for column in columns if all(value is None for _, value in column)]
     left_out = f" Neither in truth nor predicted, so in no mean: {', '.join(absent)}." if absent else ""
     return f"Protocol: {describe(evaluations[0]['protocol'])}.{left_out}"
 
 
 def paired_table(comparison: Comparison) -> str:
-    """Markdown: a row a group with mIoU (%), spread, delta to the baseline, and every seed."""
+    """Markdown: a row a group with the primary figure, spread, delta to the baseline, and every seed."""
     baseline = comparison.groups[0]
+    primary = baseline.task.primary
     rows = [
-        [group.name, percent(group.mean), percent(group.std), delta_of(group), *map(percent, group.mean_ious.values())]
+        [group.name, *map(primary.text, (group.mean, group.std)), delta_of(group)]
+        + [primary.text(score) for score in group.scores.values()]
         for group in comparison.groups
     ]
-    if comparison.teacher_evaluation:
-        rows.append(["teacher", percent(comparison.teacher_evaluation["mean_iou"]), *["-"] * (2 + len(baseline.runs))])
-    return markdown_table(["mIoU (%)", "mean", "std", "delta", *(f"seed {seed}" for seed in baseline.runs)], rows)
+    if shown := comparison.teacher_evaluation:
+        rows.append(["teacher", primary.text(shown[primary.key]), *["-"] * (2 + len(baseline.runs))])
+    return markdown_table([primary.title, "mean", "std", "delta", *(f"seed {seed}" for seed in baseline.runs)], rows)
 
 
 def delta_of(group: Group) -> str:
     """Mean and interval, "+1.23 ± 0.45"."""
     if group.delta is None:
         return "-"
-    mean, margin = percent(group.delta.mean, "+"), group.delta.margin
-    return mean if margin is None else f"{mean} ± {percent(margin)}"
+    text, margin = group.task.primary.text, group.delta.margin
+    mean = text(group.delta.mean, "+")
+    return mean if margin is None else f"{mean} ± {text(margin)}"
 
 
 def class_table(comparison: Comparison) -> str:
-    """Markdown: IoU (%) a class and a group, means over the seeds; beside it in brackets the delta to the baseline."""
+    """Markdown: a class and a group, means over the seeds; beside it in brackets the delta to the baseline."""
     baseline, *groups = comparison.groups
     shown = comparison.teacher_evaluation
-    header = ["IoU (%)", *(["teacher"] if shown else []), *(group.name for group in comparison.groups)]
+    first = baseline.first.evaluation
+    header = [corner_of(first), *(["teacher"] if shown else []), *(group.name for group in comparison.groups)]
 
     def row(
-        name: str, teacher: float | None, means: Sequence[float | None], deltas: Sequence[float | None]
+        name: str,
+        text: Callable[..., str],
+        teacher: float | None,
+        means: Sequence[float | None],
+        deltas: Sequence[float | None],
     ) -> list[str]:
         changed = [
-            "-" if delta is None else f"{percent(mean)} ({percent(delta, '+')})"
+            "-" if delta is None else f"{text(mean)} ({text(delta, '+')})"
             for mean, delta in zip(means[1:], deltas, strict=True)
         ]
-        return [name, *([percent(teacher)] if shown else []), percent(means[0]), *changed]
+        return [name, *([text(teacher)] if shown else []), text(means[0]), *changed]
 
     rows = []
-    for i, name in enumerate(baseline.first.evaluation["classes"]):
-        means = [mean_of([run.evaluation["iou"][i] for run in group.runs.values()]) for group in comparison.groups]
-        rows.append(row(name, shown and shown["iou"][i], means, [group.delta.class_means[i] for group in groups]))
-    for key, name in means_of(baseline.first.evaluation):
-        means = [mean_of([run.evaluation[key] for run in group.runs.values()]) for group in comparison.groups]
-        rows.append(row(f"**{name}**", shown and shown[key], means, [mean - means[0] for mean in means[1:]]))
+    for i, (name, _) in enumerate(classes_of(first)):
+        means = [
+            mean_of([classes_of(run.evaluation)[i][1] for run in group.runs.values()]) for group in comparison.groups
+        ]
+        deltas = [group.delta.class_means[i] for group in groups]
+        rows.append(row(name, percent, shown and classes_of(shown)[i][1], means, deltas))
+    for figure in figures_of(first):
+        means = [mean_of([run.evaluation[figure.key] for run in group.runs.values()]) for group in comparison.groups]
+        deltas = [mean - means[0] for mean in means[1:]]
+        rows.append(row(f"**{figure.name}**", figure.text, shown and shown[figure.key], means, deltas))
     evaluations = [*([shown] if shown else []), *(group.first.evaluation for group in comparison.groups)]
     rows.append(["parameters", *(f"{evaluation['parameters'] / 1e6:.2f} M" for evaluation in evaluations)])
     return f"{markdown_table(header, rows)}\n\n{counted(evaluations)}"
@@ -174,28 +189,35 @@ def ratio(value: float | None, baseline: float | None) -> str:
 def terms_table(run: FinishedRun) -> str:
     """Markdown: the terms of the loss, their settings, and the share of each at the end of training."""
     task_weight = run.options.get("task_weight", 1.0)
-    task = {"cross_entropy": "" if task_weight == 1 else f"weight {task_weight}"} if task_weight else {}
-    settings = {**task, **{term["name"]: one_line(term) for term in run.terms}}
+    logged = dict.fromkeys(key.removeprefix("loss/") for row in run.metrics for key in row if key.startswith("loss/"))
+    # What was logged and is no term is the loss on labels.
+    labels = dict.fromkeys(logged, "" if task_weight == 1 else f"weight {task_weight}")
+    settings = labels | {term["name"]: one_line(term) for term in run.terms}
     rows = [[name, text, percent(final_share(run.metrics, name))] for name, text in settings.items()]
     return markdown_table(["term", "settings", "share (%)"], rows, texts=2)
 
 
 def crops_table(run: FinishedRun) -> str:
-    """Markdown: IoU (%) a class of the teacher on training crops, beside the student's where it was evaluated; below
-    the table, how to read it."""
-    crops, evaluation = run.teacher["crops"], run.evaluation
+    """Markdown: the teacher's scores on training crops, beside the student's where it was evaluated; below the table,
+    how to read it."""
+    crops, evaluation = run.teacher["crops"] | {"task": run.task.name}, run.evaluation
     columns = {"teacher, training crops": crops}
-    if evaluation and evaluation["classes"] == crops["classes"]:
+    if evaluation and evaluation.get("classes") == crops.get("classes"):
         columns[f"student, {subject_of(evaluation)}"] = evaluation
-    rows = [[name, *(percent(one["iou"][i]) for one in columns.values())] for i, name in enumerate(crops["classes"])]
-    for key in ("mean_iou", "pixel_accuracy"):
-        rows.append([f"**{MEANS[key]}**", *(percent(one[key]) for one in columns.values())])
+    rows = [
+        [name, *(percent(classes_of(one)[i][1]) for one in columns.values())]
+        for i, (name, _) in enumerate(classes_of(crops))
+    ]
+    for figure in run.task.figures:
+        if figure.key in crops:
+            rows.append([f"**{figure.name}**", *(figure.text(one[figure.key]) for one in columns.values())])
+    entropy = f"; their mean entropy is {crops['entropy']:.2f} nats" if "entropy" in crops else ""
     others = " The student's figures are of other images." if len(columns) > 1 else ""
     return (
-        f"{markdown_table(['IoU (%)', *columns], rows)}\n\nThe teacher's answers against the labels of "
-        f"{crops['num_crops']} training samples, scaled and cropped as the student sees them; their mean entropy is "
-        f"{crops['entropy']:.2f} nats. A class that is low here is taught wrong where its label would be right: try "
-        f"--teacher-scale, a lower weight, or crops as the teacher knows them.{others}"
+        f"{markdown_table([corner_of(crops), *columns], rows)}\n\nThe teacher's answers against the labels of "
+        f"{crops['num_crops']} training samples, scaled and cropped as the student sees them{entropy}. Where a figure "
+        "is poor here, the teacher misleads the student and its label would be right: try --teacher-scale, a lower "
+        f"weight, or crops as the teacher knows them.{others}"
     )
 
 
@@ -221,7 +243,10 @@ def subject_of(evaluation: Mapping) -> str:
 def caption_of(comparison: Comparison) -> str:
     """What the figures are of: images, protocol, number of seeds, and what differs besides the terms."""
     evaluation = comparison.groups[0].first.evaluation
-    parts = [f"mIoU (%) on {subject_of(evaluation)}", f"{evaluation['num_images']} images"]
+    parts = [
+        f"{task_named(evaluation).primary.title} on {subject_of(evaluation)}",
+        f"{evaluation['num_images']} images",
+    ]
     parts.append(describe(evaluation["protocol"]))
     n = len(comparison.groups[0].runs)
     varied = f"; groups differ in {', '.join(comparison.varied)} as well" if comparison.varied else ""
@@ -238,7 +263,7 @@ def conclusions(comparison: Comparison) -> list[str]:
     for group in groups:
         outcome = "not distinguishable from zero at this n"
         if group.delta.excludes_zero:
-            word = "better" if group.delta.mean > 0 else "worse"
+            word = "better" if group.task.primary.is_better(group.delta.mean, 0) else "worse"
             outcome = f"{word} than {baseline.name} by more than the choice of seeds explains"
         sentences.append(f"{group.name}: {delta_of(group)} (95 % interval of {n} paired seeds), {outcome}.")
     if len(groups) > 1:
@@ -271,10 +296,12 @@ def summary_of(run: FinishedRun) -> str:
         training += f", distilled by {' + '.join(term['name'] for term in run.terms)}"
     if not run.teacher:
         return f"{training}, without a teacher."
-    if run.teacher["mean_iou"] is None:
-        return f"{training}, from {run.teacher['file']}, a network without classes."
-    mean_iou, num_images = percent(run.teacher["mean_iou"]), run.teacher["num_images"]
-    return f"{training}, from {run.teacher['file']} ({mean_iou} mIoU on {num_images} validation images)."
+    primary, num_images = run.task.primary, run.teacher["num_images"]
+    score = run.teacher[primary.key]
+    if score is None:
+        return f"{training}, from {run.teacher['file']}, a network without {run.task.feature}."
+    figure = f"{primary.text(score)} {primary.name}"
+    return f"{training}, from {run.teacher['file']} ({figure} on {num_images} validation images)."
 
 
 def cost_sentence(run: FinishedRun) -> str:
@@ -300,20 +327,22 @@ def write_run_report(folder: Path) -> None:
 
         plot_curves({folder.name: [run.metrics]}, curves)
     sections = [f"# {folder.name}", summary_of(run)]
-    if scores := {row["step"]: row["val/mean_iou"] for row in run.metrics if "val/mean_iou" in row}:
-        best = max(scores, key=scores.get)
-        sections.append(f"Best validation mIoU: {percent(scores[best])}, at step {best}.")
+    primary = run.task.primary
+    column = f"val/{primary.key}"
+    if scores := {row["step"]: row[column] for row in run.metrics if column in row}:
+        best = (max if primary.greater_is_better else min)(scores, key=scores.get)
+        sections.append(f"Best validation {primary.name}: {primary.text(scores[best])}, at step {best}.")
     if stages := run.options.get("continued"):
         sections.append(continued_sentence(folder.name, stages))
     if run.evaluation:
         subject = subject_of(run.evaluation)
-        sections += [f"## Classes of {subject}", iou_table({subject: run.evaluation})]
+        sections += [f"## Classes of {subject}", score_table({subject: run.evaluation})]
         sections += [f"{run.checkpoint.name} on {run.evaluation['num_images']} images."]
     sections += ["## Terms", terms_table(run), "Share of each weighted term in the loss at the end of training."]
     sections += [cost_sentence(run)] if run.cost else []
     if run.teacher and run.teacher.get("crops"):
         sections += ["## The teacher as a label", crops_table(run)]
-    sections += ["## Curves", "![mIoU, losses and shares over the steps](curves.png)"]
+    sections += ["## Curves", "![scores, losses and shares over the steps](curves.png)"]
     write_sections(folder / "report.md", [*sections, "## Settings", block(settings_of(run) | run.environment)])
 
 
@@ -336,7 +365,9 @@ def write_comparison(comparison: Comparison, output: Path, num_images: int = 4) 
     plot_curves(
         {name: [run.metrics for run in group.runs.values()] for name, group in groups.items()}, output / "curves.png"
     )
-    plot_class_deltas(comparison, output / "classes.png")
+    has_classes = bool(classes_of(comparison.groups[0].first.evaluation))
+    if has_classes:
+        plot_class_deltas(comparison, output / "classes.png")
     write_panel(comparison, output / "panel.png", num_images)
 
     baseline, *others = groups
@@ -347,10 +378,11 @@ def write_comparison(comparison: Comparison, output: Path, num_images: int = 4) 
     table = "\n\n".join([caption_of(comparison), paired_table(comparison), notes])
     sections = [f"# {'; '.join(others)} against {baseline}"]
     sections += ["\n".join(f"- {name}: {summary_of(group.first)}" for name, group in groups.items())]
-    sections += [f"## mIoU on {subject}", table]
-    sections += [f"## Classes of {subject}", class_table(comparison), "![delta of each class](classes.png)"]
+    sections += [f"## {first.task.primary.name} on {subject}", table]
+    sections += [f"## Classes of {subject}", class_table(comparison)]
+    sections += ["![delta of each class](classes.png)"] if has_classes else []
     sections += ["## Cost", cost_table(comparison)]
-    sections += ["## Curves", "![mIoU, losses and shares over the steps](curves.png)"]
+    sections += ["## Curves", "![scores, losses and shares over the steps](curves.png)"]
     sections += [f"## Predictions on {subject}", "![image, truth and predictions](panel.png)"]
     sections += [f"Images spaced evenly, not chosen; students of seed {first.options['seed']}."]
     write_sections(output / "report.md", [*sections, "## Settings", *settings_sections(comparison)])
@@ -371,7 +403,10 @@ def write_panel(comparison: Comparison, path: Path, num_images: int) -> None:
     runs = [group.first.options for group in comparison.groups]
     own = {run[key] for run in runs for key in ("network", "teacher_network") if run.get(key)}  # these code, they ran
     rows = predict_rows(list(checkpoints.values()), dataset, evaluation["protocol"], num_images, own)
-    draw_panel(rows, ["image", "truth", *checkpoints], path, dataset.CLASSES, dataset.PALETTE)
+    task = task_of(dataset)
+    legend = task.legend([answer for _, *answers in rows for answer in answers], dataset)
+    panel = [[image, *(task.picture(answer, dataset) for answer in answers)] for image, *answers in rows]
+    draw_panel(panel, ["image", "truth", *checkpoints], path, legend)
 
 
 def teachers_map(comparison: Comparison) -> str | None:
@@ -386,7 +421,7 @@ def predict_rows(
     num_images: int,
     trusted: Collection[str] = (),
 ) -> list[list[np.ndarray]]:
-    """For each image: the image (H, W, 3), its truth (H, W), and the ids (H, W) that each checkpoint predicts.
+    """For each image: the image (H, W, 3), its truth (H, W), and the answers (H, W) of each checkpoint.
 
     Beside a checkpoint stands its class map, if it needs one; ``trusted`` as in ``load_network``.
     """
@@ -396,7 +431,7 @@ def predict_rows(
     for checkpoint, class_map in checkpoints:
         loaded = load_predictor(checkpoint, dataset, protocol, class_map, trusted=trusted, device=device)
         for row, sample in zip(rows, samples, strict=True):
-            row.append(loaded.class_ids(sample.image))
+            row.append(loaded.answer(sample.image))
     return rows
 
 

@@ -31,7 +31,7 @@ def test_groups_stand_beside_the_baseline_seed_by_seed(make_run):
     alone, pi, mine = compare_groups(baseline, groups).groups
     assert (alone.name, pi.name, mine.name) == ("alone", "pi", "mine")
     assert alone.delta is None
-    assert alone.mean_ious == {0: 0.40, 1: 0.50, 2: 0.60}
+    assert alone.scores == {0: 0.40, 1: 0.50, 2: 0.60}
     assert (alone.mean, alone.std) == pytest.approx((0.5, 0.1))
     assert (pi.mean, pi.std) == pytest.approx((0.52, 0.11))
     assert pi.delta.seeds == pytest.approx({0: 0.01, 1: 0.02, 2: 0.03})
@@ -245,10 +245,10 @@ def test_options_of_the_teacher_alone_tell_no_group_from_a_baseline_without_one(
 
 
 @pytest.mark.parametrize("option", TAUGHT)
-@pytest.mark.parametrize("baseline_is_taught", [False, True])
-def test_groups_that_were_taught_in_different_ways_are_refused(make_run, option, baseline_is_taught):
+@pytest.mark.parametrize("baseline_is_distilled", [False, True])
+def test_groups_that_were_distilled_in_different_ways_are_refused(make_run, option, baseline_is_distilled):
     runs = [make_run("pi", [PI]), make_run("pa", [PA], **{option: TAUGHT[option]})]
-    if not baseline_is_taught:
+    if not baseline_is_distilled:
         runs.insert(0, make_run("alone"))
     groups = [("auto", [run]) for run in runs[1:]]
     with pytest.raises(ValueError, match=rf"pi and .*pa cannot be compared fairly, they differ in {option}"):

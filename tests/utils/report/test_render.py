@@ -10,7 +10,7 @@ from PIL import Image
 from runs import PA, PI, PROTOCOL, cells, change, evaluation, write_lines
 
 from segdistill.dataset import build_dataset
-from segdistill.utils.report import compare_groups, iou_table, pictures, write_comparison, write_run_report
+from segdistill.utils.report import compare_groups, pictures, score_table, write_comparison, write_run_report
 from segdistill.utils.report.__main__ import main
 from segdistill.utils.report.render import (
     caption_of,
@@ -39,8 +39,8 @@ def ablation(make_run):
 # -------------------------------------------------------------------------------------------------------- tables
 
 
-def test_iou_table_has_a_row_a_class_a_column_an_evaluation_and_a_dash_for_an_absent_class():
-    table = cells(iou_table({"teacher": evaluation(0.61383), "student": evaluation(0.5)}))
+def test_score_table_has_a_row_a_class_a_column_an_evaluation_and_a_dash_for_an_absent_class():
+    table = cells(score_table({"teacher": evaluation(0.61383), "student": evaluation(0.5)}))
     assert table[0] == ["IoU (%)", "teacher", "student"]
     assert table[2] == ["road", "61.38", "50.00"]
     assert table[3] == ["sky", "-", "-"]
@@ -48,9 +48,9 @@ def test_iou_table_has_a_row_a_class_a_column_an_evaluation_and_a_dash_for_an_ab
     assert table[-1] == ["parameters", "1.23 M", "1.23 M"]
 
 
-def test_iou_table_says_how_it_was_counted_and_has_categories_where_there_are_some():
+def test_score_table_says_how_it_was_counted_and_has_categories_where_there_are_some():
     tiles = PROTOCOL | {"predict": "sliding", "tile": [512, 769], "overlap": 0.25, "input_size": 0.5}
-    table = iou_table({"a": evaluation(protocol=tiles, category_iou={"flat": 0.75}, mean_category_iou=0.75)})
+    table = score_table({"a": evaluation(protocol=tiles, category_iou={"flat": 0.75}, mean_category_iou=0.75)})
     assert ["category flat", "75.00"] in cells(table)
     assert ["**category mIoU**", "75.00"] in cells(table)
     assert "tiles of 512x769, 25 % overlap; shown at 0.5 x." in table
@@ -58,9 +58,9 @@ def test_iou_table_says_how_it_was_counted_and_has_categories_where_there_are_so
 
 
 @pytest.mark.parametrize("key", ["dataset", "images", "classes", "protocol"])
-def test_iou_table_refuses_evaluations_of_different_subjects(key):
+def test_score_table_refuses_evaluations_of_different_subjects(key):
     with pytest.raises(ValueError, match=key):
-        iou_table({"a": evaluation(), "b": evaluation(**{key: "another"})})
+        score_table({"a": evaluation(), "b": evaluation(**{key: "another"})})
 
 
 def test_paired_table_has_a_row_a_group_with_the_spread_of_its_deltas(ablation, make_run):

@@ -1,0 +1,38 @@
+"""Tasks: one file each. A task is registered by its import and its entry here."""
+
+import inspect
+from collections.abc import Mapping
+
+from torch import nn
+
+from segdistill.dataset import DATASETS, SegmentationDataset
+from segdistill.network import SegmentationNetwork
+from segdistill.utils.tasks.base import Figure, Scores, Task
+from segdistill.utils.tasks.segmentation import Segmentation
+
+__all__ = ["TASKS", "Figure", "Scores", "Task", "build_loss", "task_named", "task_of"]
+
+TASKS: dict[str, Task] = {task.name: task for task in (Segmentation(),)}
+
+
+def task_of(dataset: SegmentationDataset | type[SegmentationDataset]) -> Task:
+    """The task that a data set was opened for; of one that is not open, its first."""
+    return TASKS[getattr(dataset, "task", dataset.TASKS[0])]
+
+
+def task_named(record: Mapping) -> Task:
+    """The task of options.json or evaluation.json; the data set's first where it says none."""
+    return TASKS[record.get("task") or DATASETS[record["dataset"]].TASKS[0]]
+
+
+def build_loss(task: Task, network: SegmentationNetwork, weight: float, settings: Mapping[str, object]) -> nn.Module:
+    """The task's loss on labels with the settings that were given; those that are None were not.
+
+    Raises:
+        ValueError: a setting that the task does not have, or that does not fit the network; no map that answers.
+    """
+    given = {name: value for name, value in settings.items() if value is not None}
+    if unknown := sorted(given.keys() - inspect.signature(task.loss).parameters.keys()):
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in unknown)
+        raise ValueError(f"{flags} has no effect with --task {task.name}")
+    return task.loss(network, weight=weight, **given)

@@ -1,0 +1,137 @@
+"""What a task is to everything else: the loss on labels, the scores, a picture and an encoding of its answers.
+
+Nothing outside this folder knows a task by its name: a data set is opened for one, and ``task_of`` finds it.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import ClassVar, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from segdistill.dataset import SegmentationDataset
+from segdistill.network import SegmentationNetwork
+
+
+class Figure(NamedTuple):
+    """One number of an evaluation: its key in JSON files, its name for people, its unit, and which way is better."""
+
+    key: str
+    name: str
+    unit: str = "%"  # a share in 0..1 is shown in %
+    greater_is_better: bool = True
+
+    @property
+    def title(self) -> str:
+        """ "mIoU (%)"."""
+        return f"{self.name} ({self.unit})" if self.unit else self.name
+
+    @property
+    def factor(self) -> int:
+        """From the stored number to the shown one."""
+        return 100 if self.unit == "%" else 1
+
+    def text(self, value: float | None, sign: str = "") -> str:
+        """0.61383 as "61.38" in %, else as "0.6138"; with sign="+" as "+61.38"; None as "-"."""
+        if value is None:
+            return "-"
+        return f"{self.factor * value:{sign}{'.2f' if self.unit == '%' else '.4g'}}"
+
+    def is_better(self, value: float, other: float | None) -> bool:
+        """Whether ``value`` is better than ``other``, or than nothing (None); NaN never is."""
+        if other is None:
+            return value == value
+        return value > other if self.greater_is_better else value < other
+
+    def gain(self, value: float, other: float) -> float:
+        """How much better ``other`` is: the difference of shares, or the share by which an error is smaller."""
+        return other - value if self.greater_is_better else (value - other) / value
+
+
+class Scores(Protocol):
+    """What accumulates over the images of an evaluation."""
+
+    def update(self, answers: Tensor, labels: Tensor) -> None:
+        """Count answers (N, H, W), as ``Task.read`` makes them, against labels (N, H, W)."""
+
+    def reduce(self, device: torch.device | str) -> None:
+        """Add up over all processes; ``device`` is where the process group communicates."""
+
+    def num_labelled(self) -> int:
+        """Labelled pixels so far."""
+
+    def figures(self) -> dict[str, float]:
+        """The figures to watch in training, by their keys; the primary one is among them."""
+
+    def best_constant(self) -> float:
+        """The primary figure of the best answer that is the same at every pixel: a teacher has to beat it."""
+
+
+class Task(ABC):
+    """A task by its name in ``TASKS``; a data set lists the names of those that it has labels for."""
+
+    name: ClassVar[str]
+    feature: ClassVar[str]  # the network's map that answers, such as "logits"
+    figures: ClassVar[tuple[Figure, ...]]  # of an evaluation; the first is the primary one
+    per_class: ClassVar[Figure | None] = None  # a list in an evaluation, a share in 0..1 for each of its "classes"
+
+    @property
+    def primary(self) -> Figure:
+        """The figure that chooses the best checkpoint, and by which groups of runs are compared."""
+        return self.figures[0]
+
+    @abstractmethod
+    def num_channels(self, dataset: SegmentationDataset) -> int:
+        """Channels of the map that answers."""
+
+    @abstractmethod
+    def loss(self, network: SegmentationNetwork, *, weight: float) -> nn.Module:
+        """The loss on labels of a student: a module (output, batch) -> scalar with ``name``, ``weight`` and ``wanted``,
+        the features that it reads.
+
+        A task's own settings are further keyword-only parameters.
+
+        Raises:
+            ValueError: settings that do not fit the network.
+        """
+
+    @abstractmethod
+    def scores(self, dataset: SegmentationDataset, protocol: Mapping | None = None) -> Scores:
+        """Empty scores, counted by a protocol of eval.py; None for the usual one."""
+
+    @abstractmethod
+    def read(self, maps: Tensor, size: Sequence[int]) -> Tensor:
+        """The answer at each pixel, (N, H, W) on the CPU, of the network's maps (N, C, h, w) brought to ``size``."""
+
+    @abstractmethod
+    def picture(self, answer: np.ndarray, dataset: SegmentationDataset) -> np.ndarray:
+        """An answer or a label (H, W) as a picture (H, W, 3) uint8."""
+
+    def overlay(self, image: np.ndarray, answer: np.ndarray, dataset: SegmentationDataset) -> np.ndarray:
+        """The image (H, W, 3) uint8 with the picture of an answer over it."""
+        return (image // 2 + self.picture(answer, dataset) // 2).astype(np.uint8)
+
+    def legend(self, answers: Sequence[np.ndarray], dataset: SegmentationDataset) -> dict[str, Sequence[int]]:
+        """Name and colour (RGB, 0..255) of what occurs in the pictures of ``answers``."""
+        return {}
+
+    @abstractmethod
+    def encode(self, answer: np.ndarray, dataset: SegmentationDataset) -> np.ndarray:
+        """An answer (H, W) as the pixels of an image file."""
+
+    def summary(self, scores: Scores, dataset: SegmentationDataset, protocol: Mapping) -> dict:
+        """All that evaluation.json says of the scores, as plain data: at least every one of ``figures``."""
+        return scores.figures()
+
+    def measure(self, maps: Iterable[tuple[Tensor, Tensor]], dataset: SegmentationDataset) -> dict | None:
+        """What teacher.json says of a teacher's maps (1, C, h, w) of training samples, each with the labels (1, H, W).
+
+        Returns:
+            Plain data, at least ``Scores.figures``; None if nothing is labelled.
+        """
+        scores = self.scores(dataset)
+        for answers, labels in maps:
+            scores.update(self.read(answers, labels.shape[1:]), labels)
+        return scores.figures() if scores.num_labelled() else None
