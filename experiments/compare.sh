@@ -20,7 +20,7 @@ teacher=${teacher:?a checkpoint}
 dataset=${dataset:-scenes} data_dir=${data_dir:-data/scenes} split=${split:-val}
 student=${student:-"--network espnet_c --network-options p=2 q=3"}
 flags=${flags:-}                # of all runs: flags="--num-steps 4000 --preload"
-teacher_flags=${teacher_flags:-}  # of those with a teacher: teacher_flags="--teacher-stride 4 --teacher-bf16"
+teacher_flags=${teacher_flags:-}  # of those with a teacher: teacher_flags="--teacher-stride 4 --teacher-precision bf16"
 labels=${labels:-} unlabelled=${unlabelled:-} share=${share:-} cache=${cache:-} views=${views:-}
 output=${output:-snapshots/compare_$dataset}
 python=${python:-python}

@@ -264,7 +264,14 @@ def test_adapters_train_and_stay_out_of_the_student(tiny, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "more", [["--ema", "0.5"], ["--clip-norm", "0.1"], ["--accumulate", "2"], ["--fp16"], [*PSPNET, "--bf16"]]
+    "more",
+    [
+        ["--ema", "0.5"],
+        ["--clip-norm", "0.1"],
+        ["--accumulate", "2"],
+        ["--precision", "fp16"],
+        [*PSPNET, "--precision", "bf16"],
+    ],
 )
 def test_the_mechanics_of_a_step_resume_to_the_bit(tiny, tmp_path, monkeypatch, more):
     train.main(arguments(tiny, tmp_path, "whole", ALL_TERMS, *more))
