@@ -2,6 +2,8 @@
 
     python eval.py --dataset camvid --data-dir DIR --split test --checkpoint FILE
 
+Several checkpoints may be given, each with an --output of its own: one process evaluates them in turn.
+
 The network, its class count and the input convention are read from the file, ours or a released one. docs/evaluation.md
 says how scores are counted and which protocols there are.
 """
@@ -25,7 +27,9 @@ from segdistill.utils.report import iou_table, write_run_report
 
 def parse_options(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(prog="eval.py", description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", required=True, metavar="FILE", help="our own or a released checkpoint")
+    parser.add_argument(
+        "--checkpoint", nargs="+", required=True, metavar="FILE", help="our own or released checkpoints"
+    )
     parser.add_argument(
         "--network-options", nargs="+", default=[], metavar="key=value", help="in place of the file's: output_stride=8"
     )
@@ -39,10 +43,14 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     add_switch(parser, "--count-void", "count predictions on void pixels as errors, as ESPNet's paper did")
     parser.add_argument("--num-workers", type=number(int, 0), default=1, metavar="N")
     parser.add_argument("--device", help="cuda if there is one, else cpu")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the figures there as JSON")
+    parser.add_argument(
+        "--output", type=Path, nargs="+", default=[], metavar="FILE", help="write the figures there as JSON, one each"
+    )
     add_protocol_flags(parser)
     options = parser.parse_args(argv)
     options.protocol = protocol_of(options, parser) | {"count_void": options.count_void}
+    if options.output and len(options.output) != len(options.checkpoint):
+        parser.error(f"--output names {len(options.output)} files for {len(options.checkpoint)} of --checkpoint")
     data_set = DATASETS[options.dataset]
     options.split = options.split or data_set.VALIDATION_SPLIT
     options.data_dir = options.data_dir or data_set.DEFAULT_ROOT
@@ -59,6 +67,15 @@ def main(argv: list[str] | None = None) -> int:
     dataset = build_dataset(options.dataset, options.data_dir, options.split, data_list=options.data_list)
     if options.check:
         return 0
+    outputs = options.output or [None] * len(options.checkpoint)
+    for checkpoint, output in zip(options.checkpoint, outputs, strict=True):
+        one = argparse.Namespace(**{**vars(options), "checkpoint": checkpoint, "output": output})
+        evaluate_checkpoint(one, dataset, device)
+    return 0
+
+
+def evaluate_checkpoint(options: argparse.Namespace, dataset: SegmentationDataset, device: torch.device) -> None:
+    """Score one checkpoint; print its figures and write them to ``options.output``, if that is given."""
     trusted = [options.network] if options.network else []
     network, report = load_network(options.checkpoint, options=options.network_options, trusted=trusted)
     if options.network not in (None, report.config["name"]):
@@ -82,7 +99,6 @@ def main(argv: list[str] | None = None) -> int:
             write_json(options.output, figures)
             if (options.output.parent / "options.json").exists():  # the folder of a run: complete its report
                 write_run_report(options.output.parent)
-    return 0
 
 
 def summarise(

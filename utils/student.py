@@ -231,7 +231,7 @@ def check_single_image(network: SegmentationNetwork, wanted: frozenset[str], siz
     if trains_on_one_image(network, wanted, size):
         return
     with torch.device("meta"):
-        others = {name: build_network(name, 2) for name in sorted(NETWORKS)}
+        others = {name: build_network(name, 21) for name in sorted(NETWORKS)}
     able = [name for name, other in others.items() if trains_on_one_image(other, frozenset({"logits"}), size)]
     raise ValueError(
         f"{network.config['name']} normalises globally pooled maps over the batch, and one image has no variance: "
