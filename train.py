@@ -7,7 +7,6 @@ A run is a function of its options: data order, augmentation, dropout and the cr
 with --deterministic). Several processes: torchrun --nproc_per_node N train.py ...
 """
 
-import copy
 import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -16,16 +15,12 @@ from typing import NamedTuple
 
 import torch
 
-from segdistill.dataset import DATASETS, Normalization, SegmentationDataset, build_dataset
-from segdistill.dataset.cache import open_cache
-from segdistill.dataset.check import require_labels
-from segdistill.dataset.sampler import TrainSampler
-from segdistill.dataset.transforms import RandomCrop
+from segdistill.dataset import Normalization, SegmentationDataset
 from segdistill.utils.batch import make_batches
-from segdistill.utils.distributed import leave, rank, start_device, wait_for_all, world_size
+from segdistill.utils.data import build_loader, build_train_sets, build_val_set
+from segdistill.utils.distributed import leave, rank, start_device, wait_for_all
 from segdistill.utils.flags import run_command
-from segdistill.utils.loader import Loader
-from segdistill.utils.options import DataOptions, Options, parse_options
+from segdistill.utils.options import Options, parse_options
 from segdistill.utils.run import Progress, Run, StopSignal
 from segdistill.utils.stopwatch import Stopwatch
 from segdistill.utils.student import Student, build_student
@@ -106,7 +101,7 @@ def fit(
     students = [student for group in groups for student in group.students]
     options, start = students[0].options, min(student.step for student in students)
     num_steps, parts = options.optimisation.num_steps, options.optimisation.accumulate
-    loaders = [build_loader(group, start, device) for group in groups]
+    loaders = [build_loader(group.students[0].options, group.train_set, start, device) for group in groups]
     caches = [build_cache(group, teacher, convention) for group in groups]
     progress = Progress(num_steps, start)
     for step, samples in enumerate(zip(*loaders, strict=True), start + 1):
@@ -136,67 +131,6 @@ def fit(
     # When one process exits, torchrun ends the others: none may while the first is still writing.
     wait_for_all()
     progress.close()
-
-
-def build_train_sets(each: Sequence[Options]) -> dict[DataOptions, SegmentationDataset]:
-    """The augmented training split for each choice of labels; what is decoded is shared."""
-    first = each[0]
-    data, needs_labels = first.data, first.objective.task_weight > 0
-    split = build_dataset(
-        data.dataset,
-        data.data_dir,
-        "train",
-        transform=RandomCrop(data.input_size, data.scale_range or (1.0, 1.0), data.random_mirror),
-        seed=first.optimisation.seed,
-        data_list=data.data_list,
-        unlabelled_list=data.unlabelled_list,
-        labelled=needs_labels,
-    )
-    keep_decoded(split, first)
-    train_sets = {}
-    for data in dict.fromkeys(one.data for one in each):
-        train_sets[data] = train_set = copy.copy(split)
-        if not data.unlabelled_list:
-            train_set.pairs = split.pairs[: split.num_labelled]
-        if data.num_labels:
-            train_set.keep_labels(data.num_labels)
-        if needs_labels:
-            require_labels(train_set)
-    return train_sets
-
-
-def build_val_set(options: Options) -> SegmentationDataset:
-    """The whole images of the validation split."""
-    split = DATASETS[options.data.dataset].VALIDATION_SPLIT
-    val_set = build_dataset(options.data.dataset, options.data.data_dir, split, data_list=options.data.val_list)
-    keep_decoded(val_set, options)
-    return val_set
-
-
-def keep_decoded(dataset: SegmentationDataset, options: Options) -> None:
-    """Decode the images once, into memory or into a file, if that was asked for and there will be steps."""
-    if options.data.preload and not options.run.check:
-        dataset.preload()
-    if options.data.cache_dir:
-        dataset.memory = open_cache(dataset, options.data.cache_dir)
-
-
-def build_loader(group: Group, start: int, device: torch.device) -> Loader:
-    """The batches of the steps after ``start``."""
-    options, train_set = group.students[0].options, group.train_set
-    sampler = TrainSampler(
-        train_set.num_labelled,
-        options.optimisation.batch_size - options.num_unlabelled,
-        options.optimisation.num_steps,
-        options.optimisation.seed,
-        start,
-        rank(),
-        world_size(),
-        unlabelled=(len(train_set) - train_set.num_labelled, options.num_unlabelled),
-        views=options.data.views,
-    )
-    num_workers = options.data.num_workers
-    return Loader(train_set, batch_sampler=sampler, num_workers=num_workers, pin_memory=device.type == "cuda")
 
 
 def build_teacher(

@@ -2,14 +2,17 @@
 
 import argparse
 import logging
+import re
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from segdistill.network.settings import UNLIMITED, Limits, parse_value
+from segdistill.network.settings import UNLIMITED, Limits, parse_value, shortened
 
 # What a user can mend; everything else is a defect of ours and keeps its traceback.
 USER_ERRORS = (ValueError, OSError, FloatingPointError)
+# What torch says on CPU and GPU, in a RuntimeError.
+NO_MEMORY = re.compile(r"can't allocate memory|out of memory", re.IGNORECASE)
 
 
 class Parser(argparse.ArgumentParser):
@@ -32,6 +35,12 @@ def run_command(main: Callable[[], int]) -> NoReturn:
     except USER_ERRORS as error:
         logging.getLogger(__name__).debug("traceback", exc_info=True)
         print(f"{sys.argv[0]}: error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or NO_MEMORY.search(str(error))):
+            raise
+        words = shortened(str(error), 200).replace("\n", " ")
+        print(f"{sys.argv[0]}: error: no memory for that; make batch, crop or queue smaller ({words})", file=sys.stderr)
         sys.exit(1)
 
 
