@@ -59,7 +59,7 @@ def plot_curves(groups: Mapping[str, Sequence[Rows]], path: Path) -> None:
         axes.set_xlim(0, 1.02 * end)
         if i + columns >= len(quantities):
             axes.set_xlabel("training step", color=INK)
-    save(figure, path, cut=False)
+    save(figure, path)
 
 
 def quantities_of(keys: Sequence[str]) -> dict[str, str]:
@@ -191,8 +191,8 @@ def legend_of(maps: Sequence[np.ndarray], classes: Sequence[str], palette: Palet
     return patches + ([Patch(color=(0, 0, 0), label="void")] if len(present) > len(known) else [])
 
 
-def save(figure: Figure, path: Path, cut: bool = True) -> None:
-    """Write a PNG; to ``cut`` its empty margins it is drawn a second time."""
+def save(figure: Figure, path: Path) -> None:
+    """Write a PNG; a figure without a layout engine has its margins already, and is drawn once."""
     FigureCanvasAgg(figure)
     with replacing(path) as file:
-        figure.savefig(file, format="png", dpi=150, bbox_inches="tight" if cut else None)
+        figure.savefig(file, format="png", dpi=150, bbox_inches="tight" if figure.get_layout_engine() else None)
