@@ -39,8 +39,13 @@ class Group(NamedTuple):
 
     @property
     def wanted(self) -> frozenset[str]:
-        """The features that the terms ask of the teacher; none without terms."""
+        """The features that the terms ask of the teacher."""
         return frozenset().union(*(student.learner.wanted for student in self.students))
+
+    @property
+    def distilled(self) -> bool:
+        """Whether one of them has terms."""
+        return any(student.options.objective.terms for student in self.students)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -113,11 +118,12 @@ def fit(
             for part, batch in enumerate(batches if learning else ()):
                 with group.watch:
                     # Before the students: its maps are gone when theirs, which the backward pass needs, take memory.
-                    wanted = group.wanted
-                    output = cache(batch, wanted) if cache else teacher(batch.images, wanted) if wanted else None
+                    wanted, distilled = group.wanted, group.distilled
+                    output = cache(batch, wanted) if cache else teacher(batch.images, wanted) if distilled else None
                 for student in learning:
                     student.accumulate(step, part, batch, output)
-            group.watch.lap()
+            if learning:
+                group.watch.lap()
         stopping = stop.agreed()
         numbers = [
             student.finish(step, stopping, group.watch, val_set)
@@ -163,7 +169,7 @@ def build_teacher(
 def build_cache(group: Group, teacher: Teacher | None, convention: Normalization) -> TeacherCache | None:
     """The teacher's outputs on disk, for samples of this seed and this augmentation, if that was asked for."""
     options = group.students[0].options
-    if not (options.teacher.teacher_cache and group.wanted):
+    if not (options.teacher.teacher_cache and group.distilled):
         return None
     key = {"seed": options.optimisation.seed, **options.data.augmentation}
     key |= {"teacher": teacher.report.sha256, "classes": teacher.class_map, "scale": teacher.scale}
@@ -180,12 +186,12 @@ def verify(teacher: Teacher, groups: Sequence[Group], val_set: SegmentationDatas
     else:
         logger.info("teacher mIoU %.2f on %d images of %s", 100 * card["mean_iou"], card["num_images"], val_set.split)
     for group in groups:
-        crops = teacher.measure_crops(group.train_set) if group.wanted else None
+        crops = teacher.measure_crops(group.train_set) if group.distilled else None
         if crops:
             figures = 100 * crops["mean_iou"], crops["num_crops"], crops["entropy"]
             logger.info("teacher mIoU %.2f on %d augmented crops, entropy %.2f: as labels for training", *figures)
         for student in group.students:
-            if student.learner.wanted:
+            if student.options.objective.terms:
                 student.run.teacher = {**card, "crops": crops}
 
 
