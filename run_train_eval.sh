@@ -6,7 +6,7 @@
 # which make up the part share=S of every batch; and a third group learns, alone, from all labels.
 # check=only stops after everything was checked, before the first step.
 # The students of a seed learn beside each other: one process, each image decoded once.
-# The defaults run on generated street scenes, without any download, in five minutes on two CPU cores: three seeds,
+# The defaults run on generated street scenes, without any download, in minutes on two CPU cores: three seeds,
 # 20 labels of 400, and the teacher that comes with the project (ckpt/scenes_teacher.pth; teacher=train trains one).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"  # experiments/ source this file
