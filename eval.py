@@ -2,12 +2,16 @@
 
     python eval.py --dataset camvid --data-dir DIR --split test --checkpoint FILE
 
+Several checkpoints may be given, each with an --output of its own: one process evaluates them in turn.
+
 The network, its class count and the input convention are read from the file, ours or a released one. docs/evaluation.md
 says how scores are counted and which protocols there are.
 """
 
 import argparse
 from pathlib import Path
+
+import torch
 
 from segdistill.dataset import DATASETS, SegmentationDataset, build_dataset
 from segdistill.network import LoadReport
@@ -23,7 +27,9 @@ from segdistill.utils.tasks import TASKS, Scores, task_of
 
 def parse_options(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(prog="eval.py", description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", required=True, metavar="FILE", help="our own or a released checkpoint")
+    parser.add_argument(
+        "--checkpoint", nargs="+", required=True, metavar="FILE", help="our own or released checkpoints"
+    )
     add_network_flags(parser)
     parser.add_argument("--dataset", required=True, choices=sorted(DATASETS))
     parser.add_argument("--task", choices=sorted(TASKS), help="that the labels are read for (the data set's first)")
@@ -33,15 +39,19 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     add_switch(parser, "--check", "check options and data, and stop before the checkpoint is read")
     add_switch(parser, "--count-void", "count predictions on void pixels as errors, as ESPNet's paper did")
     parser.add_argument("--num-workers", type=number(int, 0), default=1, metavar="N")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the figures there as JSON")
+    parser.add_argument(
+        "--output", type=Path, nargs="+", default=[], metavar="FILE", help="write the figures there as JSON, one each"
+    )
     add_protocol_flags(parser)
     options = parser.parse_args(argv)
     options.protocol = protocol_of(options, parser) | {"count_void": options.count_void}
+    if options.output and len(options.output) != len(options.checkpoint):
+        parser.error(f"--output names {len(options.output)} files for {len(options.checkpoint)} of --checkpoint")
     data_set = DATASETS[options.dataset]
     options.split = options.split or data_set.VALIDATION_SPLIT
     options.data_dir = options.data_dir or data_set.DEFAULT_ROOT
-    if options.output and options.output.is_dir():
-        parser.error(f"--output {options.output} is a folder; name a file")
+    if folders := [output for output in options.output if output.is_dir()]:
+        parser.error(f"--output {folders[0]} is a folder; name a file")
     if not options.data_dir:
         parser.error(f"--dataset {options.dataset} needs --data-dir")
     if options.split not in data_set.SPLITS:
@@ -57,7 +67,16 @@ def main(argv: list[str] | None = None) -> int:
     )
     if options.check:
         return 0
-    predictor, network, report = load_predictor(
+    outputs = options.output or [None] * len(options.checkpoint)
+    for checkpoint, output in zip(options.checkpoint, outputs, strict=True):
+        one = argparse.Namespace(**{**vars(options), "checkpoint": checkpoint, "output": output})
+        evaluate_checkpoint(one, dataset, device)
+    return 0
+
+
+def evaluate_checkpoint(options: argparse.Namespace, dataset: SegmentationDataset, device: torch.device) -> None:
+    """Score one checkpoint; print its figures and write them to ``options.output``, if that is given."""
+    predictor, network, report, _ = load_predictor(
         options.checkpoint,
         dataset,
         options.protocol,
@@ -87,7 +106,6 @@ def main(argv: list[str] | None = None) -> int:
             write_json(options.output, figures)
             if (options.output.parent / "options.json").exists():  # the folder of a run: complete its report
                 write_run_report(options.output.parent)
-    return 0
 
 
 def summarise(options: argparse.Namespace, report: LoadReport, dataset: SegmentationDataset, scores: Scores) -> dict:

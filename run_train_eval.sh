@@ -5,7 +5,8 @@
 # labels=N keeps the labels of N training images: alone, the student learns from these; distilled, from the others too,
 # which make up the part share=S of every batch; and a third group learns, alone, from all labels.
 # check=only stops after everything was checked, before the first step.
-# The defaults run on generated street scenes, without any download, in eleven minutes on two CPU cores: three seeds,
+# The students of a seed learn beside each other: one process, each image decoded once.
+# The defaults run on generated street scenes, without any download, in minutes on two CPU cores: three seeds,
 # 20 labels of 400, and the teacher that comes with the project (ckpt/scenes_teacher.pth; teacher=train trains one).
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"  # started by another shell
 set -euo pipefail
@@ -69,27 +70,25 @@ distilled_name=$(printf '%s' "${terms[*]}" | sed 's/^--//; s/ --/+/g; s/[^A-Za-z
 
 data=(--dataset "$dataset" --data-dir "$data_dir")
 common=("${data[@]}" --snapshot-dir "$output" --resume $train_flags)
-train_student() { $launch train.py $student_network "${common[@]}" $student_flags "$@"; }
-train_alone() { train_student ${labels:+--num-labels "$labels"} "$@"; }
-train_distilled() { train_alone ${share:+--unlabelled-share "$share"} ${class_map:+--class-map "$class_map"} "${terms[@]}" "$@"; }
-train_teacher() { $launch train.py $teacher_network "${common[@]}" $teacher_flags "$@"; }
-evaluate() {  # name of a run, more flags
-    local folder=$output/$1; shift
-    $python eval.py "${data[@]}" --split "$split" --checkpoint "$folder/best.pth" --output "$folder/evaluation.json" "$@"
+train() {  # the distilled student, and by --also those that learn beside it
+    $launch train.py $student_network "${common[@]}" $student_flags ${labels:+--num-labels "$labels"} \
+        ${share:+--unlabelled-share "$share"} ${class_map:+--class-map "$class_map"} "${terms[@]}" "$@"
 }
+train_teacher() { $launch train.py $teacher_network "${common[@]}" $teacher_flags "$@"; }
+evaluate() { $python eval.py "${data[@]}" --split "$split" "$@"; }
 
 # Everything is checked before the first step of the first run.
 for seed in $seeds; do
     case $seed in *[!0-9]*) echo "seeds: expected whole numbers, not '$seed'" >&2; exit 2 ;; esac
 done
-evaluate teacher --check
 if [ -n "$teacher" ]; then
-    train_distilled --T_ckpt_path "$teacher" --check
+    train --T_ckpt_path "$teacher" --check
 else  # what the terms ask of the teacher is seen from its network
     untrained=${teacher_network/--network-options/--teacher-options}
-    train_distilled ${untrained/--network /--teacher-network } --check
+    train ${untrained/--network /--teacher-network } --check
     train_teacher --check
 fi
+evaluate --checkpoint "$output/teacher/best.pth" --check
 if [ "${check:-}" = only ]; then exit; fi
 
 if [ -z "$teacher" ]; then
@@ -98,27 +97,23 @@ if [ -z "$teacher" ]; then
     teacher=$output/teacher/best.pth
 fi
 shown_teacher=$teacher
+checkpoints=() outputs=() alone=() distilled=() all_labels=()
 if [ -z "$class_map" ]; then
-    evaluate teacher --checkpoint "$teacher"
-    shown_teacher=$output/teacher
+    shown_teacher=$output/teacher checkpoints=("$teacher") outputs=("$output/teacher/evaluation.json")
 fi
-
-alone=() distilled=() all_labels=()
 for seed in $seeds; do
-    echo "== student alone, seed $seed"
-    train_alone --seed "$seed" --save-name "alone_seed$seed"
-    evaluate "alone_seed$seed"
-    echo "== student distilled by ${terms[*]}, seed $seed"
-    train_distilled --seed "$seed" --save-name "${distilled_name}_seed$seed" --T_ckpt_path "$teacher"
-    evaluate "${distilled_name}_seed$seed"
-    if [ -n "$labels" ]; then
-        echo "== student alone with all labels, seed $seed"
-        train_student --seed "$seed" --save-name "all_labels_seed$seed"
-        evaluate "all_labels_seed$seed"
-        all_labels+=("$output/all_labels_seed$seed")
-    fi
+    echo "== seed $seed: students distilled by ${terms[*]}, alone${labels:+, alone with all labels}"
+    train --seed "$seed" --save-name "${distilled_name}_seed$seed" --T_ckpt_path "$teacher" \
+        --also "alone_seed$seed=" ${labels:+--also "all_labels_seed$seed=--num-labels none"}
     alone+=("$output/alone_seed$seed") distilled+=("$output/${distilled_name}_seed$seed")
+    all_labels+=(${labels:+"$output/all_labels_seed$seed"})
 done
+
+echo "== evaluation"
+for run in "${alone[@]}" "${distilled[@]}" ${all_labels[@]+"${all_labels[@]}"}; do
+    checkpoints+=("$run/best.pth") outputs+=("$run/evaluation.json")
+done
+evaluate --checkpoint "${checkpoints[@]}" --output "${outputs[@]}"
 
 echo "== comparison"
 groups=(--group auto "${distilled[@]}")

@@ -7,30 +7,25 @@ A run is a function of its options: data order, augmentation, dropout and the cr
 with --deterministic). Several processes: torchrun --nproc_per_node N train.py ...
 """
 
-import argparse
 import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import astuple
+from typing import NamedTuple
 
 import torch
 
-from segdistill.dataset import DATASETS, Normalization, SegmentationDataset, build_dataset
-from segdistill.dataset.cache import open_cache
-from segdistill.dataset.check import require_labels
+from segdistill.dataset import Normalization, SegmentationDataset
 from segdistill.dataset.duplicates import warn_of_shared_images
 from segdistill.dataset.normalization import parse_normalization
-from segdistill.dataset.sampler import TrainSampler
-from segdistill.dataset.transforms import RandomCrop
 from segdistill.utils.batch import make_batches
-from segdistill.utils.distributed import leave, rank, start_device, wait_for_all, world_size
-from segdistill.utils.files import write_json
+from segdistill.utils.data import build_loader, build_train_sets, build_val_set
+from segdistill.utils.distributed import leave, rank, start_device, wait_for_all
 from segdistill.utils.flags import run_command
-from segdistill.utils.loader import Loader
-from segdistill.utils.options import has_teacher, memory_format, num_unlabelled, parse_options, teacher_precision
+from segdistill.utils.options import Options, parse_options
 from segdistill.utils.run import Progress, Run, StopSignal
 from segdistill.utils.stopwatch import Stopwatch
-from segdistill.utils.student import Student
+from segdistill.utils.student import Student, build_student
 from segdistill.utils.tasks import task_of
 from segdistill.utils.teacher import Inference, Teacher
 from segdistill.utils.teacher_cache import TeacherCache
@@ -38,37 +33,60 @@ from segdistill.utils.teacher_cache import TeacherCache
 logger = logging.getLogger("train")
 
 
+class Group(NamedTuple):
+    """Students of the same data: of the same batches and the same teacher outputs, whose time ``watch`` takes."""
+
+    students: list[Student]
+    train_set: SegmentationDataset
+    watch: Stopwatch
+
+    @property
+    def wanted(self) -> frozenset[str]:
+        """The features that the terms ask of the teacher."""
+        return frozenset().union(*(student.learner.wanted for student in self.students))
+
+    @property
+    def distilled(self) -> bool:
+        """Whether one of them has terms."""
+        return any(student.options.objective.terms for student in self.students)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     options = parse_options(argv)
-    device = start_device(options.device, options.deterministic)
+    device = start_device(options.run.device, options.run.deterministic)
     logging.basicConfig(level=logging.INFO if rank() == 0 else logging.ERROR, format="%(message)s")
     stop = StopSignal()
 
-    # Several students may learn beside each other: the data and the teacher's answers are the same for all.
+    # Several students may learn beside each other: what is decoded and the teacher are the same for all.
     each = [options, *options.also]
     runs = [Run(one) for one in each]
-    train_set = build_train_set(options)
-    for run in runs:
-        run.check_data(train_set.digest())
-    students = [Student(one, run, train_set, device) for one, run in zip(each, runs, strict=True)]
-    teacher = build_teacher(options, students, train_set, device) if has_teacher(options) else None
-    for student in students:
-        student.learn_from(teacher)
+    train_sets = build_train_sets(each)
+    for one, run in zip(each, runs, strict=True):
+        run.check_data(train_sets[one.data].digest())
+    networks = [build_student(one, train_sets[one.data], device) for one in each]
+    convention = networks[0][1]
+    teacher = build_teacher(options, runs, convention, train_sets[options.data], device)
+    students = [
+        Student(one, run, train_sets[one.data], *network, teacher, device)
+        for one, run, network in zip(each, runs, networks, strict=True)
+    ]
+    groups = [
+        Group([student for student in students if student.options.data == data], train_set, Stopwatch(device))
+        for data, train_set in train_sets.items()
+    ]
     val_set = build_val_set(options) if any(student.answers for student in students) else None
-    warn_of_shared_images(train_set, val_set)
-    # Without a report it is to be trained yet: --check.
-    teacher_facts = verify(teacher, train_set, val_set) if teacher and teacher.report else None
-    if options.check:
+    warn_of_shared_images(train_sets[options.data], val_set)
+    if teacher and teacher.report:  # else it is to be trained yet: --check
+        verify(teacher, groups, val_set)
+    if options.run.check:
         return 0
 
     with ExitStack() as stack:
         stack.callback(leave)
         for student in students:
-            student.start(val_set)
+            student.open()
             stack.callback(student.run.close)
-            if teacher and student.options.terms and student.run.writes:
-                write_json(student.run.folder / "teacher.json", teacher_facts)
-        fit(students, teacher, train_set, device, stop)
+        fit(groups, teacher, convention, val_set, device, stop)
     if stop.received:
         logger.warning("stopped by a signal; --resume continues %s", ", ".join(str(run.folder) for run in runs))
         return 128 + stop.received
@@ -81,35 +99,43 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def fit(
-    students: Sequence[Student],
+    groups: Sequence[Group],
     teacher: Teacher | None,
-    train_set: SegmentationDataset,
+    convention: Normalization,
+    val_set: SegmentationDataset | None,
     device: torch.device,
     stop: StopSignal,
 ) -> None:
     """The steps from where the runs stand to the last one or a signal to stop."""
-    first = students[0]
-    options, normalization = first.options, first.normalization
-    wanted = frozenset().union(*(student.learner.wanted for student in students))
-    ask = build_cache(options, teacher, train_set, normalization) if options.teacher_cache else teacher
-    start = min(student.step for student in students)
-    progress = Progress(options.num_steps, start, first.task.primary)
-    answering = Stopwatch(device)
-    for step, sample in enumerate(build_loader(options, train_set, start, device), start + 1):
-        # A student that was saved later than the others waits for them.
-        learning = [student for student in students if student.step < step]
-        done = (step - 1) / options.num_steps
-        batches = make_batches(sample, normalization, device, memory_format(options), done, options.accumulate)
-        for part, batch in enumerate(batches):
-            with answering:
-                # Before the students: its maps are gone when theirs, which the backward pass needs, take memory.
-                answers = ask(batch, wanted) if ask else None
-            for student in learning:
-                student.accumulate(step, part, batch, answers)
-        answering.lap()
+    students = [student for group in groups for student in group.students]
+    options, start = students[0].options, min(student.step for student in students)
+    num_steps, parts = options.optimisation.num_steps, options.optimisation.accumulate
+    loaders = [build_loader(group.students[0].options, group.train_set, start, device) for group in groups]
+    caches = [build_cache(group, teacher, convention) for group in groups]
+    primary = students[0].task.primary
+    progress = Progress(num_steps, start, primary)
+    for step, samples in enumerate(zip(*loaders, strict=True), start + 1):
+        done = (step - 1) / num_steps
+        for group, sample, cache in zip(groups, samples, caches, strict=True):
+            # A student that was saved later than the others waits for them.
+            learning = [student for student in group.students if student.step < step]
+            batches = make_batches(sample, convention, device, options.run.memory_format, done, parts)
+            for part, batch in enumerate(batches if learning else ()):
+                with group.watch:
+                    # Before the students: its maps are gone when theirs, which the backward pass needs, take memory.
+                    output = (cache or teacher)(batch, group.wanted) if group.distilled else None
+                for student in learning:
+                    student.accumulate(step, part, batch, output)
+            if learning:
+                group.watch.lap()
         stopping = stop.agreed()
-        numbers = [student.finish(step, stopping, answering) for student in learning]
-        progress.update(step, numbers[0].get("loss"), numbers[0].get(f"val/{first.task.primary.key}"))
+        numbers = [
+            student.finish(step, stopping, group.watch, val_set)
+            for group in groups
+            for student in group.students
+            if student.step < step
+        ]
+        progress.update(step, numbers[0].get("loss"), numbers[0].get(f"val/{primary.key}"))
         if stopping:
             break
     # When one process exits, torchrun ends the others: none may while the first is still writing.
@@ -117,116 +143,73 @@ def fit(
     progress.close()
 
 
-def build_train_set(options: argparse.Namespace) -> SegmentationDataset:
-    """The augmented training split."""
-    train_set = build_dataset(
-        options.dataset,
-        options.data_dir,
-        "train",
-        transform=RandomCrop(options.input_size, options.scale_range or (1.0, 1.0), options.random_mirror),
-        seed=options.seed,
-        data_list=options.data_list,
-        unlabelled_list=options.unlabelled_list,
-        labelled=options.task_weight > 0,
-        task=options.task,
-    )
-    if options.num_labels:
-        train_set.keep_labels(options.num_labels)
-    if options.task_weight > 0:
-        require_labels(train_set)
-    keep_decoded(train_set, options)
-    return train_set
-
-
-def build_val_set(options: argparse.Namespace) -> SegmentationDataset:
-    """The whole images of the validation split."""
-    split = DATASETS[options.dataset].VALIDATION_SPLIT
-    val_set = build_dataset(options.dataset, options.data_dir, split, data_list=options.val_list, task=options.task)
-    keep_decoded(val_set, options)
-    return val_set
-
-
-def keep_decoded(dataset: SegmentationDataset, options: argparse.Namespace) -> None:
-    """Decode the images once, into memory or into a file, if that was asked for."""
-    if options.preload:
-        dataset.preload()
-    if options.cache_dir:
-        dataset.memory = open_cache(dataset, options.cache_dir)
-
-
-def build_loader(
-    options: argparse.Namespace, train_set: SegmentationDataset, start: int, device: torch.device
-) -> Loader:
-    """The batches of the steps after ``start``."""
-    sampler = TrainSampler(
-        train_set.num_labelled,
-        options.batch_size - num_unlabelled(options),
-        options.num_steps,
-        options.seed,
-        start,
-        rank(),
-        world_size(),
-        unlabelled=(len(train_set) - train_set.num_labelled, num_unlabelled(options)),
-        views=options.views,
-    )
-    return Loader(train_set, batch_sampler=sampler, num_workers=options.num_workers, pin_memory=device.type == "cuda")
-
-
 def build_teacher(
-    options: argparse.Namespace, students: Sequence[Student], dataset: SegmentationDataset, device: torch.device
-) -> Teacher:
-    """The teacher; an error if it is not the one that the runs were started with."""
+    options: Options,
+    runs: Sequence[Run],
+    convention: Normalization,
+    dataset: SegmentationDataset,
+    device: torch.device,
+) -> Teacher | None:
+    """The teacher, if there is one; an error if it is not the one that the runs were started with."""
+    chosen = options.teacher
+    if not chosen.given:
+        return None
     inference = Inference(
         device,
-        memory_format(options),
-        scale=options.teacher_scale,
-        stride=options.teacher_stride,
-        precision=teacher_precision(options),
-        compiled=options.teacher_compile,
+        options.run.memory_format,
+        scale=chosen.teacher_scale,
+        stride=chosen.teacher_stride,
+        precision=options.teacher_precision,
+        compiled=chosen.teacher_compile,
     )
-    convention = students[0].normalization
-    given = {"dataset": dataset, "class_map": options.class_map, "inference": inference}
-    if options.teacher_normalization:
-        given["normalization"] = parse_normalization(options.teacher_normalization)
-    if options.teacher_network:
-        given |= {"num_classes": len(dataset.CLASSES), "settings": options.teacher_options, "untrained": options.check}
-        teacher = Teacher.from_network(options.teacher_network, convention, options.T_ckpt_path, **given)
+    given = {"dataset": dataset, "class_map": chosen.class_map, "inference": inference}
+    if chosen.teacher_normalization:
+        given["normalization"] = parse_normalization(chosen.teacher_normalization)
+    if chosen.teacher_network:
+        given |= {"num_classes": task_of(dataset).num_channels(dataset), "settings": chosen.teacher_options}
+        given |= {"untrained": options.run.check}
+        teacher = Teacher.from_network(chosen.teacher_network, convention, chosen.T_ckpt_path, **given)
     else:
-        teacher = Teacher.from_checkpoint(options.T_ckpt_path, convention, **given)
+        teacher = Teacher.from_checkpoint(chosen.T_ckpt_path, convention, **given)
     if teacher.report:
-        for student in students:
-            student.run.check_teacher(teacher.report.sha256, teacher.class_map and teacher.class_map.targets)
+        for run in runs:
+            run.check_teacher(teacher.report.sha256, teacher.class_map and teacher.class_map.targets)
         logger.info("teacher %s: %s", teacher.source, teacher.report)
     return teacher
 
 
-def build_cache(
-    options: argparse.Namespace, teacher: Teacher, train_set: SegmentationDataset, normalization: Normalization
-) -> TeacherCache:
-    """The teacher's answers on disk, for samples of this seed and this augmentation."""
-    names = ("seed", "views", "input_size", "scale_range", "random_mirror")
-    key = {name: getattr(options, name) for name in names}
+def build_cache(group: Group, teacher: Teacher | None, convention: Normalization) -> TeacherCache | None:
+    """The teacher's outputs on disk, for samples of this seed and this augmentation, if that was asked for."""
+    options = group.students[0].options
+    if not (options.teacher.teacher_cache and group.distilled):
+        return None
+    key = {"seed": options.optimisation.seed, **options.data.augmentation}
     key |= {"teacher": teacher.report.sha256, "classes": teacher.class_map, "shown": astuple(teacher.normalization)}
     key |= {name: getattr(teacher.inference, name) for name in ("scale", "stride", "precision")}
-    key |= {"images": train_set.digest(), "input": astuple(normalization)}
-    return TeacherCache(options.teacher_cache, teacher, key, len(train_set), options.views)
+    key |= {"images": group.train_set.digest(), "input": astuple(convention)}
+    return TeacherCache(options.teacher.teacher_cache, teacher, key, len(group.train_set), options.data.views)
 
 
-def verify(teacher: Teacher, train_set: SegmentationDataset, val_set: SegmentationDataset | None) -> dict:
-    """What teacher.json holds: the teacher's scores on labelled images, or that its features are sound without any."""
-    facts = teacher.verify(val_set) if val_set else teacher.verify_features(train_set)
-    primary = task_of(train_set).primary
+def verify(teacher: Teacher, groups: Sequence[Group], val_set: SegmentationDataset | None) -> None:
+    """Measure the teacher on labelled images before it is used; its features where nothing is scored."""
+    facts = teacher.verify(val_set) if val_set else teacher.verify_features(groups[0].train_set)
+    primary = task_of(groups[0].train_set).primary
     if facts[primary.key] is None:
         logger.info("teacher: features are finite and differ on %d images", facts["num_images"])
     else:
         score = f"{primary.name} {primary.text(facts[primary.key])}"
         logger.info("teacher %s on %d images of %s", score, facts["num_images"], val_set.split)
-    facts["crops"] = crops = teacher.measure_crops(train_set)
-    if crops:
-        score = f"{primary.name} {primary.text(crops[primary.key])}"
-        entropy = f", entropy {crops['entropy']:.2f}" if "entropy" in crops else ""
-        logger.info("teacher %s on %d augmented crops%s: as labels for training", score, crops["num_crops"], entropy)
-    return facts
+    for group in groups:
+        crops = teacher.measure_crops(group.train_set) if group.distilled else None
+        if crops:
+            score = f"{primary.name} {primary.text(crops[primary.key])}"
+            entropy = f", entropy {crops['entropy']:.2f}" if "entropy" in crops else ""
+            logger.info(
+                "teacher %s on %d augmented crops%s: as labels for training", score, crops["num_crops"], entropy
+            )
+        for student in group.students:
+            if student.options.objective.terms:
+                student.run.teacher = {**facts, "crops": crops}
 
 
 if __name__ == "__main__":

@@ -32,6 +32,22 @@ class Sample(NamedTuple):
     key: Tensor
 
 
+class Selection(Sequence):
+    """Decoded samples of another sequence in an order of their own, those of ``unlabelled`` without their labels."""
+
+    def __init__(self, samples: Sequence[Sample], labelled: Sequence[int], unlabelled: Sequence[int]):
+        self.samples, self.indices, self.num_labelled = samples, [*labelled, *unlabelled], len(labelled)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Sample:
+        image, label, name, _ = self.samples[self.indices[index]]
+        if index >= self.num_labelled:
+            label = torch.full_like(label, IGNORE_INDEX)
+        return Sample(image, label, name, torch.tensor([0, index]))
+
+
 class Source(NamedTuple):
     """A public archive: its address, the folder in it that is wanted, the folder under the data set's that it goes to,
     and its SHA-256 where known."""
@@ -216,8 +232,10 @@ class SegmentationDataset(torch.utils.data.Dataset):
         if not 0 < number <= total:
             raise ValueError(f"cannot keep the labels of {number} images: {self.root} has {total} in {self.split}")
         kept = evenly_spaced(number, total)
-        others = [Pair(self.pairs[i].image, None) for i in range(total) if i not in set(kept)]
-        self.pairs = [*(self.pairs[i] for i in kept), *others, *self.pairs[total:]]
+        others = [i for i in range(len(self)) if i not in set(kept)]
+        if self.memory:
+            self.memory = Selection(self.memory, kept, others)
+        self.pairs = [*(self.pairs[i] for i in kept), *(Pair(self.pairs[i].image, None) for i in others)]
         self.num_labelled = number
 
     def digest(self) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from segdistill.dataset.base import void_value
@@ -42,11 +43,11 @@ class RandomCrop:
         columns, width = window(image.shape[2], self.size[1], factor, where_x)
         image, label = image[:, rows, columns], label[None, rows, columns]
         if image.shape[1:] != (height, width):
-            from torchvision.transforms.v2 import InterpolationMode  # slow to import
-            from torchvision.transforms.v2.functional import resize
-
-            image = resize(image, [height, width], InterpolationMode.BILINEAR, antialias=True)
-            label = resize(label, [height, width], InterpolationMode.NEAREST_EXACT)
+            # What torchvision's resize does of uint8, whose import takes as long as torch's.
+            size = [height, width]
+            image = image.float() if size == [1, 1] else image  # torch's kernel for uint8 cannot make a single pixel
+            image = F.interpolate(image[None], size, mode="bilinear", align_corners=False, antialias=True)[0].byte()
+            label = F.interpolate(label[None], size, mode="nearest-exact")[0]
         if self.mirror and mirror < 0.5:
             image, label = image.flip(2), label.flip(2)
         if (height, width) == self.size:
@@ -74,5 +75,4 @@ def window(length: int, target: int, factor: float, where: float) -> tuple[slice
     """The part of an axis that fills ``target`` pixels once scaled by ``factor``, and its length after scaling."""
     extent = min(length, max(1, round(target / factor)))
     start = round(where * (length - extent))
-    scaled = max(2, round(extent * factor))  # torchvision resizes to no pixel, or to one, with an internal assertion
-    return slice(start, start + extent), min(target, scaled) if extent == length else target
+    return slice(start, start + extent), min(target, max(1, round(extent * factor))) if extent == length else target

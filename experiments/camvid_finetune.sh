@@ -17,5 +17,5 @@ export methods=${methods:-"pi: --pi weight=0.5
 export student=${student:-"--network espnet_c --network-options p=2 q=8"}
 export flags="--S_ckpt_path ${student_file:?the student to start from} --data-list $output/trainval.txt --num-steps $num_steps --input-size 360,480 --batch-size 4 --scale-range 1 1.5
     --lr-g 3e-4 --ema 0.99 --val-every $num_steps --preload ${flags:-}"
-export teacher_flags=${teacher_flags:-"--teacher-stride 4 --teacher-bf16"}
+export teacher_flags=${teacher_flags:-"--teacher-stride 4 --teacher-precision bf16"}
 exec bash experiments/compare.sh

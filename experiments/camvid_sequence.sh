@@ -15,5 +15,5 @@ pairs | grep -v "^train/$sequence" > "$output/unlabelled.txt"
 export methods=${methods:-"pi: --pi weight=3"}
 export unlabelled=$output/unlabelled.txt share=${share:-0.5}
 export flags="--data-list $output/labelled.txt --num-steps $num_steps --scale-range 0.75 1.5 --val-every $num_steps --preload ${flags:-}"
-export teacher_flags=${teacher_flags:-"--teacher-stride 4 --teacher-bf16"}
+export teacher_flags=${teacher_flags:-"--teacher-stride 4 --teacher-precision bf16"}
 exec bash experiments/compare.sh

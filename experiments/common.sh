@@ -2,7 +2,7 @@
 #   data_dir          folder of the data set
 #   backbone          ImageNet weights of the student's backbone
 #   teacher           a checkpoint; without it teacher_backbone, the ImageNet weights to train one from by the same recipe
-#   flags             what shall differ in all runs: flags="--num-workers 16 --bf16"
+#   flags             what shall differ in all runs: flags="--num-workers 16 --precision bf16"
 #   seeds, output ... as run_train_eval.sh takes them
 # SMOKE=1 runs the recipe's losses, weights, optimizer and rates for a few steps on small crops of generated scenes, with
 # a small teacher trained on the spot; smoke=FOLDER keeps scenes and teachers for the next recipe. With check=only too, not

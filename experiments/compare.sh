@@ -21,7 +21,7 @@ teacher=${teacher:?a checkpoint}
 dataset=${dataset:-scenes} data_dir=${data_dir:-data/scenes} split=${split:-val}
 student=${student:-"--network espnet_c --network-options p=2 q=3"}
 flags=${flags:-}                # of all runs: flags="--num-steps 4000 --preload"
-teacher_flags=${teacher_flags:-}  # of those with a teacher: teacher_flags="--teacher-stride 4 --teacher-bf16"
+teacher_flags=${teacher_flags:-}  # of those with a teacher: teacher_flags="--teacher-stride 4 --teacher-precision bf16"
 labels=${labels:-} unlabelled=${unlabelled:-} share=${share:-} cache=${cache:-} views=${views:-}
 output=${output:-snapshots/compare_$dataset}
 python=${python:-python}
@@ -29,7 +29,7 @@ launch=${launch:-$python}
 
 common=($student --dataset "$dataset" --data-dir "$data_dir" --snapshot-dir "$output" --resume $flags
     ${labels:+--num-labels "$labels"} ${views:+--views "$views"})
-taught=(--T_ckpt_path "$teacher" $teacher_flags ${cache:+--teacher-cache "$cache"}
+distilled=(--T_ckpt_path "$teacher" $teacher_flags ${cache:+--teacher-cache "$cache"}
     ${unlabelled:+--unlabelled-list "$unlabelled"} ${share:+--unlabelled-share "$share"})
 if [ -n "$unlabelled" ]; then share=${share:-0.5}; fi  # train.py's default
 
@@ -45,22 +45,25 @@ train() {  # seed, more flags
     for i in "${!names[@]}"; do
         if [ "$i" != 0 ]; then also+=(--also "${names[i]}_seed$seed=${terms[i]}"); fi
     done
-    if [ -z "$share" ]; then also+=(--also "alone_seed$seed="); fi
-    $launch train.py "${common[@]}" --seed "$seed" --save-name "${names[0]}_seed$seed" "${taught[@]}" ${terms[0]} "${also[@]}" "$@"
-    # Images without labels teach a student alone nothing.
-    if [ -n "$share" ]; then $launch train.py "${common[@]}" --seed "$seed" --save-name "alone_seed$seed" "$@"; fi
+    $launch train.py "${common[@]}" --seed "$seed" --save-name "${names[0]}_seed$seed" "${distilled[@]}" ${terms[0]} \
+        "${also[@]}" --also "alone_seed$seed=" "$@"
 }
 
 for seed in $seeds; do train "$seed" --check; done
+checkpoints=() outputs=()
 for seed in $seeds; do
     echo "== seed $seed"
     train "$seed"
     for name in alone "${names[@]}"; do
         run=$output/${name}_seed$seed
         if [ "$run/evaluation.json" -nt "$run/best.pth" ]; then continue; fi
-        $python eval.py --dataset "$dataset" --data-dir "$data_dir" --split "$split" --checkpoint "$run/best.pth" --output "$run/evaluation.json"
+        checkpoints+=("$run/best.pth") outputs+=("$run/evaluation.json")
     done
 done
+if [ ${#checkpoints[@]} != 0 ]; then
+    $python eval.py --dataset "$dataset" --data-dir "$data_dir" --split "$split" \
+        --checkpoint "${checkpoints[@]}" --output "${outputs[@]}"
+fi
 
 echo "== comparison"
 folders() { for seed in $seeds; do echo "$output/$1_seed$seed"; done; }

@@ -1,37 +1,65 @@
-"""``key=value`` words on the command line, read by the constructor that they are for.
+"""Settings: the keyword-only parameters of a constructor, and values for them as text.
 
-A class's settings are its constructor's keyword-only parameters, their meaning is the ``Args`` of its docstring; where
-the constructor takes ``**settings``, those of its base class belong to it too.
+What a setting means is written in the ``Args`` of the class's docstring. Where the constructor takes ``**settings``,
+those of its base class belong to it too. A field of a dataclass may carry ``meaning`` and ``limits`` in its metadata.
 """
 
+import dataclasses
 import inspect
 import math
 import re
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
+
+LARGEST = 2**31 - 1  # whole number, where nothing else is said: what counters and sizes of torch hold anywhere
+
+
+class Limits(NamedTuple):
+    """The values that a number may have, and those that a text may have; None: any."""
+
+    least: float | None = None
+    greatest: float | None = None
+    above: float | None = None
+    choices: Collection[str] | None = None
+
+    def describe(self) -> str:
+        """In words: "above 0 and at most 1"."""
+        bounds = {"{} or more": self.least, "above {}": self.above, "at most {}": self.greatest}
+        return " and ".join(words.format(bound) for words, bound in bounds.items() if bound is not None)
+
+    def allow(self, value: float) -> bool:
+        return (
+            (self.least is None or value >= self.least)
+            and (self.greatest is None or value <= self.greatest)
+            and (self.above is None or value > self.above)
+        )
+
+
+UNLIMITED = Limits()
 
 
 class Setting(NamedTuple):
     kind: Any  # the annotation
     default: Any
     meaning: str
+    limits: Limits = UNLIMITED
 
 
 def settings_of(cls: type) -> dict[str, Setting]:
     """The settings of a class by name, its own before its base's."""
-    own = typing.get_type_hints(cls.__init__)
-    meanings = meanings_of(cls)
+    kinds, meanings = typing.get_type_hints(cls.__init__), meanings_of(cls)
+    noted = {field.name: field.metadata for field in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else {}
     parameters = inspect.signature(cls.__init__).parameters.values()
-    settings = {
-        # Without an annotation the default tells the kind.
-        parameter.name: Setting(
-            own.get(parameter.name, type(parameter.default)), parameter.default, meanings.get(parameter.name, "")
-        )
-        for parameter in parameters
-        if parameter.kind is parameter.KEYWORD_ONLY
-    }
+    settings = {}
+    for parameter in parameters:
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            name, note = parameter.name, noted.get(parameter.name, {})
+            kind = kinds.get(name, type(parameter.default))  # without an annotation the default tells the kind
+            meaning = note.get("meaning", meanings.get(name, ""))
+            settings[name] = Setting(kind, parameter.default, meaning, note.get("limits", UNLIMITED))
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         settings = {**settings, **{k: v for k, v in settings_of(cls.__mro__[1]).items() if k not in settings}}
     return settings
@@ -68,36 +96,76 @@ def parse_settings(cls: type, words: Sequence[str], what: str, hidden: Sequence[
         if key in settings:
             raise ValueError(f"{what}: {key} is given twice")
         try:
-            settings[key] = parse_value(known[key].kind, text)
+            settings[key] = parse_value(known[key].kind, text, known[key].limits)
         except ValueError as error:
             raise ValueError(f"{what} {word}: {error}; it means: {known[key].meaning}") from None
     return settings
 
 
-def parse_value(kind: Any, text: str) -> Any:
-    """``text`` as a value of an annotation: bool, int, float, str, Literal, tuple[kind, ...] or a union with None."""
+def parse_value(kind: Any, text: str, limits: Limits = UNLIMITED) -> Any:
+    """``text`` as a value of an annotation.
+
+    Args:
+        kind: bool, int, float, str, Path, Literal, ``tuple[kind, ...]``, ``tuple[kind, kind]`` or a union with None.
+        limits: of a number, of each number of a tuple, or of a text.
+
+    Raises:
+        ValueError: says what was expected.
+    """
     if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
         if text.lower() == "none":
             return None
-        return parse_value(next(option for option in typing.get_args(kind) if option is not type(None)), text)
-    if typing.get_origin(kind) is Literal:
-        choices = {str(choice): choice for choice in typing.get_args(kind)}
+        return parse_value(value_kind(kind), text, limits)
+    if typing.get_origin(kind) is Literal or limits.choices:
+        choices = {str(choice): choice for choice in limits.choices or typing.get_args(kind)}
         if text not in choices:
             raise ValueError(f"expected one of {', '.join(choices)}, not {text!r}")
         return choices[text]
     if typing.get_origin(kind) is tuple:
-        return tuple(parse_value(typing.get_args(kind)[0], part) for part in text.split(","))
+        kinds, parts = typing.get_args(kind), text.split(",")
+        if Ellipsis not in kinds and len(kinds) != len(parts):
+            raise ValueError(f"expected {len(kinds)} values with a comma between, not {text!r}")
+        return tuple(parse_value(kinds[0], part, limits) for part in parts)
     if kind is bool:
         return boolean(text)
     if kind in (int, float):
-        try:
-            value = kind(text)
-        except ValueError:
-            raise ValueError(f"expected a number, not {text!r}") from None
-        if not math.isfinite(value):
-            raise ValueError(f"expected a finite number, not {text!r}")
-        return value
-    return text
+        return parse_number(kind, text, limits)
+    return Path(text) if kind is Path else text
+
+
+def value_kind(kind: Any) -> Any:
+    """The annotation without its None."""
+    if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
+        return next(option for option in typing.get_args(kind) if option is not types.NoneType)
+    return kind
+
+
+def parse_number(kind: type, text: str, limits: Limits) -> float:
+    """A finite int or float within its limits."""
+    try:
+        value = kind(text)
+    except ValueError:
+        value = math.nan
+    if kind is int and value > LARGEST and limits.greatest is None:
+        limits = limits._replace(greatest=LARGEST)
+    if not (math.isfinite(value) and limits.allow(value)):
+        what, bounds = "a whole number" if kind is int else "a number", limits.describe()
+        raise ValueError(f"expected {what}{bounds and ', '}{bounds}, not {shortened(text)!r}")
+    return value
+
+
+def shortened(text: str, length: int = 60) -> str:
+    return text if len(text) <= length else f"{text[:length]}..."
+
+
+def words_of(settings: Mapping[str, Any]) -> list[str]:
+    """Settings as the ``key=value`` words that ``parse_settings`` reads."""
+    return [f"{key}={text_of(value)}" for key, value in settings.items()]
+
+
+def text_of(value: Any) -> str:
+    """A value as the text that ``parse_value`` reads."""
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def boolean(text: str) -> bool:

@@ -264,7 +264,14 @@ def test_adapters_train_and_stay_out_of_the_student(tiny, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "more", [["--ema", "0.5"], ["--clip-norm", "0.1"], ["--accumulate", "2"], ["--fp16"], [*PSPNET, "--bf16"]]
+    "more",
+    [
+        ["--ema", "0.5"],
+        ["--clip-norm", "0.1"],
+        ["--accumulate", "2"],
+        ["--precision", "fp16"],
+        [*PSPNET, "--precision", "bf16"],
+    ],
 )
 def test_the_mechanics_of_a_step_resume_to_the_bit(tiny, tmp_path, monkeypatch, more):
     train.main(arguments(tiny, tmp_path, "whole", ALL_TERMS, *more))
@@ -453,6 +460,64 @@ def test_students_beside_each_other_are_what_they_are_alone(tiny, tmp_path, monk
     assert "cost/teacher" not in costs["alone"]
     assert costs["main"]["cost/teacher"] == costs["mgd"]["cost/teacher"] > 0
     assert costs["main"]["cost/saved"] > costs["alone"]["cost/saved"] > 0
+
+
+def test_students_of_other_labels_are_what_they_are_alone(tiny, tmp_path, monkeypatch):
+    """They share what is decoded, not the batches; one of them has a teacher."""
+    more = ["--batch-size", "4", "--save-every", "1", "--preload"]
+    few = ["--num-labels", "2"]
+    own = {"main": [*few, "--unlabelled-share", "0.5"], "few": few, "all": []}
+    for name, flags in own.items():
+        train.main(arguments(tiny, tmp_path / "own", name, ["--pi"] if name == "main" else [], *flags, *more))
+    also = ["--also", "few=", "--also", "all=--num-labels none"]
+    command = arguments(tiny, tmp_path / "beside", "main", ["--pi"], *own["main"], *also, *more)
+    with monkeypatch.context() as context:
+        stop_before(context, 4)
+        with pytest.raises(MemoryError):
+            train.main(command)
+    # One of them was saved a step later than the others.
+    train.main(arguments(tiny, tmp_path / "beside", "all", [], *more, "--resume", "--num-steps", "6"))
+    train.main([*command, "--resume"])
+    for name in own:
+        assert_same(last(tmp_path / "beside", name), last(tmp_path / "own", name))
+        assert (tmp_path / "beside" / name / "teacher.json").exists() == (name == "main")
+        options, alone = (
+            json.loads((tmp_path / side / name / "options.json").read_text()) for side in ("beside", "own")
+        )
+        assert {k for k, v in options.items() if alone[k] != v} <= {"snapshot_dir", "resume"}
+
+
+def test_a_loss_in_a_file_of_one_s_own(tiny, tmp_path, capsys):
+    code = """from segdistill.utils.losses import DistillationLoss
+from beside_it import power
+
+
+class Own(DistillationLoss):
+    def __init__(self, *, weight: float = 1.0, on: str = "logits", scale: float = 2.0, **settings):
+        super().__init__(weight=weight, on=on, **settings)
+        self.scale = scale
+
+    def forward(self, student, teacher, batch):
+        first, second = self.maps(student, teacher)
+        return self.scale * power(first - second).mean()
+"""
+    (tmp_path / "own.py").write_text(code)
+    (tmp_path / "beside_it.py").write_text("def power(x):\n    return x.square()\n")
+    terms = ["--loss", f"{tmp_path}/own.py:Own", "scale=3", "--pi"]
+    train.main(arguments(tiny, tmp_path, "run", terms, "--num-steps", "2"))
+    train.main(arguments(tiny, tmp_path, "run", terms, "--num-steps", "3", "--resume"))
+    assert all(row["loss/Own"] > 0 for row in rows_of(tmp_path / "run"))
+    assert "Own" in (tmp_path / "run/report.md").read_text()
+    with pytest.raises(SystemExit):
+        train.main(arguments(tiny, tmp_path, "other", ["--loss", f"{tmp_path}/own.py:Own", "scala=3"]))
+    assert "it takes key=value of" in capsys.readouterr().err
+
+
+def test_a_batch_of_one_that_batch_norm_cannot_take_is_refused_before_training(tiny, tmp_path):
+    for more in (["--batch-size", "1", "--check"], ["--batch-size", "2", "--accumulate", "2"]):
+        with pytest.raises(ValueError, match=r"pspnet normalises .* must leave 2 images .*espnet_c"):
+            train.main(arguments(tiny, tmp_path, "run", [], *PSPNET, *more))
+    assert train.main(arguments(tiny, tmp_path, "run", [], "--batch-size", "1", "--check")) == 0
 
 
 @pytest.fixture

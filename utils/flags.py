@@ -2,24 +2,26 @@
 
 import argparse
 import logging
-import math
 import re
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from segdistill.network.settings import boolean as read_boolean
+from segdistill.network.settings import UNLIMITED, Limits, parse_value, shortened
 from segdistill.utils import originals
 
 # What a user can mend; everything else is a defect of ours and keeps its traceback.
 USER_ERRORS = (ValueError, OSError, FloatingPointError)
+# What torch says on CPU and GPU, in a RuntimeError.
+NO_MEMORY = re.compile(r"can't allocate memory|out of memory", re.IGNORECASE)
 
 
 class Parser(argparse.ArgumentParser):
-    """An error is one line, without the list of all flags; no abbreviations."""
+    """An error is one line, without the list of all flags; no abbreviations. ``origin`` says where the words stand."""
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args, origin: str = "", **kwargs):
         super().__init__(*args, allow_abbrev=False, **kwargs)
+        self.origin = origin
 
     def parse_known_args(self, args=None, namespace=None):
         words = sys.argv[1:] if args is None else args
@@ -31,7 +33,7 @@ class Parser(argparse.ArgumentParser):
         if message.startswith("unrecognized arguments: --"):
             message += " (--help lists the options)"
         message = originals.answer(self.prog, self.words, self._option_string_actions) or message
-        self.exit(2, f"{self.prog}: error: {message}\n")
+        self.exit(2, f"{self.prog}: error: {self.origin}{message}\n")
 
 
 def run_command(main: Callable[[], int]) -> NoReturn:
@@ -42,53 +44,36 @@ def run_command(main: Callable[[], int]) -> NoReturn:
         logging.getLogger(__name__).debug("traceback", exc_info=True)
         print(f"{sys.argv[0]}: error: {error}", file=sys.stderr)
         sys.exit(1)
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or NO_MEMORY.search(str(error))):
+            raise
+        words = shortened(str(error), 200).replace("\n", " ")
+        print(f"{sys.argv[0]}: error: no memory for that; make batch, crop or queue smaller ({words})", file=sys.stderr)
+        sys.exit(1)
 
 
-def boolean(text: str) -> bool:
-    """``true`` or ``false`` in any case."""
-    try:
-        return read_boolean(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+def reader(kind: Any, limits: Limits = UNLIMITED) -> Callable[[str], Any]:
+    """The type of an argument: text to a value of an annotation, as ``segdistill.network.settings`` reads settings."""
 
-
-def number(kind: type, least: float = -math.inf, greatest: float = math.inf, above: float = -math.inf) -> Callable:
-    """A type of numbers in least..greatest, greater than ``above``, finite."""
-    limits = [f"{least:g} or more"] * (least > -math.inf) + [f"above {above:g}"] * (above > -math.inf)
-    limits += [f"at most {greatest:g}"] * (greatest < math.inf)
-    what = "a whole number" if kind is int else "a number"
-    expected = f"{what}, {' and '.join(limits)}" if limits else what
-
-    def read(text: str) -> float:
+    def read(text: str) -> Any:
         try:
-            value = kind(text)
-        except ValueError:
-            value = math.nan
-        if not (math.isfinite(value) and least <= value <= greatest and value > above):
-            raise argparse.ArgumentTypeError(f"expected {expected}, not {text!r}")
-        return value
+            return parse_value(kind, text, limits)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
 
     return read
+
+
+def number(
+    kind: type, least: float | None = None, greatest: float | None = None, above: float | None = None
+) -> Callable[[str], float]:
+    """A type of numbers in least..greatest, greater than ``above``, finite."""
+    return reader(kind, Limits(least, greatest, above))
 
 
 count = number(int, least=1)
 
 
-def size(text: str) -> tuple[int, int]:
-    """``512,1024`` to (512, 1024), height first."""
-    if not re.fullmatch(r"[1-9]\d*,[1-9]\d*", text):
-        raise argparse.ArgumentTypeError(f"expected height,width such as 512,512, each 1 or more, not {text!r}")
-    height, width = map(int, text.split(","))
-    return height, width
-
-
-def folder_name(text: str) -> str:
-    """A name that is one folder, not a path."""
-    if not re.fullmatch(r"[^/\\\0]+", text) or text in (".", ".."):
-        raise argparse.ArgumentTypeError(f"expected the name of one folder, not {text!r}")
-    return text
-
-
 def add_switch(group: argparse._ArgumentGroup, name: str, help: str, default: bool | None = False) -> None:
     """A flag that may stand alone (``--resume``) or carry a value (``--resume true``)."""
-    group.add_argument(name, nargs="?", type=boolean, const=True, default=default, metavar="true|false", help=help)
+    group.add_argument(name, nargs="?", type=reader(bool), const=True, default=default, metavar="true|false", help=help)

@@ -1,6 +1,5 @@
 """A run's folder: options, environment, metrics, TensorBoard events, checkpoints."""
 
-import argparse
 import fcntl
 import importlib.metadata
 import json
@@ -24,7 +23,7 @@ from segdistill.network.weights.archive import read_file
 from segdistill.network.weights.checkpoint import atomic_save, not_finite
 from segdistill.utils.distributed import any_process, rank
 from segdistill.utils.files import REMEDY, append, keep_rows, read_json, stamp, write_json
-from segdistill.utils.options import BOOKKEEPING, complete, plain
+from segdistill.utils.options import BOOKKEEPING, Options, complete, plain
 from segdistill.utils.tasks import Figure
 
 OWN_FILES = ("options.json", "environment.json", "teacher.json", "metrics.jsonl", "events.out.tfevents.*", "last.pth")
@@ -38,19 +37,19 @@ class Run:
         ValueError: ``--resume`` with options other than those the run was started with, or a last.pth that is ahead.
     """
 
-    def __init__(self, options: argparse.Namespace):
-        self.folder = options.snapshot_dir / options.save_name
+    def __init__(self, options: Options):
+        self.folder = options.run.folder
         self.last = self.folder / "last.pth"
         self.best = self.folder / "best.pth"
         self.options = plain(options)
         self.writes = rank() == 0
-        self.state = None
+        self.state, self.teacher = None, None  # what is known of the teacher, for teacher.json
         self.found = stamp(self.last)
         if self.found:
             state = dict(read_file(self.last, REMEDY))
             if "optimizer" not in state:
                 raise ValueError(f"{self.last} is no checkpoint of a run: {REMEDY}")
-            if options.resume:
+            if options.run.resume:
                 self._continue_from(state["step"])
                 self.state = state
             elif state["step"] > 0:
@@ -134,6 +133,8 @@ class Run:
                     path.unlink()
         write_json(self.folder / "options.json", self.options)
         write_json(self.folder / "environment.json", environment())
+        if self.teacher:
+            write_json(self.folder / "teacher.json", self.teacher)
         self.events = EventFile(self.folder, purge_step=start + 1)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:

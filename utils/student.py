@@ -1,6 +1,6 @@
 """A student in training: its options, its learner and its run's folder, together for as many steps as it takes."""
 
-import argparse
+import copy
 import logging
 import time
 
@@ -10,14 +10,14 @@ from torch import Tensor
 
 from segdistill.dataset import Normalization, SegmentationDataset
 from segdistill.dataset.base import seed_of
-from segdistill.network import SegmentationNetwork, SegmentationOutput, build_network
+from segdistill.network import NETWORKS, SegmentationNetwork, SegmentationOutput, build_network
 from segdistill.network.weights.checkpoint import export_weights, load_weights
 from segdistill.utils.batch import Batch
 from segdistill.utils.distributed import mean_over_processes, rank, share_buffers
 from segdistill.utils.evaluate import evaluate
 from segdistill.utils.learner import Learner, Objective, poly
 from segdistill.utils.losses import build_losses
-from segdistill.utils.options import memory_format, precision
+from segdistill.utils.options import ObjectiveOptions, OptimisationOptions, Options
 from segdistill.utils.predict import whole
 from segdistill.utils.run import Run
 from segdistill.utils.stopwatch import Stopwatch
@@ -33,73 +33,88 @@ class Student:
     Args:
         options: of train.py.
         run: the folder; what it holds is continued.
-        dataset: what it learns from; its classes are the student's.
+        train_set: what it learns from; its classes are the student's.
+        network, normalization: from ``build_student``.
+        teacher: of its terms; a student without terms learns alone, whatever the teacher.
+        device: where the network is.
 
     Raises:
         ValueError: options that do not fit the networks, or a checkpoint that does not fit the student.
     """
 
-    def __init__(self, options: argparse.Namespace, run: Run, dataset: SegmentationDataset, device: torch.device):
-        self.options, self.run, self.dataset, self.device = options, run, dataset, device
-        torch.manual_seed(options.seed)
-        network, self.normalization = build_student(options, dataset)
-        self.network = network.to(device, memory_format=memory_format(options))
-        self.task = task_of(dataset)
+    def __init__(
+        self,
+        options: Options,
+        run: Run,
+        train_set: SegmentationDataset,
+        network: SegmentationNetwork,
+        normalization: Normalization,
+        teacher: Teacher | None,
+        device: torch.device,
+    ):
+        self.options, self.run, self.train_set, self.normalization = options, run, train_set, normalization
+        torch.manual_seed(seed_of("losses", options.optimisation.seed))
+        teacher_network = teacher.network if teacher else None
+        self.task = task_of(train_set)
+        self.learner = build_learner(
+            options.objective, options.optimisation, self.task, network, teacher_network, device
+        )
+        if options.optimisation.part_size == 1:
+            check_single_image(network, self.learner.objective.needs.student, options.data.input_size)
         self.step, self.best = 0, None
-
-    def learn_from(self, teacher: Teacher | None) -> None:
-        """Build what the network is to learn by; a student without terms learns alone, whatever the teacher."""
-        torch.manual_seed(seed_of("losses", self.options.seed))
-        self.learner = build_learner(self.options, self.task, self.network, teacher, self.device)
+        self.continued = run.state is not None
+        if self.continued:
+            self.step, self.best = run.state["step"], run.state["best"]
+            self.learner.load_state_dict(run.state)
+        self.watch = Stopwatch(device)
 
     @property
     def answers(self) -> bool:
         """Whether the map that the task scores is trained, so that there is something to score."""
         return self.task.feature in self.learner.objective.needs.student
 
-    def start(self, val_set: SegmentationDataset | None) -> None:
-        """Take up the run where its checkpoint stands, or write its first one; ``val_set`` is for scores."""
-        self.val_set = val_set
+    def open(self) -> None:
+        """Begin to write into the run's folder, a first checkpoint if there is none."""
         self.run.open()
-        if self.run.state:
-            self.step, self.best = self.run.state["step"], self.run.state["best"]
-            self.learner.load_state_dict(self.run.state)
-            self.run.state = None
+        self.run.state = None  # its memory
+        if self.continued:
             logger.info("continuing %s at step %d", self.run.folder, self.step)
         else:
             self.save()
         self.logged = self.step, time.monotonic()
-        self.watch = Stopwatch(self.device)
 
-    def accumulate(self, step: int, part: int, batch: Batch, taught: SegmentationOutput | None) -> None:
+    def accumulate(self, step: int, part: int, batch: Batch, teacher_output: SegmentationOutput | None) -> None:
         """The gradient of one part of the step."""
         # Dropout and the methods' draws are a function of step and part, so that a resumed run repeats them.
-        torch.manual_seed(seed_of("step", self.options.seed, step, part, rank()))
+        torch.manual_seed(seed_of("step", self.options.optimisation.seed, step, part, rank()))
         with self.watch:
-            self.learner.accumulate(batch, taught)
+            self.learner.accumulate(batch, teacher_output)
 
-    def finish(self, step: int, stopping: bool, answering: Stopwatch) -> dict[str, float]:
+    def finish(
+        self, step: int, stopping: bool, teacher_watch: Stopwatch, val_set: SegmentationDataset | None
+    ) -> dict[str, float]:
         """Update, and validate, save and log when it is time to; returns the numbers that were logged.
 
-        ``answering`` has measured the teacher.
+        ``teacher_watch`` has measured the teacher; ``val_set`` is for scores.
 
         Raises:
             FloatingPointError: something is not finite; says what a user can do.
         """
-        torch.manual_seed(seed_of("update", self.options.seed, step, rank()))
+        run = self.options.run
+        torch.manual_seed(seed_of("update", self.options.optimisation.seed, step, rank()))
         try:
             with self.watch:
                 values = self.learner.update()
             self.watch.lap()
             self.step = step
-            last = step == self.options.num_steps
-            numbers = self.validate() if last or step % self.options.val_every == 0 else {}
-            saving = last or stopping or numbers or step % self.options.save_every == 0
+            last = step == self.options.optimisation.num_steps
+            numbers = self.validate(val_set) if last or step % run.val_every == 0 else {}
+            saving = last or stopping or numbers or step % run.save_every == 0
             # A step's row comes before its checkpoint: --resume drops rows that are ahead, and could not add one.
-            if saving or step % self.options.log_every == 0:
+            if saving or step % run.log_every == 0:
                 means = numbers_of(values)
                 speed = {"lr": self.learner.rate, "images_per_second": self.speed(step)}
-                numbers |= means | self.learner.shares(means) | speed | self.costs(answering)
+                numbers |= means | self.learner.shares(means) | speed | self.costs(teacher_watch)
                 self.run.log(step, numbers)
             if saving:
                 self.save()
@@ -114,11 +129,11 @@ class Student:
     def speed(self, step: int) -> float:
         """Images a second since the last row of metrics, validation and saving included."""
         (before, then), self.logged = self.logged, (step, time.monotonic())
-        return (step - before) * self.options.batch_size / (self.logged[1] - then)
+        return (step - before) * self.options.optimisation.batch_size / (self.logged[1] - then)
 
-    def costs(self, answering: Stopwatch) -> dict[str, float]:
+    def costs(self, teacher_watch: Stopwatch) -> dict[str, float]:
         """Seconds of its own part of a step and of the teacher's answers; bytes that a part of a batch keeps."""
-        teacher = {"cost/teacher": answering.median()} if self.options.terms else {}
+        teacher = {"cost/teacher": teacher_watch.median()} if self.options.objective.terms else {}
         return {"cost/step": self.watch.median(), **teacher, "cost/saved": self.learner.saved_bytes}
 
     def save(self) -> None:
@@ -126,71 +141,113 @@ class Student:
             self.run.last, {"step": self.step, "best": self.best, "data": self.run.data, **self.learner.state_dict()}
         )
 
-    def validate(self) -> dict[str, float]:
-        """Scores on the validation split, with pictures of two of its images: image, truth, prediction.
+    def validate(self, val_set: SegmentationDataset | None) -> dict[str, float]:
+        """Scores on ``val_set``, with pictures of two of its images: image, truth, prediction.
 
         Keeps the weights if they are the best so far; those of a student without scores in any case.
         """
         network = self.learner.network
         share_buffers(network)
-        card = {"dataset": self.options.dataset, "step": self.step}
-        card |= {"classes": self.dataset.CLASSES} if network.num_classes else {}
+        facts = {"dataset": self.options.data.dataset, "step": self.step}
+        facts |= {"classes": self.train_set.CLASSES} if network.num_classes else {}
         if not self.answers:  # nothing says which step was best, so it is the last
-            self.run.save(self.run.best, export_weights(network, self.normalization, **card))
+            self.run.save(self.run.best, export_weights(network, self.normalization, **facts))
             return {}
         predictor = whole(network, self.task.feature)
         # Decoded images need no help, and starting processes takes longer than reading a few.
-        num_workers = 0 if self.options.preload else self.options.num_workers
-        scores = evaluate(predictor, self.val_set, self.normalization, None, num_workers, "validation")
-        for i in sorted({0, len(self.val_set) // 2}):
-            image, label, name, _ = self.val_set[i]
+        num_workers = 0 if self.options.data.preload else self.options.data.num_workers
+        scores = evaluate(predictor, val_set, self.normalization, None, num_workers, "validation")
+        for i in sorted({0, len(val_set) // 2}):
+            image, label, name, _ = val_set[i]
             prediction = self.task.read(predictor.coarse(self.normalization(image[None])), label.shape)[0]
-            maps = [self.task.picture(answer.numpy(), self.val_set) for answer in (label, prediction)]
+            maps = [self.task.picture(answer.numpy(), val_set) for answer in (label, prediction)]
             panel = np.concatenate([image.permute(1, 2, 0).numpy(), *maps], axis=1)
             self.run.show(self.step, f"val/{name}", panel)
         figures, primary = scores.figures(), self.task.primary
         if primary.is_better(figures[primary.key], self.best):
             self.best = figures[primary.key]
-            card[primary.key] = self.best
-            self.run.save(self.run.best, export_weights(network, self.normalization, **card))
+            facts[primary.key] = self.best
+            self.run.save(self.run.best, export_weights(network, self.normalization, **facts))
         return {f"val/{key}": value for key, value in figures.items()}
 
 
 def build_student(
-    options: argparse.Namespace, dataset: SegmentationDataset
+    options: Options, dataset: SegmentationDataset, device: torch.device
 ) -> tuple[SegmentationNetwork, Normalization]:
-    """The student and the input convention of its weights; its library's or the data set's, if they do not tell."""
+    """The network and the input convention of its weights; its library's or the data set's, if they do not tell."""
+    student = options.student
     num_channels = task_of(dataset).num_channels(dataset)
-    network = build_network(options.network, num_channels, norm=options.norm, **options.network_options)
-    file = options.S_ckpt_path or options.student_pretrain_model_imgnet
-    if not file:
-        return network, network.normalization or dataset.NORMALIZATION
-    report = load_weights(network, file, skip_classifier=True)
-    logger.info("student %s: %s", file, report)
-    return network, report.normalization or network.normalization or dataset.NORMALIZATION
+    torch.manual_seed(options.optimisation.seed)
+    network = build_network(student.network, num_channels, norm=student.norm, **student.network_options)
+    normalization = network.normalization or dataset.NORMALIZATION
+    if file := student.S_ckpt_path or student.student_pretrain_model_imgnet:
+        report = load_weights(network, file, skip_classifier=True)
+        logger.info("student %s: %s", file, report)
+        normalization = report.normalization or normalization
+    return network.to(device, memory_format=options.run.memory_format), normalization
 
 
 def build_learner(
-    options: argparse.Namespace, task: Task, network: SegmentationNetwork, teacher: Teacher | None, device: torch.device
+    options: ObjectiveOptions,
+    optimisation: OptimisationOptions,
+    task: Task,
+    network: SegmentationNetwork,
+    teacher: SegmentationNetwork | None,
+    device: torch.device,
 ) -> Learner:
+    """What the network learns by: its losses, and the optimizer of all that trains.
+
+    Raises:
+        ValueError: the network has not what an option is for.
+    """
     settings = {"aux_weight": options.aux_weight, "ohem": options.ohem}
     task_loss = build_loss(task, network, options.task_weight, settings) if options.task_weight else None
-    losses = build_losses(options.terms, network, teacher.network) if teacher and options.terms else {}
+    losses = build_losses(options.terms, network, teacher) if teacher else {}
     objective = Objective(network, task_loss, losses).to(device)
     parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
-    if options.optimizer == "adam":
-        optimizer = torch.optim.Adam(parameters, options.lr_g, weight_decay=options.weight_decay)
+    rate, decay = optimisation.lr_g, optimisation.weight_decay
+    if optimisation.optimizer == "adam":
+        optimizer = torch.optim.Adam(parameters, rate, weight_decay=decay)
     else:
-        optimizer = torch.optim.SGD(parameters, options.lr_g, options.momentum, weight_decay=options.weight_decay)
+        optimizer = torch.optim.SGD(parameters, rate, optimisation.momentum, weight_decay=decay)
     return Learner(
         objective,
         optimizer,
-        schedule=poly(options.power),
-        precision=precision(options),
-        clip_norm=options.clip_norm,
-        ema=options.ema,
-        parts=options.accumulate,
+        schedule=poly(optimisation.power),
+        precision=optimisation.precision,
+        clip_norm=optimisation.clip_norm,
+        ema=optimisation.ema,
+        parts=optimisation.accumulate,
     )
+
+
+def check_single_image(network: SegmentationNetwork, wanted: frozenset[str], size: tuple[int, int]) -> None:
+    """Raise ValueError if the network's ``wanted`` maps cannot be trained on one image of ``size`` (H, W) at a time.
+
+    BatchNorm of a globally pooled map has a single value a channel then, and no variance.
+    """
+    if trains_on_one_image(network, wanted, size):
+        return
+    with torch.device("meta"):
+        others = {name: build_network(name, 21) for name in sorted(NETWORKS)}
+    able = [name for name, other in others.items() if trains_on_one_image(other, frozenset({"logits"}), size)]
+    raise ValueError(
+        f"{network.config['name']} normalises globally pooled maps over the batch, and one image has no variance: "
+        "--batch-size, the number of processes and --accumulate must leave 2 images or more at a time "
+        f"({', '.join(able)} do not need that)"
+    )
+
+
+def trains_on_one_image(network: SegmentationNetwork, wanted: frozenset[str], size: tuple[int, int]) -> bool:
+    """Whether a batch of one image of ``size`` (H, W) can be normalised in train mode; computes shapes alone."""
+    shadow = copy.deepcopy(network).to("meta").train()
+    try:
+        shadow.maps(torch.empty(1, 3, *size, device="meta"), wanted)
+    except ValueError as error:
+        if "more than 1 value" in str(error):
+            return False
+        raise
+    return True
 
 
 def numbers_of(values: dict[str, Tensor]) -> dict[str, float]:

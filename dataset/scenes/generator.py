@@ -2,6 +2,7 @@
 
 import glob
 import json
+import multiprocessing
 import os
 import shutil
 import socket
@@ -57,10 +58,8 @@ def generate(
     try:
         unfinished.mkdir(parents=True)
         with tqdm(total=sum(counts.values()), desc=f"drawing {root}", unit="image", disable=None) as progress:
-            for split, count in counts.items():
-                for number in range(count):
-                    write_scene(unfinished, split, number, size, seed)
-                    progress.update()
+            scenes = [(split, number) for split, count in counts.items() for number in range(count)]
+            draw(unfinished, scenes, size, seed, progress)
         (unfinished / PARAMETERS).write_text(json.dumps(parameters, indent=2) + "\n")
         try:
             unfinished.rename(root)
@@ -89,6 +88,34 @@ def is_alive(process: int) -> bool:
     except OSError:  # somebody else's
         pass
     return True
+
+
+def draw(root: Path, scenes: list[tuple[str, int]], size: tuple[int, int], seed: int, progress: tqdm) -> None:
+    """Draw (split, number) scenes by a process a core; this one draws its share and waits for the others.
+
+    Raises:
+        OSError: a scene could not be written.
+    """
+    processes = min(os.cpu_count() or 1, 1 + len(scenes) // 50)  # a process takes as long to start as some scenes
+    jobs = [(root, scenes[i::processes], size, seed) for i in range(processes)]
+    helpers = [multiprocessing.Process(target=draw_share, args=job, daemon=True) for job in jobs[1:]]
+    for helper in helpers:
+        helper.start()
+    for scene in jobs[0][1]:
+        write_scene(root, *scene, size, seed)
+        progress.update(processes)
+    for helper in helpers:
+        helper.join()
+    if any(helper.exitcode for helper in helpers):
+        raise OSError(f"{root}: not every scene could be drawn there")
+
+
+def draw_share(root: Path, scenes: list[tuple[str, int]], size: tuple[int, int], seed: int) -> None:
+    parent = multiprocessing.parent_process()
+    for scene in scenes:
+        if not parent.is_alive():  # it was killed, and nobody waits for the rest
+            return
+        write_scene(root, *scene, size, seed)
 
 
 def write_scene(root: Path, split: str, number: int, size: tuple[int, int], seed: int) -> None:

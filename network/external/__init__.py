@@ -6,6 +6,7 @@ One adapter a library, imported only when it is named.
 import functools
 import importlib
 import importlib.util
+import sys
 from pathlib import Path
 
 from segdistill.network.base import SegmentationNetwork
@@ -33,20 +34,20 @@ def adapter_of(library: str) -> type[SegmentationNetwork]:
     return getattr(importlib.import_module(f"{__name__}.{library}"), adapter)
 
 
-def class_in_file(name: str) -> type[SegmentationNetwork]:
-    """The class that ``path/to/file.py:CLASS`` names; the file is run.
+def class_in_file(name: str, base: type = SegmentationNetwork) -> type:
+    """The class derived from ``base`` that ``path/to/file.py:CLASS`` names; the file is run.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: it has no such class, or one that is no SegmentationNetwork.
+        ValueError: it has no such class, or one that is not derived from ``base``.
     """
     file, _, class_name = name.rpartition(":")
     path = Path(file).resolve()
     if not path.is_file():
-        raise FileNotFoundError(f"network {name}: no file {path}")
+        raise FileNotFoundError(f"{name}: no file {path}")
     cls = getattr(_module(path), class_name, None)
-    if not (isinstance(cls, type) and issubclass(cls, SegmentationNetwork)):
-        raise ValueError(f"{path} has no class {class_name} derived from segdistill.network.SegmentationNetwork")
+    if not (isinstance(cls, type) and issubclass(cls, base)):
+        raise ValueError(f"{path} has no class {class_name} derived from {base.__name__}")
     return cls
 
 
@@ -54,5 +55,9 @@ def class_in_file(name: str) -> type[SegmentationNetwork]:
 def _module(path: Path):
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    sys.path.insert(0, str(path.parent))  # what it imports from beside it
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(path.parent))
     return module

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
 from segdistill.dataset.base import generator_of
@@ -56,6 +57,22 @@ def test_cropping_before_resizing_gives_the_picture_of_resizing_before_cropping(
     assert min(differences) <= 1
     large = label.repeat_interleave(2, 0).repeat_interleave(2, 1)
     assert any(torch.equal(large[top : top + 64, left : left + 64], ids) for top in range(65) for left in range(129))
+
+
+@pytest.mark.parametrize("factor", [0.4, 0.9, 1.6])
+def test_a_resized_window_is_what_torchvision_makes_of_it(factor):
+    image, label = picture(64, 96)
+    crop, ids = RandomCrop((200, 200), (factor, factor))(image, label, generator_of("test", 0, 0, 1))
+    size = [round(64 * factor), round(96 * factor)]
+    assert torch.equal(crop[:, : size[0], : size[1]], resize(image, size, antialias=True))
+    nearest = resize(label[None], size, InterpolationMode.NEAREST_EXACT)
+    assert torch.equal(ids[: size[0], : size[1]], nearest[0])
+
+
+def test_an_image_is_never_scaled_to_nothing():
+    image, label = picture(4, 6)
+    crop, _ = RandomCrop((8, 8), (1 / 16, 1 / 16))(image, label, generator_of("test", 0))
+    assert crop.shape == (3, 8, 8)
 
 
 def test_small_images_are_padded_below_and_right_with_the_fill_and_void():

@@ -1,11 +1,23 @@
 import json
+from dataclasses import fields
 
 import pytest
 
 from segdistill.dataset import DATASETS
 from segdistill.network.settings import settings_of
 from segdistill.utils.losses import DISTILLATION_LOSSES
-from segdistill.utils.options import complete, make_parser, name_terms, parse_options, plain
+from segdistill.utils.options import (
+    BOOKKEEPING,
+    PLACES,
+    TEACHING,
+    TeacherOptions,
+    complete,
+    make_parser,
+    name_terms,
+    parse_options,
+    plain,
+)
+from segdistill.utils.options.parts import FLAGS, flag_of
 
 PSPNET = ["--network", "pspnet"]
 ESPNET = ["--network", "espnet_c"]
@@ -23,13 +35,13 @@ def teacher(tmp_path):
     [
         (["--random-scale", "false", "--scale-range", "0.5", "2"], "--scale-range has no effect without"),
         (["--scale-range", "2", "0.5"], "the smaller factor comes first"),
-        (["--scale-range", "0", "1"], "a number, above 0"),
+        (["--scale-range", "0", "1"], "a number, 0.0625 or more"),
         (["--pi"], "--pi needs a teacher"),
         (["--T_ckpt_path", __file__], "no effect without a distillation method"),
         (["--pi", "--T_ckpt_path", "none.pth"], "no file none.pth"),
         (["--pi", "wight=3"], "no setting 'wight=3'"),
         (["--pi", "weight=heavy"], "expected a number, not 'heavy'; it means: factor of the term"),
-        (["--pi", "weight=nan"], "expected a finite number"),
+        (["--pi", "weight=nan"], "expected a number, not 'nan'"),
         (["--pi", "weight=1", "weight=2"], "given twice"),
         (["--ho", "kind=gan"], "expected one of wgan-gp, hinge"),
         (["--ohem", "keep=3"], "--ohem has no setting 'keep=3'"),
@@ -38,7 +50,7 @@ def teacher(tmp_path):
         ([*PSPNET, "--network-options", "q=3"], "pspnet has no setting 'q=3'"),
         ([*ESPNET, "--network-options", "backbone=resnet18_v1s"], "espnet_c has no setting"),
         ([*ESPNET, "--network-options", "norm=inplace_abn"], "espnet_c has no setting"),
-        ([*ESPNET, "--network-options", "p=two"], "expected a number"),
+        ([*ESPNET, "--network-options", "p=two"], "expected a whole number"),
         ([*ESPNET, "--student-pretrain-model-imgnet", __file__], "has no backbone"),
         (["--S_ckpt_path", __file__, "--student-pretrain-model-imgnet", __file__], "give one"),
         (["--optimizer", "adam", "--momentum", "0.9"], "--momentum has no effect"),
@@ -46,10 +58,10 @@ def teacher(tmp_path):
         (["--dataset", "camvid", "--data-dir", "nowhere"], "no folder nowhere"),
         (["--lambda_pi", "3"], "unrecognized"),
         (["--num-step", "3"], "unrecognized"),
-        (["--input-size", "512"], "height,width"),
-        (["--input-size", "0,512"], "each 1 or more"),
-        ([*ESPNET, "--bf16", "--device", "cpu"], "bfloat16 on the CPU"),
-        (["--bf16", "--fp16"], "exclude each other"),
+        (["--input-size", "512"], "expected 2 values with a comma between"),
+        (["--input-size", "0,512"], "a whole number, 1 or more"),
+        ([*ESPNET, "--precision", "bf16", "--device", "cpu"], "bfloat16 on the CPU"),
+        (["--precision", "half"], "expected one of float32, bf16, fp16"),
         (["--batch-size", "0"], "a whole number, 1 or more"),
         (["--batch-size", "3", "--accumulate", "2"], "does not divide by 2"),
         (["--num-steps", "0"], "1 or more"),
@@ -61,13 +73,31 @@ def teacher(tmp_path):
         (["--momentum", "2"], "at most 1"),
         (["--lr-g", "0"], "above 0"),
         (["--lr-g", "nan"], "above 0"),
+        (["--seed", "18446744073709551616"], "at most 18446744073709551615"),
+        (["--scale-range", "0.01", "0.02"], "0.0625 or more"),
+        (["--num-steps", "1" + 30 * "0"], "at most 2147483647"),
+        (["--batch-size", 5000 * "9"], "999..."),
+        (["--input-size", "1000000,1000000"], "at most 65536"),
+        (["--num-workers", "100000"], "at most 1024"),
+        (["--pi", "--T_ckpt_path", __file__, "--teacher-scale", "1e9"], "at most 16"),
+        (["--also", "b=--lr-g 5"], "--also b: unrecognized arguments: --lr-g 5"),
+        (["--also", "b=--pi --lr-g 5 --num-steps 7 --T_ckpt_path nowhere"], "--also b: unrecognized arguments"),
+        (["--also", "b=--help"], "--also b: unrecognized arguments: --help"),
+        (["--also", "b=pi"], "--also b: unrecognized arguments: pi"),
+        (["--also", "b=--pi wight=3"], "--also b: --pi has no setting"),
+        (["--also", "b=--num-labels 0"], "--also b: argument --num-labels: expected a whole number, 1 or more"),
+        (["--also", "b=--unlabelled-share 0.5"], "--also b: --unlabelled-share has no effect"),
+        (["--loss", "pi"], "expected a class in a file"),
+        (["--loss", "nowhere.py:Mine"], "no file"),
+        (["--config", "nowhere.json"], "--config: no file nowhere.json"),
+        (["--config", __file__], "does not hold the options of a run"),
         (["--weight-decay", "-1"], "0 or more"),
         (["--aux-weight", "-0.4"], "0 or more"),
         (["--num-workers", "-1"], "0 or more"),
         (["--save-name", "../escape"], "the name of one folder"),
         (["--save-name", "."], "the name of one folder"),
         (["--save-name", ""], "the name of one folder"),
-        (["--also", "cwd"], "expected NAME=METHODS"),
+        (["--also", "cwd"], "expected NAME=FLAGS"),
         (["--preload", "--cache-dir", "x"], "both keep what was decoded"),
         (["--val-list", "nowhere.txt"], "--val-list: no file nowhere.txt"),
         (["--also", "../x="], "the name of one folder"),
@@ -76,7 +106,7 @@ def teacher(tmp_path):
         (["--class-map", __file__], "--class-map has no effect without a teacher"),
         (["--teacher-scale", "0.5"], "--teacher-scale has no effect without a teacher"),
         (["--teacher-stride", "4"], "--teacher-stride has no effect without a teacher"),
-        (["--teacher-bf16"], "--teacher-bf16 has no effect without a teacher"),
+        (["--teacher-precision", "bf16"], "--teacher-precision has no effect without a teacher"),
         (["--teacher-scale", "0"], "a number, above 0"),
         (["--pi", "--T_ckpt_path", __file__, "--class-map", "none.txt"], "--class-map: no file none.txt"),
         (["--unlabelled-share", "0.5"], "no effect without --unlabelled-list"),
@@ -94,7 +124,10 @@ def teacher(tmp_path):
             ["--task-weight", "0", "--pi", "--teacher-network", "pspnet", "--aux-weight", "1"],
             "--aux-weight has no effect",
         ),
-        (["--task-weight", "0", "--pi", "--teacher-network", "pspnet", "--also", "a="], "leaves it nothing"),
+        (
+            ["--task-weight", "0", "--pi", "--teacher-network", "pspnet", "--also", "a="],
+            "--also a: --task-weight 0 leaves nothing",
+        ),
     ],
 )
 def test_a_flag_that_cannot_be_obeyed_is_one_line(argv, message, capsys):
@@ -117,12 +150,12 @@ def test_an_unknown_setting_lists_keys_defaults_and_meaning(capsys):
 
 def test_every_occurrence_of_a_method_is_a_term_with_a_name_of_its_own(teacher):
     words = "--pi weight=80 --cwd on=logits weight=3 --cwd on=context,layer3.pre weight=50 --pa --pa weight=1"
-    terms = parse_options([*teacher, *words.split()]).terms
+    terms = parse_options([*teacher, *words.split()]).objective.terms
     names = ["pi", "cwd_logits", "cwd_context", "cwd_layer3_pre", "pa_context_1", "pa_context_2"]
     assert [term.name for term in terms] == names
     assert [term.settings["weight"] for term in terms] == [80, 3, 50, 50, 0.5, 1]
     assert terms[0].settings["temperature"] == 1.0
-    assert parse_options([*teacher, "--cwd", "norm=spatial"]).terms[0].settings["norm"] == "spatial"
+    assert parse_options([*teacher, "--cwd", "norm=spatial"]).objective.terms[0].settings["norm"] == "spatial"
 
 
 @pytest.mark.parametrize("flag", DISTILLATION_LOSSES)
@@ -154,14 +187,14 @@ def test_help_takes_two_screens_and_does_not_name_single_methods():
 @pytest.mark.parametrize("name", DATASETS)
 def test_recipes_belong_to_data_sets(name, tmp_path):
     recipe = DATASETS[name].RECIPE._asdict()
-    options = vars(parse_options(["--dataset", name, "--data-dir", str(tmp_path)]))
-    assert {key: options[key] for key in recipe} == recipe
-    assert parse_options(["--dataset", name, "--data-dir", str(tmp_path), "--lr-g", "0.5"]).lr_g == 0.5
+    options = plain(parse_options(["--dataset", name, "--data-dir", str(tmp_path)]))
+    assert {key: options[key] for key in recipe} == json.loads(json.dumps(recipe))
+    assert parse_options(["--dataset", name, "--data-dir", str(tmp_path), "--lr-g", "0.5"]).optimisation.lr_g == 0.5
 
 
 def test_settings_of_a_network_are_its_own():
     options = parse_options([*ESPNET, "--network-options", "p=1", "q=3"])
-    assert options.network_options == {"p": 1, "q": 3}
+    assert options.student.network_options == {"p": 1, "q": 3}
 
 
 def test_names_of_runs_tell_runs_apart(teacher):
@@ -174,26 +207,27 @@ def test_names_of_runs_tell_runs_apart(teacher):
         [*teacher, "--pi", "--pa"],
         ["--network-options", "backbone=resnet50_v1s"],
     )
-    names = [parse_options(change).save_name for change in changes]
+    names = [parse_options(change).run.save_name for change in changes]
     assert len(set(names)) == len(names)
     assert names[3].startswith("pspnet_scenes_pi_")
+    assert parse_options(["--save-name", "none"]).run.save_name == "none"
     for same in (["--num-workers", "0"], ["--num-steps", "7"], ["--network", "pspnet"]):
-        assert parse_options(same).save_name == names[0]
+        assert parse_options(same).run.save_name == names[0]
 
 
 def test_the_name_of_a_run_is_one_folder_whatever_the_network(tmp_path):
     code = "from segdistill.network.espnet import ESPNet\nclass Net(ESPNet):\n    pass"
     (tmp_path / "net.py").write_text(code)
     for network in (f"{tmp_path}/net.py:Net", "torchvision:fcn_resnet50"):
-        name = parse_options(["--network", network]).save_name
+        name = parse_options(["--network", network]).run.save_name
         assert not set(name) & set("/:\\")
 
 
 def test_options_of_a_teacher_are_its_network_s():
     words = ["--pi", "--teacher-network", "torchvision:fcn_resnet50", "--teacher-options", "pretrained=true"]
     options = parse_options([*words, "--also", "alone="])
-    assert options.teacher_options == {"pretrained": True}
-    assert (options.also[0].teacher_network, options.also[0].teacher_options) == (None, {})
+    assert options.teacher.teacher_options == {"pretrained": True}
+    assert options.also[0].teacher == TeacherOptions()
 
 
 def test_options_of_an_older_version_are_completed_by_defaults(teacher):
@@ -211,9 +245,106 @@ def test_options_of_an_older_version_are_completed_by_defaults(teacher):
     ):
         del older[name]
     del older["terms"][0]["warmup"]
-    completed = json.loads(json.dumps(complete(older), default=str))
-    assert completed == options
+    assert complete(older) == options
 
 
 def test_terms_keep_their_order():
     assert [term.method for term in name_terms([("pa", {}), ("pi", {})])] == ["pa", "pi"]
+
+
+def test_a_student_beside_has_labels_of_its_own_and_no_teacher_without_terms(teacher):
+    words = ["--pi", "--num-labels", "20", "--unlabelled-share", "0.5", "--seed", "3", "--dataset", "scenes"]
+    also = ["--also", "few=", "--also", "all=--num-labels none", "--also", "cwd=--cwd --unlabelled-share 0.25"]
+    options = parse_options([*teacher, *words, *also])
+    own = (
+        ["--num-labels", "20"],
+        [],
+        [*teacher, "--cwd", "--num-labels", "20", "--unlabelled-share", "0.25"],
+    )
+    for other, name, flags in zip(options.also, ("few", "all", "cwd"), own, strict=True):
+        assert other == parse_options([*flags, "--seed", "3", "--save-name", name])
+
+
+CONFIGURED = ["--lr-g", "0.003", "--ohem", "min_kept=9", "--scale-range", "0.5", "2", "--precision", "fp16"]
+CONFIGURED += [
+    "--network",
+    "espnet_c",
+    "--network-options",
+    "p=1",
+    "--cwd",
+    "on=logits",
+    "--pi",
+    "weight=3",
+    "--preload",
+]
+
+
+@pytest.fixture
+def config(tmp_path, teacher):
+    """The options.json of a run, and the options that it was started with."""
+    options = parse_options([*teacher, *CONFIGURED])
+    (tmp_path / "options.json").write_text(json.dumps({**plain(options), "continued": []}))
+    return tmp_path / "options.json", options
+
+
+def test_a_run_is_a_file_that_can_be_fed_back(config):
+    path, options = config
+    assert parse_options(["--config", str(path)]) == options
+    changed = parse_options(["--config", str(path), "--lr-g", "0.5", "--pa", "--random-scale", "false"])
+    assert (changed.optimisation.lr_g, changed.data.scale_range) == (0.5, None)
+    assert [term.name for term in changed.objective.terms] == ["pa"]
+    assert changed.student == options.student
+    assert parse_options(["--config", str(path), "--network", "pspnet"]).student.network_options == {}
+
+
+def test_a_config_of_another_version(config, capsys):
+    path, options = config
+    stored = json.loads(path.read_text())
+    del stored["ema"], stored["teacher_scale"], stored["terms"][0]["warmup"]
+    path.write_text(json.dumps(stored))
+    assert parse_options(["--config", str(path)]) == options
+    for change, message in (({"sharpness": 3}, "holds sharpness, which is no option"), ({"lr_g": "fast"}, "--lr-g")):
+        path.write_text(json.dumps(stored | change))
+        with pytest.raises(SystemExit):
+            parse_options(["--config", str(path)])
+        error = capsys.readouterr().err
+        assert message in error
+        assert "options.json" in error
+
+
+def test_a_config_runs_no_code_that_the_command_does_not_name(tmp_path, teacher, capsys):
+    (tmp_path / "own.py").write_text(OWN_LOSS)
+    name = f"{tmp_path}/own.py:Own"
+    options = parse_options([*teacher, "--loss", name, "weight=2"])
+    path = tmp_path / "options.json"
+    path.write_text(json.dumps(plain(options)))
+    with pytest.raises(SystemExit):
+        parse_options(["--config", str(path)])
+    assert "would run code" in capsys.readouterr().err
+    assert parse_options(["--config", str(path), "--loss", name, "weight=2"]).objective == options.objective
+
+
+OWN_LOSS = """
+from segdistill.utils.losses import DistillationLoss
+
+
+class Own(DistillationLoss):
+    \"\"\"One of my own.\"\"\"
+
+    def __init__(self, *, weight: float = 1.0, on: str = "logits", power: float = 2.0, **settings):
+        super().__init__(weight=weight, on=on, **settings)
+        self.power = power
+
+    def forward(self, student, teacher, batch):
+        first, second = self.maps(student, teacher)
+        return (first - second).abs().pow(self.power).mean()
+"""
+
+
+def test_every_option_is_a_flag_that_says_what_it_is_for():
+    text = make_parser().format_help()
+    for name, field in FLAGS.items():
+        assert f"  {flag_of(name)} " in text
+        assert field.metadata["purpose"] in ("experiment", "bookkeeping", "input")
+    assert {field.name for field in fields(TeacherOptions)} == TEACHING
+    assert PLACES < BOOKKEEPING < FLAGS.keys()

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 
 from segdistill.network import SegmentationNetwork
+from segdistill.network.external import class_in_file
 from segdistill.utils.losses.activation_boundary import ActivationBoundary, activation_boundary_loss
 from segdistill.utils.losses.at import AttentionTransfer, attention_loss
 from segdistill.utils.losses.base import DistillationLoss, Needs, check_temperature
@@ -58,6 +59,20 @@ class Term(NamedTuple):
     settings: dict[str, object]
 
 
+def loss_class(method: str) -> type[DistillationLoss]:
+    """The class of a method, by its flag or as FILE.py:CLASS; that file is run.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no such method.
+    """
+    if ".py:" in method:
+        return class_in_file(method, DistillationLoss)
+    if method not in DISTILLATION_LOSSES:
+        raise ValueError(f"no method {method!r}; known: {', '.join(DISTILLATION_LOSSES)}, FILE.py:CLASS")
+    return DISTILLATION_LOSSES[method]
+
+
 def build_losses(
     terms: Sequence[Term], student: SegmentationNetwork, teacher: SegmentationNetwork
 ) -> dict[str, DistillationLoss]:
@@ -74,7 +89,7 @@ def build_losses(
             check_temperature(settings.get("temperature", 1))
         except ValueError as error:
             raise ValueError(f"--{method}: {error}") from None
-        loss = DISTILLATION_LOSSES[method].between(student, teacher, **settings)
+        loss = loss_class(method).between(student, teacher, **settings)
         if teacher.known_classes is not None:
             loss.known_classes = torch.tensor(teacher.known_classes)
         loss.check_networks(student, teacher)

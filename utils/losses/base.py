@@ -61,7 +61,7 @@ class DistillationLoss(nn.Module):
         decay: share of the training, at its end, in which the weight falls to 0, 0..1
     """
 
-    flag: ClassVar[str]  # "pi": --pi switches the method on
+    flag: ClassVar[str] = "loss"  # "pi": --pi switches the method on; one in a user's own file needs none
     paper: ClassVar[str] = ""
     needs_classes: ClassVar[bool] = False  # it reads labels as class ids
     min_channels: int = 1  # of each map; softmax, cosine and the like of one channel are constant

@@ -7,13 +7,12 @@ from math import sqrt
 from pathlib import Path
 
 from segdistill.libs.files import sha256_of
-from segdistill.utils.options import BOOKKEEPING, TEACHING
+from segdistill.utils.options import PLACES, TEACHING
 from segdistill.utils.report.read import FinishedRun, evaluated, read_evaluation, read_run
 from segdistill.utils.tasks import Task, task_named
 
-# Options in which the runs of a group may differ. Teachers are files too, but compared by their checksum; what the
-# student started from and learned on are not mere places.
-FREE = BOOKKEEPING - {"data_list", "unlabelled_list", "S_ckpt_path", "student_pretrain_model_imgnet"} | {"seed"}
+# Options in which the runs of a group may differ. Teachers are files too, but compared by their checksum.
+FREE = PLACES | {"seed"}
 # Evaluations side by side agree in these.
 SUBJECT = ("dataset", "images", "classes", "protocol")
 

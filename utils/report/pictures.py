@@ -46,8 +46,13 @@ def plot_curves(groups: Mapping[str, Sequence[Rows]], path: Path) -> None:
     lines = 1 + len(quantities) // 4
     columns = ceil(len(quantities) / lines)
     end = max(row["step"] for rows in runs for row in rows)
-    figure = Figure(figsize=(4 * columns, 2.7 * lines), layout="constrained")
-    figure.get_layout_engine().set(hspace=0.05)
+    beside = 0.1 + 0.075 * max(map(len, groups)) if len(groups) > 1 else 0.1  # inches, of the groups' names
+    figure = Figure(figsize=(columns * (3.7 + beside), 2.7 * lines))
+    # Margins that are known beforehand: to measure them, all is laid out and drawn several times.
+    sides = {"left": 0.5, "right": columns * (3.7 + beside) - beside, "bottom": 0.5, "top": 2.7 * lines - 0.3}
+    width, height = figure.get_size_inches()
+    sides = {side: inches / (height if side in ("bottom", "top") else width) for side, inches in sides.items()}
+    figure.subplots_adjust(**sides, wspace=(0.5 + beside) / 3.2, hspace=0.65 / 2.05)
     for i, (key, title) in enumerate(quantities.items()):
         axes = figure.add_subplot(lines, columns, i + 1)
         plot_quantity(axes, key, groups, colors)
@@ -184,6 +189,7 @@ def draw_panel(
 
 
 def save(figure: Figure, path: Path) -> None:
+    """Write a PNG; a figure without a layout engine has its margins already, and is drawn once."""
     FigureCanvasAgg(figure)
     with replacing(path) as file:
-        figure.savefig(file, format="png", dpi=150, bbox_inches="tight")
+        figure.savefig(file, format="png", dpi=150, bbox_inches="tight" if figure.get_layout_engine() else None)

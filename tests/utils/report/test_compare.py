@@ -234,7 +234,7 @@ TAUGHT = {
     "teacher_network": "timm:vit",
     "teacher_options": {"pretrained": True},
     "teacher_stride": 2,
-    "teacher_bf16": True,
+    "teacher_precision": "bf16",
     "teacher_compile": True,
 }
 

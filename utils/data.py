@@ -1,0 +1,77 @@
+"""The data of a run: the split to train on and the one that validates, decoded once, and the batches of the steps."""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+
+from segdistill.dataset import DATASETS, SegmentationDataset, build_dataset
+from segdistill.dataset.cache import open_cache
+from segdistill.dataset.check import require_labels
+from segdistill.dataset.sampler import TrainSampler
+from segdistill.dataset.transforms import RandomCrop
+from segdistill.utils.distributed import rank, world_size
+from segdistill.utils.loader import Loader
+from segdistill.utils.options import DataOptions, Options
+
+
+def build_train_sets(each: Sequence[Options]) -> dict[DataOptions, SegmentationDataset]:
+    """The augmented training split for each choice of labels; what is decoded is shared."""
+    first = each[0]
+    data, needs_labels = first.data, first.objective.task_weight > 0
+    split = build_dataset(
+        data.dataset,
+        data.data_dir,
+        "train",
+        transform=RandomCrop(data.input_size, data.scale_range or (1.0, 1.0), data.random_mirror),
+        seed=first.optimisation.seed,
+        data_list=data.data_list,
+        unlabelled_list=data.unlabelled_list,
+        labelled=needs_labels,
+        task=data.task,
+    )
+    keep_decoded(split, first)
+    train_sets = {}
+    for data in dict.fromkeys(one.data for one in each):
+        train_sets[data] = train_set = copy.copy(split)
+        if not data.unlabelled_list:
+            train_set.pairs = split.pairs[: split.num_labelled]
+        if data.num_labels:
+            train_set.keep_labels(data.num_labels)
+        if needs_labels:
+            require_labels(train_set)
+    return train_sets
+
+
+def build_val_set(options: Options) -> SegmentationDataset:
+    """The whole images of the validation split."""
+    split = DATASETS[options.data.dataset].VALIDATION_SPLIT
+    data = options.data
+    val_set = build_dataset(data.dataset, data.data_dir, split, data_list=data.val_list, task=data.task)
+    keep_decoded(val_set, options)
+    return val_set
+
+
+def keep_decoded(dataset: SegmentationDataset, options: Options) -> None:
+    """Decode the images once, into memory or into a file, if that was asked for and there will be steps."""
+    if options.data.preload and not options.run.check:
+        dataset.preload()
+    if options.data.cache_dir:
+        dataset.memory = open_cache(dataset, options.data.cache_dir)
+
+
+def build_loader(options: Options, train_set: SegmentationDataset, start: int, device: torch.device) -> Loader:
+    """The batches of the steps after ``start``."""
+    sampler = TrainSampler(
+        train_set.num_labelled,
+        options.optimisation.batch_size - options.num_unlabelled,
+        options.optimisation.num_steps,
+        options.optimisation.seed,
+        start,
+        rank(),
+        world_size(),
+        unlabelled=(len(train_set) - train_set.num_labelled, options.num_unlabelled),
+        views=options.data.views,
+    )
+    num_workers = options.data.num_workers
+    return Loader(train_set, batch_sampler=sampler, num_workers=num_workers, pin_memory=device.type == "cuda")

@@ -1,0 +1,350 @@
+"""The options of train.py: six frozen dataclasses. A field is a flag; its type, limits, default and meaning stand here.
+
+Each class refuses what contradicts itself, ``Options`` what contradicts between them.
+"""
+
+import dataclasses
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from segdistill.dataset import DATASETS
+from segdistill.libs import NORMS
+from segdistill.network import NETWORKS, network_class
+from segdistill.network.settings import Limits, settings_of
+from segdistill.utils.losses import Term
+from segdistill.utils.tasks import TASKS
+
+Precision = Literal["float32", "bf16", "fp16"]
+Purpose = Literal["experiment", "bookkeeping", "input"]
+
+
+def option(
+    default: Any,
+    meaning: str,
+    metavar: str | tuple[str, str] | None = None,
+    *,
+    purpose: Purpose = "experiment",
+    recipe: bool = False,
+    own: bool = False,
+    least: float | None = None,
+    greatest: float | None = None,
+    above: float | None = None,
+    choices: list[str] | None = None,
+) -> Any:
+    """A field that is a flag.
+
+    Args:
+        metavar: its value in the help; two names for two words.
+        purpose: "bookkeeping" says where and how a run is done, not what: it may change when the run is continued;
+            "input" names a file that may have moved by then.
+        recipe: the data set's recipe gives the default.
+        own: a student of ``--also`` may have its own.
+        least, greatest, above, choices: what it may be.
+    """
+    facts = {"meaning": meaning, "limits": Limits(least, greatest, above, choices), "metavar": metavar}
+    facts |= {"purpose": purpose, "recipe": recipe, "own": own}
+    if isinstance(default, dict):
+        return dataclasses.field(default_factory=default.copy, metadata=facts)
+    return dataclasses.field(default=default, metadata=facts)
+
+
+def file_option(meaning: str, purpose: Purpose = "bookkeeping") -> Any:
+    """A field that names a file which has to exist."""
+    return option(None, meaning, "FILE", purpose=purpose)
+
+
+def require_files(options: object) -> None:
+    """Raise ValueError for a field made by ``file_option`` whose file does not exist."""
+    for field in dataclasses.fields(options):
+        file = getattr(options, field.name)
+        if field.metadata.get("metavar") == "FILE" and file and not Path(file).is_file():
+            raise ValueError(f"{flag_of(field.name)}: no file {file}")
+
+
+def flag_of(name: str) -> str:
+    """``num_steps`` to ``--num-steps``; the originals' own spelling stays: ``--T_ckpt_path``."""
+    return f"--{name if name[0].isupper() else name.replace('_', '-')}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    dataset: str = option("scenes", "scenes is made on first use", "NAME", choices=sorted(DATASETS))
+    task: str | None = option(None, "what its labels are read for (its first)", "NAME", choices=sorted(TASKS))
+    data_dir: str | None = option(None, "folder of the data set", "DIR", purpose="bookkeeping")
+    data_list: str | None = file_option("'image label' lines in place of the training split", "input")
+    val_list: str | None = file_option("the same in place of the split that validates")
+    input_size: tuple[int, int] | None = option(None, "training crop", "H,W", recipe=True, least=1, greatest=2**16)
+    random_scale: bool | None = option(None, "scale each sample by a factor in --scale-range", recipe=True)
+    scale_range: tuple[float, float] | None = option(None, "", ("MIN", "MAX"), recipe=True, least=1 / 16, greatest=16)
+    random_mirror: bool | None = option(None, "mirror half of the samples", recipe=True)
+    num_labels: int | None = option(
+        None, "keep the labels of N images, evenly spaced (none: all)", "N", own=True, least=1
+    )
+    unlabelled_list: str | None = file_option("images without labels, one a line, to be distilled", "input")
+    unlabelled_share: float | None = option(None, "their part of every batch (0.5)", "S", own=True, above=0)
+    views: int | None = option(None, "after K epochs the samples come as they did before", "K", least=1)
+    preload: bool = option(False, "decode the data set once and keep it in memory", purpose="bookkeeping")
+    cache_dir: Path | None = option(
+        None, "decode the data set once and keep it in files there", "DIR", purpose="bookkeeping"
+    )
+    num_workers: int = option(2, "loader processes", "N", purpose="bookkeeping", least=0, greatest=1024)
+
+    def __post_init__(self):
+        made = DATASETS[self.dataset].DEFAULT_ROOT is not None
+        if not self.data_dir and not made:
+            raise ValueError(f"--dataset {self.dataset} needs --data-dir")
+        if self.data_dir and not made and not Path(self.data_dir).is_dir():
+            raise ValueError(f"--data-dir: no folder {self.data_dir}")
+        require_files(self)
+        if self.preload and self.cache_dir:
+            raise ValueError("--preload and --cache-dir both keep what was decoded: give one")
+        if self.unlabelled_share is not None and not self.unlabelled_list and not self.num_labels:
+            raise ValueError("--unlabelled-share has no effect without --unlabelled-list or --num-labels")
+        if self.scale_range and not self.random_scale:
+            raise ValueError("--scale-range has no effect without --random-scale")
+        if self.scale_range and self.scale_range[0] > self.scale_range[1]:
+            raise ValueError(
+                f"--scale-range {self.scale_range[0]} {self.scale_range[1]}: the smaller factor comes first"
+            )
+
+    @property
+    def augmentation(self) -> dict[str, object]:
+        """What a training sample depends on beside its image and the seed."""
+        return {name: getattr(self, name) for name in ("views", "input_size", "scale_range", "random_mirror")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentOptions:
+    network: str = option(
+        "pspnet",
+        f"or {', '.join(sorted(NETWORKS.keys() - {'pspnet'}))}; torchvision:, timm:, smp:, hf:NAME; FILE.py:CLASS",
+        "NAME",
+    )
+    network_options: dict[str, object] = option({}, "the network's own", "key=value")
+    norm: str = option(
+        "batch_norm", f"or {', '.join(sorted(NORMS.keys() - {'batch_norm'}))}", "NAME", choices=sorted(NORMS)
+    )
+    student_pretrain_model_imgnet: str | None = file_option("ImageNet weights of the backbone", "input")
+    S_ckpt_path: str | None = file_option("a checkpoint of the whole student to start from", "input")
+
+    def __post_init__(self):
+        require_files(self)
+        if self.S_ckpt_path and self.student_pretrain_model_imgnet:
+            raise ValueError(
+                "--S_ckpt_path and --student-pretrain-model-imgnet both set the student's weights: give one"
+            )
+        if self.student_pretrain_model_imgnet and "backbone" not in settings_of(network_class(self.network)):
+            raise ValueError(
+                f"--student-pretrain-model-imgnet has no effect with {self.network}, which has no backbone"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherOptions:
+    """What concerns the teacher alone; without one, all are at their defaults."""
+
+    T_ckpt_path: str | None = file_option("the teacher; its network is read from the file")
+    class_map: str | None = option(None, "'teacher class -> class of the data set' lines, or -> none", "FILE")
+    teacher_scale: float | None = option(
+        None, "of the images that the teacher sees (the file's, or 1)", "S", above=0, greatest=16
+    )
+    teacher_network: str | None = option(None, "as --network, of a file that does not say it, or of none", "NAME")
+    teacher_options: dict[str, object] = option({}, "its own: pretrained=true", "key=value")
+    teacher_stride: int | None = option(None, "answer at this stride where its maps are finer (its own)", "S", least=1)
+    teacher_precision: Precision | None = option(None, "autocast of the teacher alone (as the student)")
+    teacher_compile: bool = option(False, "torch.compile, which folds BatchNorm too")
+    teacher_cache: Path | None = option(None, "keep its answers there; with --views", "DIR", purpose="bookkeeping")
+
+    def __post_init__(self):
+        if self.teacher_options and not self.teacher_network:
+            raise ValueError("--teacher-options has no effect without --teacher-network")
+        if not self.given:
+            for field in dataclasses.fields(self):
+                if getattr(self, field.name) not in (None, False, {}):
+                    raise ValueError(f"{flag_of(field.name)} has no effect without a teacher")
+        require_files(self)
+
+    @property
+    def given(self) -> bool:
+        """Whether there is a teacher."""
+        return bool(self.T_ckpt_path or self.teacher_network)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ohem:
+    """Settings of --ohem."""
+
+    threshold: float = option(0.7, "of the true class's probability; pixels below it are kept", least=0, greatest=1)
+    min_kept: int = option(100_000, "pixels to keep at least", least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveOptions:
+    terms: tuple[Term, ...] = ()  # --METHOD and --loss, each occurrence one
+    task_weight: float = option(1.0, "of the labels; 0 needs none", "W", least=0)
+    aux_weight: float | None = option(None, "of the auxiliary head, where there is one (0.4)", "W", least=0)
+    ohem: dict[str, float] | None = option(None, "hard pixels only: threshold=0.7 min_kept=100000", "key=value")
+
+    def __post_init__(self):
+        if self.task_weight == 0:
+            if not self.terms:
+                raise ValueError("--task-weight 0 leaves nothing to learn from without a distillation method")
+            for name in ("ohem", "aux_weight"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"{flag_of(name)} has no effect with --task-weight 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimisationOptions:
+    num_steps: int | None = option(None, "training steps", "N", recipe=True, least=1)
+    batch_size: int | None = option(None, "of all processes together", "N", recipe=True, least=1)
+    accumulate: int = option(1, "parts of a batch in turn", "N", least=1)
+    optimizer: Literal["adam", "sgd"] | None = option(None, "", recipe=True)
+    lr_g: float | None = option(None, "learning rate", "LR", recipe=True, above=0)
+    momentum: float | None = option(None, "of sgd (0.9)", "M", least=0, greatest=1)
+    weight_decay: float | None = option(None, "", "W", recipe=True, least=0)
+    power: float = option(0.9, "lr * (1 - step/steps)^P", "P", least=0)
+    clip_norm: float | None = option(None, "greatest norm of the gradient", "X", above=0)
+    ema: float | None = option(None, "keep a moving average of weights", "D", least=0, greatest=1)
+    precision: Precision = option("float32", "autocast; losses stay in float32")
+    seed: int = option(0, "of all that is random", "N", least=0, greatest=2**64 - 1)
+
+    def __post_init__(self):
+        if self.optimizer == "adam" and self.momentum is not None:
+            raise ValueError("--momentum has no effect with --optimizer adam")
+        if self.batch_size % self.shares:
+            raise ValueError(
+                f"--batch-size {self.batch_size} does not divide by {self.shares} (processes x --accumulate)"
+            )
+
+    @property
+    def shares(self) -> int:
+        """The parts of a batch, of all processes together."""
+        return int(os.environ.get("WORLD_SIZE", 1)) * self.accumulate
+
+    @property
+    def part_size(self) -> int:
+        """Images that a process sees at a time."""
+        return self.batch_size // self.shares
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    snapshot_dir: Path = option(Path("snapshots"), "where runs are kept", "DIR", purpose="bookkeeping")
+    save_name: str | None = option(None, "the run's folder (made from the options)", "FOLDER", purpose="bookkeeping")
+    resume: bool = option(False, "continue the run in that folder, if there is one", purpose="bookkeeping")
+    save_every: int = option(200, "steps between checkpoints", "N", purpose="bookkeeping", least=1)
+    val_every: int = option(1000, "steps between validations", "N", least=1)
+    log_every: int = option(20, "steps between rows of metrics", "N", purpose="bookkeeping", least=1)
+    device: str | None = option(None, "cuda if there is one, else cpu", "DEVICE", purpose="bookkeeping")
+    channels_last: bool = option(True, "channels_last memory format")
+    deterministic: bool = option(False, "the same bits on CUDA too, slower")
+    check: bool = option(
+        False, "check options, data, networks and teacher, and stop before the first step", purpose="bookkeeping"
+    )
+
+    def __post_init__(self):
+        if not re.fullmatch(r"[^/\\\0]+", self.save_name) or self.save_name in (".", ".."):
+            raise ValueError(f"--save-name: expected the name of one folder, not {self.save_name!r}")
+
+    @property
+    def folder(self) -> Path:
+        return self.snapshot_dir / self.save_name
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    @property
+    def on_cpu(self) -> bool:
+        return (self.device or ("cuda" if torch.cuda.is_available() else "cpu")) == "cpu"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """All that a student's run depends on; ``also`` are the students that learn beside it, each as in a run of its own.
+
+    Raises:
+        ValueError: options that contradict each other; one sentence that names the flag and the remedy.
+    """
+
+    data: DataOptions
+    student: StudentOptions
+    teacher: TeacherOptions
+    objective: ObjectiveOptions
+    optimisation: OptimisationOptions
+    run: RunOptions
+    also: tuple["Options", ...] = ()
+
+    def __post_init__(self):
+        self._check_terms_have_a_teacher()
+        self._check_batches()
+        self._check_labels()
+        network = network_class(self.student.network)
+        if self.optimisation.precision == "bf16" and self.run.on_cpu and network.BF16_ON_CPU:
+            raise ValueError(f"--precision bf16: {network.BF16_ON_CPU}")
+
+    def _check_terms_have_a_teacher(self) -> None:
+        terms, teacher = self.objective.terms, self.teacher
+        if terms and not teacher.given and not (self.run.check and self.objective.task_weight):
+            raise ValueError(f"--{terms[0].method} needs a teacher: --T_ckpt_path FILE or --teacher-network NAME")
+        if teacher.given and not terms:
+            flag = "--T_ckpt_path" if teacher.T_ckpt_path else "--teacher-network"
+            raise ValueError(f"{flag} has no effect without a distillation method: see --list-methods")
+        if teacher.teacher_cache and not self.data.views:
+            raise ValueError("--teacher-cache needs --views K: without it no sample comes twice")
+
+    def _check_labels(self) -> None:
+        for name in ("unlabelled_list", "num_labels"):
+            if self.objective.task_weight == 0 and getattr(self.data, name):
+                raise ValueError(
+                    f"{flag_of(name)} has no effect with --task-weight 0, which needs no labels: --data-list"
+                )
+        if self.data.unlabelled_share and not self.objective.terms and not self.run.check:
+            raise ValueError("images without labels teach nothing without a distillation method")
+
+    def _check_batches(self) -> None:
+        share, batch_size = self.data.unlabelled_share, self.optimisation.batch_size
+        if share is not None and not 0 < self.num_unlabelled < batch_size:
+            raise ValueError(
+                f"--unlabelled-share {share} of a batch of {batch_size} leaves no labelled or no unlabelled image in it"
+            )
+        ohem = self.objective.ohem
+        pixels = self.optimisation.part_size * self.data.input_size[0] * self.data.input_size[1]
+        if ohem and ohem["min_kept"] >= pixels:
+            raise ValueError(
+                f"--ohem keeps {ohem['min_kept']} pixels at least, but a process sees {pixels} at a time, so it "
+                f"would have no effect: min_kept={pixels // 16}, say"
+            )
+
+    @property
+    def num_unlabelled(self) -> int:
+        """Unlabelled images in a batch."""
+        return round((self.data.unlabelled_share or 0) * self.optimisation.batch_size)
+
+    @property
+    def teacher_precision(self) -> str:
+        """The student's unless it was named."""
+        return self.teacher.teacher_precision or self.optimisation.precision
+
+
+PARTS = {field.name: field.type for field in dataclasses.fields(Options) if field.name != "also"}
+FIELDS: Mapping[str, dataclasses.Field] = {
+    field.name: field for part in PARTS.values() for field in dataclasses.fields(part)
+}
+FLAGS = {name: field for name, field in FIELDS.items() if field.metadata}
+DEFAULTS = {
+    name: field.default_factory() if field.default is dataclasses.MISSING else field.default
+    for name, field in FIELDS.items()
+}
+# Options that may change when a run is continued; those of them that say nothing of the experiment at all.
+BOOKKEEPING = {name for name, field in FLAGS.items() if field.metadata["purpose"] != "experiment"}
+PLACES = {name for name, field in FLAGS.items() if field.metadata["purpose"] == "bookkeeping"}
+# Options that concern the teacher alone: without one they have no effect.
+TEACHING = {field.name for field in dataclasses.fields(TeacherOptions)}
