@@ -181,7 +181,7 @@ def build_teacher(
     else:
         teacher = Teacher.from_checkpoint(options.T_ckpt_path, convention, **place)
     if teacher.report:
-        for student in students:
+        for student in (student for student in students if student.options.terms):
             student.run.check_teacher(teacher.report.sha256, teacher.class_map and teacher.class_map.targets)
         logger.info("teacher %s: %s", teacher.source, teacher.report)
     return teacher

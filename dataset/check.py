@@ -39,8 +39,8 @@ def check(dataset: SegmentationDataset) -> Verdict:
     """Read every file of the split, and keep the verdict beside the data; the same contents are not read twice."""
     contents = Contents(dataset.root / FOLDER / "contents.json")
     path = verdict_path(dataset, contents)
-    if path.is_file():
-        return Verdict(**json.loads(path.read_text()))
+    if verdict := read_verdict(path):
+        return verdict
     verdict = audit(dataset)
     verdict.warnings += twins(dataset, contents)
     try:
@@ -57,8 +57,17 @@ def known_verdict(dataset: SegmentationDataset) -> Verdict | None:
     """What an earlier ``check`` said of exactly these files; None if there was none."""
     if not (dataset.root / FOLDER).is_dir():
         return None
-    path = verdict_path(dataset, Contents(dataset.root / FOLDER / "contents.json"))
-    return Verdict(**json.loads(path.read_text())) if path.is_file() else None
+    return read_verdict(verdict_path(dataset, Contents(dataset.root / FOLDER / "contents.json")))
+
+
+def read_verdict(path: Path) -> Verdict | None:
+    """A kept verdict; None if there is none, or if it is damaged: then the data are audited again."""
+    try:
+        verdict = Verdict(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+    fields = asdict(verdict).values()
+    return verdict if [type(field) for field in fields] == [int, *[list] * 5] else None
 
 
 def verdict_path(dataset: SegmentationDataset, contents: Contents) -> Path:

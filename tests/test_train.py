@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -302,8 +303,22 @@ def test_a_run_may_be_moved_renamed_and_continued_for_longer(tiny, tmp_path):
 
 def test_a_run_is_not_continued_on_other_images(tiny, tmp_path, few_labels):
     train.main(arguments(tiny, tmp_path, "run", [], *few_labels[:2], "--num-steps", "2"))
-    with pytest.raises(ValueError, match="not the training images"):
+    with pytest.raises(ValueError, match="not the training images and labels"):
         train.main(arguments(tiny, tmp_path, "run", [], "--num-steps", "3", "--resume"))
+
+
+@pytest.mark.parametrize("folder", ["train", "trainannot"])
+def test_a_run_is_not_continued_on_edited_images_or_labels(tiny, tmp_path, folder):
+    shutil.copytree(tiny, tmp_path / "data")
+    command = arguments(tmp_path / "data", tmp_path, "run", [], "--num-steps", "2")
+    train.main(command)
+    path = tmp_path / "data/camvid" / folder / "1.png"
+    pixels = np.array(Image.open(path))
+    pixels[32, 32] = pixels[32, 33]
+    pixels[32, 33] = 11 - pixels[32, 32]
+    Image.fromarray(pixels).save(path)
+    with pytest.raises(ValueError, match="not the training images and labels"):
+        train.main([*command, "--resume"])
 
 
 def test_an_option_that_the_run_did_not_know_has_its_default(tiny, tmp_path):
@@ -383,6 +398,7 @@ def test_a_run_is_not_continued_with_another_teacher(tiny, tmp_path):
     shutil.copy(tiny / "teacher.pth", teacher)
     command = arguments(tiny, tmp_path, "run", [], "--pi", "--T_ckpt_path", str(teacher), "--resume")
     train.main(command)
+    (tmp_path / "run/teacher.json").unlink()
     content = torch.load(teacher, weights_only=True)
     torch.save({**content, "note": "another file"}, teacher)
     with pytest.raises(ValueError, match="not the teacher"):

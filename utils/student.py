@@ -61,9 +61,7 @@ class Student:
         self.val_set = val_set
         self.run.open()
         if self.run.state:
-            self.step, self.best = self.run.state["step"], self.run.state["best"]
-            self.learner.load_state_dict(self.run.state)
-            self.run.state = None
+            self.step, self.best = self.run.restore(self.learner)
             logger.info("continuing %s at step %d", self.run.folder, self.step)
         else:
             self.save()
@@ -121,9 +119,7 @@ class Student:
         return {"cost/step": self.watch.median(), **teacher, "cost/saved": self.learner.saved_bytes}
 
     def save(self) -> None:
-        self.run.save(
-            self.run.last, {"step": self.step, "best": self.best, "data": self.run.data, **self.learner.state_dict()}
-        )
+        self.run.save_state(self.step, self.best, self.learner)
 
     def validate(self) -> dict[str, float]:
         """Scores on the validation split, with pictures of two of its images: image, truth, prediction.

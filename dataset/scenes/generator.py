@@ -60,6 +60,7 @@ def generate(
                     progress.update()
         (unfinished / CARD).write_text(json.dumps(card, indent=2) + "\n")
         try:
+            os.sync()  # the pictures before their name
             unfinished.rename(root)
         except OSError:
             if not root.exists():
