@@ -166,28 +166,24 @@ def kill_runs(campaign: Campaign, data: Path, folder: Path, chance: random.Rando
         kills = number // len(CONFIGURATIONS) + (place < number % len(CONFIGURATIONS))
         if not kills:
             continue
-        log, started = folder / f"{name}.log", time.monotonic()
+        log = folder / f"{name}.log"
         with Job(words_of(data, folder, f"{name}-whole", more), log) as job:
+            started = time.monotonic()
             if job.wait(SECONDS):
                 campaign.note("kills", "unclear", f"{name}: the whole run failed: {log.read_text()[-300:]}")
                 continue
         seconds, killed = time.monotonic() - started, words_of(data, folder, f"{name}-killed", [*more, "--resume"])
         for _ in range(kills):
-            with Job(killed, log) as job:
+            with Job(killed, log) as job:  # killed where the block ends
                 time.sleep(chance.uniform(0, seconds))
-                job.kill() if job.poll() is None else None
-                job.wait(SECONDS)
         with Job(killed, log) as job:
             code = job.wait(SECONDS)
-        files = [
-            (load(folder / f"{name}-{kind}" / file) for kind in ("whole", "killed"))
-            for file in ("last.pth", "best.pth")
+        pairs = [
+            [folder / f"{name}-{kind}" / file for kind in ("whole", "killed")] for file in ("last.pth", "best.pth")
         ]
-        same = code == 0 and all(equal(*pair) for pair in files)
+        outcome = "unclear" if code else "same" if all(equal(*map(load, pair)) for pair in pairs) else "silent"
         for _ in range(kills):
-            campaign.note(
-                "kills", "same" if same else "unclear" if code else "silent", f"{name}: {log.read_text()[-300:]}"
-            )
+            campaign.note("kills", outcome, f"{name}: {log.read_text()[-300:]}")
 
 
 # ------------------------------------------------------------------------------------------------------------- files
