@@ -45,7 +45,7 @@ class Run:
         self.best = self.folder / "best.pth"
         self.options = plain(options)
         self.writes = rank() == 0
-        self.state = None
+        self.state, self.start = None, None  # of a run to be continued: what last.pth holds, and its step
         self.origin = {"data": None, "teacher": None, "class_map": None}  # kept in last.pth
         self.found = stamp(self.last)
         if self.found:
@@ -54,7 +54,7 @@ class Run:
                 self._continue_from(state["step"])
                 if state["best"] >= 0 and not self.best.exists():
                     raise ValueError(f"{self.best} is missing: {REMEDY}")
-                self.state = state
+                self.state, self.start = state, state["step"]
             elif state["step"] > 0:
                 raise FileExistsError(
                     f"{self.folder} holds a run already: --resume continues it, --save-name starts another"
@@ -103,7 +103,7 @@ class Run:
             raise ValueError(f"{refusal} that {self.folder} was started with: --save-name starts another run")
 
     def restore(self, learner: Learner) -> tuple[int, float]:
-        """Load the state that the run is continued from; returns its step and best score, and forgets it.
+        """Load the state that the run is continued from; returns its step and best score. Before ``open``.
 
         Raises:
             ValueError: it is not of these networks and this optimizer.
@@ -135,16 +135,15 @@ class Run:
             raise BlockingIOError(f"another process has just trained in {self.folder}: start again")
         for path in self.folder.glob(".*.pth.*.tmp"):  # half a checkpoint that a kill left
             path.unlink()
-        start = self.state["step"] if self.state else 0
-        if self.state:
-            keep_rows(self.folder / "metrics.jsonl", start)
+        if self.start is not None:
+            keep_rows(self.folder / "metrics.jsonl", self.start)
         else:
             for pattern in OWN_FILES:
                 for path in self.folder.glob(pattern):
                     path.unlink()
         write_json(self.folder / "options.json", self.options)
         write_json(self.folder / "environment.json", environment())
-        self.events = EventFile(self.folder, purge_step=start + 1)
+        self.events = EventFile(self.folder, purge_step=(self.start or 0) + 1)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Add a row to metrics.jsonl and to TensorBoard, without what is not finite: a float16 overflow, say.

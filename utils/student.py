@@ -59,9 +59,10 @@ class Student:
     def start(self, val_set: SegmentationDataset | None) -> None:
         """Take up the run where its checkpoint stands, or write its first one; ``val_set`` is for scores."""
         self.val_set = val_set
-        self.run.open()
         if self.run.state:
             self.step, self.best = self.run.restore(self.learner)
+        self.run.open()
+        if self.run.start is not None:
             logger.info("continuing %s at step %d", self.run.folder, self.step)
         else:
             self.save()
