@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         run.check_data(train_sets[one.data].digest())
     networks = [build_student(one, train_sets[one.data], device) for one in each]
     convention = networks[0][1]
-    teacher = build_teacher(options, runs, convention, train_sets[options.data], device)
+    teacher = build_teacher(each, runs, convention, train_sets[options.data], device)
     students = [
         Student(one, run, train_sets[one.data], *network, teacher, device)
         for one, run, network in zip(each, runs, networks, strict=True)
@@ -144,14 +144,14 @@ def fit(
 
 
 def build_teacher(
-    options: Options,
+    each: Sequence[Options],
     runs: Sequence[Run],
     convention: Normalization,
     dataset: SegmentationDataset,
     device: torch.device,
 ) -> Teacher | None:
     """The teacher, if there is one; an error if it is not the one that the runs were started with."""
-    chosen = options.teacher
+    options, chosen = each[0], each[0].teacher
     if not chosen.given:
         return None
     inference = Inference(
@@ -172,7 +172,7 @@ def build_teacher(
     else:
         teacher = Teacher.from_checkpoint(chosen.T_ckpt_path, convention, **given)
     if teacher.report:
-        for run in runs:
+        for run in (run for one, run in zip(each, runs, strict=True) if one.objective.terms):
             run.check_teacher(teacher.report.sha256, teacher.class_map and teacher.class_map.targets)
         logger.info("teacher %s: %s", teacher.source, teacher.report)
     return teacher

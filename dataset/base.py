@@ -5,6 +5,7 @@ import logging
 import math
 import zlib
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
@@ -14,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from segdistill.dataset.files import SUFFIXES, open_label, read_image
+from segdistill.dataset.files import SUFFIXES, fingerprint, open_label, read_image
 from segdistill.dataset.ids import IGNORE_INDEX, bit_color, encode, grey, id_table, ranges
 from segdistill.dataset.normalization import IMAGENET, Normalization
 from segdistill.dataset.pairs import Pair, describe_unused, read_lines, require_listed, walk
@@ -239,8 +240,12 @@ class SegmentationDataset(torch.utils.data.Dataset):
         self.num_labelled = number
 
     def digest(self) -> str:
-        """SHA-256 of the images' names in their order: what tells one choice of images from another."""
-        return hashlib.sha256("\n".join(pair.image.name for pair in self.pairs).encode()).hexdigest()
+        """SHA-256 of names and contents (``fingerprint``) of images and labels in their order, wherever they lie."""
+        files = [path for pair in self.pairs for path in pair]
+        with ThreadPoolExecutor(8) as pool:  # 20,000 pairs of 100 KB: about 7 s on two cores
+            contents = pool.map(fingerprint, files)
+            lines = [f"{path and path.name} {content}\n" for path, content in zip(files, contents, strict=True)]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def __getitem__(self, key: int | tuple[int, int]) -> Sample:
         epoch, index = key if isinstance(key, tuple) else (0, key)

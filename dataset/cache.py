@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,28 +15,41 @@ from tqdm import tqdm
 
 from segdistill.dataset.base import Sample, SegmentationDataset
 from segdistill.dataset.contents import Contents
+from segdistill.libs.files import replacing, sync_folder
 
-VERSION = 1  # raise it when what is stored changes
+VERSION = 2  # raise it when what is stored changes
 PIXELS, CARD = "pixels.bin", "samples.json"
 
 
 class Place(NamedTuple):
-    """Where an item is: its first byte in the file and its size. Its image (H, W, 3) comes first, then its label."""
+    """Where an item is: its first byte in the file and its size. Its image (H, W, 3) comes first, then its label.
+
+    sum: CRC-32 of its bytes, size and name.
+    """
 
     start: int
     height: int
     width: int
     name: str
+    sum: int
 
 
 class DecodedCache:
-    """The items of a split as ``Sample``, from the folder that ``open_cache`` made; they are views of its file."""
+    """The items of a split as ``Sample``, from the folder that ``open_cache`` made; they are views of its file.
+
+    Raises:
+        ValueError: the folder is damaged, or an item is when it is first read.
+    """
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.places = [Place(*place) for place in json.loads((folder / CARD).read_text())]
-        # Private pages: whoever writes to a sample changes a copy of them, never the file.
-        self.bytes = np.memmap(folder / PIXELS, np.uint8, mode="c")
+        try:
+            self.places = [Place(*place) for place in json.loads((folder / CARD).read_text())]
+            # Private pages: whoever writes to a sample changes a copy of them, never the file.
+            self.bytes = np.memmap(folder / PIXELS, np.uint8, mode="c")
+        except (OSError, ValueError, TypeError) as error:
+            raise ValueError(f"--cache-dir: {folder} is damaged ({error}): delete that folder") from error
+        self.verified = set()
 
     def __reduce__(self):
         return DecodedCache, (self.folder,)  # another process maps the file, it is not sent the bytes
@@ -44,11 +58,21 @@ class DecodedCache:
         return len(self.places)
 
     def __getitem__(self, index: int) -> Sample:
-        start, height, width, name = self.places[index]
+        place = self.places[index]
+        start, height, width, name, _ = place
         middle, end = start + 3 * height * width, start + 4 * height * width
+        if index not in self.verified:  # once a process: the sum takes as long as reading the item
+            if checksum(self.bytes[start:end], place) != place.sum:
+                raise ValueError(f"--cache-dir: {self.folder} is damaged at {name}: delete that folder")
+            self.verified.add(index)
         image = torch.from_numpy(self.bytes[start:middle]).view(height, width, 3).permute(2, 0, 1)
         label = torch.from_numpy(self.bytes[middle:end]).view(height, width)
         return Sample(image, label, name, torch.tensor([0, index]))
+
+
+def checksum(content: np.ndarray, place: Place) -> int:
+    """CRC-32 of an item's bytes, size and name."""
+    return zlib.crc32(content, zlib.crc32(repr(place[1:4]).encode()))
 
 
 def open_cache(dataset: SegmentationDataset, cache_dir: str | Path) -> DecodedCache:
@@ -77,6 +101,7 @@ def open_cache(dataset: SegmentationDataset, cache_dir: str | Path) -> DecodedCa
             try:
                 build(dataset, unfinished)
                 unfinished.rename(folder)
+                sync_folder(cache_dir)
             finally:
                 shutil.rmtree(unfinished, ignore_errors=True)
     return DecodedCache(folder)
@@ -88,13 +113,15 @@ def build(dataset: SegmentationDataset, folder: Path) -> None:
         with (folder / PIXELS).open("wb") as file:
             for index in tqdm(range(len(dataset)), desc=f"decoding {dataset.split}", unit="image", disable=None):
                 sample = dataset.read(index)
-                places.append(Place(end, *sample.label.shape, sample.name))
-                file.write(sample.image.permute(1, 2, 0).contiguous().numpy())
-                file.write(sample.label.numpy())
-                end += 4 * sample.label.numel()
+                pixels = np.concatenate([sample.image.permute(1, 2, 0).flatten(), sample.label.flatten()])
+                place = Place(end, *sample.label.shape, sample.name, 0)
+                places.append(place._replace(sum=checksum(pixels, place)))
+                file.write(pixels)
+                end += pixels.size
             file.flush()
             os.fsync(file.fileno())
-        (folder / CARD).write_text(json.dumps(places))
+        with replacing(folder / CARD, "w") as file:
+            json.dump(places, file)
     except OSError as error:
         if isinstance(error, FileNotFoundError):
             raise

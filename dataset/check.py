@@ -47,8 +47,7 @@ def check(dataset: SegmentationDataset) -> Verdict:
     """
     contents = Contents(dataset.root / FOLDER / "contents.json")
     path = verdict_path(dataset, contents)
-    verdict = read_verdict(path)
-    if verdict:
+    if verdict := read_verdict(path):
         return verdict
     verdict = audit(dataset)
     verdict.warnings += duplicates(dataset, contents)
@@ -70,11 +69,13 @@ def known_verdict(dataset: SegmentationDataset) -> Verdict | None:
 
 
 def read_verdict(path: Path) -> Verdict | None:
-    """A kept verdict; None if there is none, or what is there is damaged."""
+    """A kept verdict; None if there is none, or if it is damaged: then the data are audited again."""
     try:
-        return Verdict(**json.loads(path.read_text()))
+        verdict = Verdict(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):
         return None
+    fields = asdict(verdict).values()
+    return verdict if [type(field) for field in fields] == [int, *[list] * 5] else None
 
 
 def verdict_path(dataset: SegmentationDataset, contents: Contents) -> Path:

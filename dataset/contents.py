@@ -1,4 +1,4 @@
-"""Files by their content: hashed once, and again only if size or time of change say that they are others."""
+"""SHA-256 of files, remembered: a file is hashed again only if its size, inode or time of change differ."""
 
 import hashlib
 import json
@@ -18,7 +18,9 @@ class Contents:
         self.index = index
         try:
             self.known = json.loads(index.read_text())
-        except (OSError, ValueError):
+            if not all(map(is_entry, self.known.values())):
+                self.known = {}
+        except (OSError, ValueError, AttributeError):
             self.known = {}
 
     def of(self, path: Path) -> str:
@@ -35,7 +37,7 @@ class Contents:
         return digest
 
     def digest(self, dataset: SegmentationDataset) -> str:
-        """SHA-256 of the contents of a split in their order, with the names by which its labels are understood."""
+        """SHA-256 of the contents of a split in their order, and of the file names."""
         whole = hashlib.sha256()
         for pair in tqdm(dataset.pairs, desc="comparing", unit="image", leave=False, disable=None):
             for path in filter(None, pair):
@@ -46,3 +48,8 @@ class Contents:
         """Raises OSError where nothing may be written."""
         with replacing(self.index, "w") as file:
             json.dump(self.known, file)
+
+
+def is_entry(value: object) -> bool:
+    """Whether it is [stamp, SHA-256]."""
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(part, str) for part in value)

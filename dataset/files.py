@@ -13,6 +13,7 @@ from torch import Tensor
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF")
+WHOLE, ENDS = 1 << 20, 1 << 16  # bytes
 LABEL_FORMATS = ("PNG", "BMP", "TIFF")  # without loss
 # Modes that lose nothing but transparency on the way to 8-bit RGB.
 IMAGE_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
@@ -50,6 +51,26 @@ def read_bytes(path: Path) -> bytes:
     if not data:
         raise ValueError(f"{path} is empty: fetch it again")
     return data
+
+
+def fingerprint(path: Path | None) -> str:
+    """Size and CRC-32 of a file, or what keeps it from being read; "" without a file.
+
+    Of one that is longer than WHOLE, the first and the last ENDS bytes alone are read; a PNG's last ones depend on all
+    of its pixels.
+    """
+    if path is None:
+        return ""
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # a pipe would wait for ever
+            return "no file"
+        with path.open("rb") as file:
+            content = file.read(status.st_size if status.st_size <= WHOLE else ENDS)
+            file.seek(max(status.st_size - ENDS, len(content)))
+            return f"{status.st_size} {zlib.crc32(file.read(), zlib.crc32(content))}"
+    except OSError as error:
+        return str(error.strerror)
 
 
 def open_image(path: Path, data: bytes) -> tuple[Image.Image, str]:

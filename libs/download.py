@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
-from segdistill.libs.files import sha256_of
+from segdistill.libs.files import sha256_of, sync_folder
 
 BLOCK = 1 << 20
 AGAIN = "the same command again continues there"
@@ -45,7 +45,10 @@ def download(url: str, target: str | os.PathLike, sha256: str | None = None) -> 
     except ValueError:
         part.unlink()
         raise
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
     part.replace(target)
+    sync_folder(target.parent)
     return target
 
 

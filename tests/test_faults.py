@@ -3,17 +3,17 @@
 import os
 import random
 import re
-import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import torch
+from forks import ROOT, SEED, Job, chance
 from PIL import Image
 from test_train import STEPS, arguments, assert_same, last, rows_of, stop_before
 
@@ -24,43 +24,16 @@ from segdistill.utils.run import Run
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[1]
 KILLS = int(os.environ.get("SEGDISTILL_KILLS", "4"))
 TERMS = ["--pi", "--pa", "--ho", "--cwd", "--fitnet"]
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 SECONDS = 180  # in which a job has to end; it takes a few, and more where others run
 
 
-@contextmanager
-def started(command, log, limit=None):
-    """A process of its own group, without survivors: standard error goes to ``log``, no file grows beyond ``limit``."""
-
-    def limit_files():
-        if limit is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-    with log.open("w") as error:
-        process = subprocess.Popen(
-            [sys.executable, *command],
-            cwd=ROOT,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE if limit is not None else error,
-            preexec_fn=limit_files,
-            start_new_session=True,
-        )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(SECONDS)
-
-
-def wait_until(condition, process, seconds=120):
+def wait_until(condition, job, seconds=SECONDS):
     deadline = time.monotonic() + seconds
     while not condition():
-        if process.poll() is not None or time.monotonic() > deadline:
+        if job.poll() is not None or time.monotonic() > deadline:
             return False
         time.sleep(0.001)
     return True
@@ -78,7 +51,7 @@ class Moment:
         self.name, self.run, self.log = name, run, log
         self.path = run / ("options.json" if name == "opening" else "metrics.jsonl")
         self.before, self.rows = stamp(self.path), count_rows(run)
-        self.more = random.randint(1, 2)
+        self.more = chance.randint(1, 2)
 
     def reached(self):
         if self.name == "verifying":
@@ -93,9 +66,9 @@ class Moment:
             return (self.run / "curves.png").exists()
         return count_rows(self.run) >= self.rows + self.more
 
-    def wait(self, process):
-        assert wait_until(self.reached, process), f"{self.name}: {self.log.read_text()}"
-        time.sleep(random.uniform(0, 0.02 if self.name in ("opening", "saving") else 0.15))
+    def wait(self, job):
+        assert wait_until(self.reached, job), f"SEGDISTILL_SEED={SEED}, {self.name}: {self.log.read_text()}"
+        time.sleep(chance.uniform(0, 0.02 if self.name in ("opening", "saving") else 0.1))
 
 
 def assert_equal_runs(actual, expected):
@@ -112,38 +85,24 @@ def assert_equal_runs(actual, expected):
 
 
 def test_no_kill_loses_or_changes_anything(tiny, tmp_path):
-    def command(name, *more):
-        counts = ["--num-steps", str(20 + 4 * KILLS), "--val-every", "5", "--save-every", "1", "--num-workers", "1"]
-        return ["train.py", *arguments(tiny, tmp_path, name, TERMS, *counts, *more)]
+    def words(name, *more):
+        counts = ["--num-steps", str(12 + 3 * KILLS), "--val-every", "5", "--save-every", "1", "--num-workers", "1"]
+        return arguments(tiny, tmp_path, name, TERMS, *counts, *more)
 
     run, log = tmp_path / "killed", tmp_path / "log"
-    with started(command("whole"), tmp_path / "whole.log") as whole:
+    with Job(words("whole"), tmp_path / "whole.log") as whole:
         for number in range(KILLS):
             # The first ones before the first checkpoint, or about then.
             moment = Moment("opening" if number < 3 else ("saving", "training")[number % 2], run, log)
-            with started(command("killed", "--resume"), log) as process:
-                moment.wait(process)
-                assert process.poll() is None, log.read_text()
-                process.kill()
-                process.wait()
-        with started(command("killed", "--resume"), log) as process:
-            assert process.wait(300) == 0, log.read_text()
-        assert whole.wait(300) == 0
+            with Job(words("killed", "--resume"), log) as job:
+                moment.wait(job)
+                assert job.poll() is None, log.read_text()
+                job.kill()
+                job.wait()
+        with Job(words("killed", "--resume"), log) as job:
+            assert job.wait() == 0, f"SEGDISTILL_SEED={SEED}: {log.read_text()}"
+        assert whole.wait() == 0
     assert_equal_runs(run, tmp_path / "whole")
-
-
-def ranks_of(torchrun):
-    """The processes that torchrun started, by rank."""
-    ranks = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int(re.search(r"^PPid:\s*(\d+)", (folder / "status").read_text(), re.M)[1])
-            rank = re.search(rb"\0RANK=(\d+)\0", (folder / "environ").read_bytes())
-        except (OSError, TypeError):
-            continue
-        if parent == torchrun.pid and rank:
-            ranks[int(rank[1])] = int(folder.name)
-    return ranks
 
 
 FAULTS = [
@@ -154,32 +113,33 @@ FAULTS = [
     ("validating", "torchrun", signal.SIGTERM),
     ("training", 0, signal.SIGKILL),
     ("training", "torchrun", signal.SIGINT),
+    ("training", "torchrun", signal.SIGHUP),
     ("reporting", "torchrun", signal.SIGTERM),
 ]
 
 
 def test_two_processes_survive_whatever_is_sent_to_them(tiny, tmp_path):
-    def command(name, *more):
+    def words(name, *more):
         counts = ["--num-steps", "40", "--val-every", "4", "--save-every", "1", "--num-workers", "1"]
-        return [*TORCHRUN, "train.py", *arguments(tiny, tmp_path, name, TERMS, *counts, "--device", "cpu", *more)]
+        return arguments(tiny, tmp_path, name, TERMS, *counts, "--device", "cpu", *more)
 
     run, log = tmp_path / "faulty", tmp_path / "log"
     for name, target, number in FAULTS:
-        fault = f"{number.name} to {target} while {name}"
+        fault = f"SEGDISTILL_SEED={SEED}: {number.name} to {target} while {name}"
         moment = Moment(name, run, log)
-        with started(command("faulty", "--resume"), log) as process:
-            moment.wait(process)
-            ranks = ranks_of(process)
-            os.kill(process.pid if target == "torchrun" else ranks[target], number)
-            assert process.wait(SECONDS) != 0, fault
-        assert not [pid for pid in ranks.values() if Path(f"/proc/{pid}").exists()], fault
+        with Job(words("faulty", "--resume"), log, ranks=2) as job:
+            moment.wait(job)
+            ranks = [job.rank(number) for number in (0, 1)]
+            os.kill(job.pid if target == "torchrun" else ranks[target], number)
+            assert job.wait() != 0, fault
+        assert not [pid for pid in ranks if Path(f"/proc/{pid}").exists()], fault
         # A signal that can be answered is: the step is saved.
         if number != signal.SIGKILL and name != "reporting":
             assert "stopped by a signal" in log.read_text(), f"{fault}: {log.read_text()}"
             assert last(tmp_path, "faulty")["step"] == rows_of(run)[-1]["step"], fault
     for name in ("faulty", "whole"):
-        with started(command(name, "--resume"), log) as process:
-            assert process.wait(300) == 0, log.read_text()
+        with Job(words(name, "--resume"), log, ranks=2) as job:
+            assert job.wait() == 0, log.read_text()
     assert_equal_runs(run, tmp_path / "whole")
 
 
@@ -199,10 +159,10 @@ def assert_one_line(error, pattern):
 
 
 def test_a_rank_that_fails_ends_the_job(bad_label, tmp_path):
-    command = [*TORCHRUN, "train.py", *arguments(bad_label, tmp_path, "run", TERMS, "--device", "cpu")]
-    with started(command, tmp_path / "log") as process:
-        assert process.wait(SECONDS) != 0
-    assert re.search(r"^train\.py: error: \S*3\.png holds values \[77\]", (tmp_path / "log").read_text(), re.M)
+    command = [sys.executable, *TORCHRUN, "train.py", *arguments(bad_label, tmp_path, "run", TERMS, "--device", "cpu")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert re.search(r"^train\.py: error: \S*3\.png holds values \[77\]", done.stderr, re.M)
 
 
 @pytest.fixture(scope="module")
@@ -233,10 +193,9 @@ def test_a_full_disk_costs_nothing_but_time(tiny, runs, tmp_path, limit):
     before = (run / "last.pth").read_bytes()
     command = arguments(tiny, tmp_path, "run", TERMS, "--save-every", "1", "--resume")
     size = limit or (run / "options.json").stat().st_size + 50
-    with started(["train.py", *command], tmp_path / "log", size) as process:
-        error = process.communicate(timeout=SECONDS)[1].decode()
-    assert process.returncode == 1
-    assert_one_line(error, rf"could not write \S*/{LIMITS[limit]} \(File too large\)")
+    with Job(command, tmp_path / "log", limit=size) as job:
+        assert job.wait() == 1
+    assert_one_line((tmp_path / "log").read_text(), rf"could not write \S*/{LIMITS[limit]} \(File too large\)")
     assert (run / "last.pth").read_bytes() == before
     assert not list(run.glob(".*.tmp"))
     assert train.main(command) == 0
@@ -246,10 +205,9 @@ def test_a_full_disk_costs_nothing_but_time(tiny, runs, tmp_path, limit):
 @pytest.mark.parametrize(("limit", "file"), [(1_000, "options.json"), (100_000, "last.pth")])
 def test_a_run_that_never_had_room_starts_anew(tiny, runs, tmp_path, limit, file):
     command = arguments(tiny, tmp_path, "run", TERMS, "--save-every", "1", "--resume")
-    with started(["train.py", *command], tmp_path / "log", limit) as process:
-        error = process.communicate(timeout=SECONDS)[1].decode()
-    assert process.returncode == 1
-    assert_one_line(error, rf"could not write \S*/{file} \(.+\)")
+    with Job(command, tmp_path / "log", limit=limit) as job:
+        assert job.wait() == 1
+    assert_one_line((tmp_path / "log").read_text(), rf"could not write \S*/{file} \(.+\)")
     assert not list((tmp_path / "run").glob(".*.tmp"))
     assert not (tmp_path / "run/last.pth").exists()
     assert train.main(command) == 0
@@ -265,7 +223,7 @@ DAMAGES = {
     "not-json": ("options.json", lambda path: path.write_text('{"dataset": "cam')),
     "other-json": ("options.json", lambda path: path.write_text("[]")),
     "bytes": ("options.json", lambda path: path.write_bytes(b"\xff\xfe")),
-    "teacher": ("teacher.json", lambda path: path.write_text("")),
+    "no-best": ("best.pth", Path.unlink),
 }
 
 
@@ -302,27 +260,22 @@ def test_what_a_user_can_mend_is_one_line(tiny, bad_label, runs, tmp_path):
         (1, r"garbage/last\.pth cannot be read", [*command(8, tiny), "--save-name", "garbage", "--resume"]),
     ]
     with ExitStack() as stack:
-        processes = [
-            stack.enter_context(started(["train.py", *words], tmp_path / f"{number}.log"))
-            for number, (*_, words) in enumerate(cases)
-        ]
-        codes = [process.wait(2 * SECONDS) for process in processes]
+        jobs = [stack.enter_context(Job(words, tmp_path / f"{number}.log")) for number, (*_, words) in enumerate(cases)]
+        codes = [job.wait() for job in jobs]
     assert codes == [code for code, *_ in cases]
     for number, (_, pattern, _) in enumerate(cases):
         assert_one_line((tmp_path / f"{number}.log").read_text(), pattern)
 
 
 def test_of_two_runs_started_together_one_works(tiny, tmp_path):
-    command, alone = (
-        ["train.py", *arguments(tiny, tmp_path, name, TERMS, "--save-every", "1")] for name in ("run", "alone")
-    )
+    command, alone = (arguments(tiny, tmp_path, name, TERMS, "--save-every", "1") for name in ("run", "alone"))
     logs = [tmp_path / "0.log", tmp_path / "1.log"]
-    with started(command, logs[0]) as first, started(command, logs[1]) as second:
-        codes = [first.wait(120), second.wait(120)]
+    with Job(command, logs[0]) as first, Job(command, logs[1]) as second:
+        codes = [first.wait(), second.wait()]
     assert sorted(codes) == [0, 1], [log.read_text() for log in logs]
     assert_one_line(logs[codes.index(1)].read_text(), r"another process is training|another process has just trained")
-    with started(alone, tmp_path / "alone.log") as process:
-        assert process.wait(120) == 0
+    with Job(alone, tmp_path / "alone.log") as job:
+        assert job.wait() == 0
     assert_equal_runs(tmp_path / "run", tmp_path / "alone")
 
 

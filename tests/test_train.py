@@ -2,18 +2,15 @@
 
 import fcntl
 import json
-import os
-import random
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from forks import Job
 from PIL import Image
 
 import train
@@ -21,8 +18,8 @@ from segdistill.dataset import CamVid
 from segdistill.network import load_network
 from segdistill.utils.learner import Learner
 from segdistill.utils.losses import DISTILLATION_LOSSES
+from segdistill.utils.run import StopSignal
 
-ROOT = Path(__file__).parents[1]
 STEPS = 6
 # Settings where a method's defaults are no features of ESPNet-C, or larger than a test needs.
 SETTINGS = {
@@ -115,47 +112,29 @@ def test_loader_processes_do_not_change_the_run(tiny, tmp_path):
 
 
 def start(tiny, folder, name, *more):
-    command = [sys.executable, "train.py", *arguments(tiny, folder, name, ALL_TERMS, "--save-every", "1", *more)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for_step(folder, name, step):
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        if (folder / name / "last.pth").exists() and last(folder, name)["step"] >= step:
-            return
-        time.sleep(0.02)
-    raise TimeoutError(f"step {step} was not reached")
+    return Job(arguments(tiny, folder, name, ALL_TERMS, "--save-every", "1", *more), folder / f"{name}.log")
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_a_random_moment_ends_with_the_same_weights(tiny, tmp_path):
-    whole = start(tiny, tmp_path, "whole")
-    assert whole.wait(300) == 0, whole.stderr.read()
-    for _ in range(2):
-        process = start(tiny, tmp_path, "killed", "--resume")
-        wait_for_step(tmp_path, "killed", random.randint(1, STEPS - 2))
-        time.sleep(random.uniform(0, 0.3))
-        process.kill()
-        process.wait()
-    process = start(tiny, tmp_path, "killed", "--resume")
-    assert process.wait(300) == 0, process.stderr.read()
-    assert_same(last(tmp_path, "killed"), last(tmp_path, "whole"))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_saves_the_step_it_interrupts(tiny, tmp_path, number):
-    process = start(tiny, tmp_path, "run", "--num-steps", "500", "--save-every", "1000", "--num-workers", "1")
     metrics = tmp_path / "run" / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not (metrics.exists() and metrics.read_text().count("\n") >= 2):
-        time.sleep(0.05)
-    os.kill(process.pid, number)
-    _, error = process.communicate(timeout=60)
-    assert process.returncode == 128 + number, error
-    assert last(tmp_path, "run")["step"] >= 2
-    assert "--resume" in error
+    with start(tiny, tmp_path, "run", "--num-steps", "500", "--save-every", "1000", "--num-workers", "1") as job:
+        while job.poll() is None and not (metrics.exists() and metrics.read_text().count("\n") >= 2):
+            time.sleep(0.02)
+        job.kill(number)
+        assert job.wait() == 128 + number, job.log.read_text()
+    assert last(tmp_path, "run")["step"] == rows_of(tmp_path / "run")[-1]["step"] >= 2
+    assert "--resume" in job.log.read_text()
+
+
+def test_a_hangup_that_nohup_ignores_stays_ignored(monkeypatch):
+    handlers = {signal.SIGHUP: signal.SIG_IGN}
+    monkeypatch.setattr(signal, "getsignal", lambda number: handlers.get(number, signal.SIG_DFL))
+    monkeypatch.setattr(signal, "signal", handlers.__setitem__)
+    StopSignal()
+    assert handlers[signal.SIGHUP] == signal.SIG_IGN
+    assert handlers[signal.SIGTERM] != signal.SIG_DFL
 
 
 def test_a_run_leaves_what_it_takes_to_read_it(tiny, tmp_path):
@@ -309,8 +288,22 @@ def test_a_run_may_be_moved_renamed_and_continued_for_longer(tiny, tmp_path):
 
 def test_a_run_is_not_continued_on_other_images(tiny, tmp_path, few_labels):
     train.main(arguments(tiny, tmp_path, "run", [], *few_labels[:2], "--num-steps", "2"))
-    with pytest.raises(ValueError, match="not the training images"):
+    with pytest.raises(ValueError, match="not the training images and labels"):
         train.main(arguments(tiny, tmp_path, "run", [], "--num-steps", "3", "--resume"))
+
+
+@pytest.mark.parametrize("folder", ["train", "trainannot"])
+def test_a_run_is_not_continued_on_edited_images_or_labels(tiny, tmp_path, folder):
+    shutil.copytree(tiny, tmp_path / "data")
+    command = arguments(tmp_path / "data", tmp_path, "run", [], "--num-steps", "2")
+    train.main(command)
+    path = tmp_path / "data/camvid" / folder / "1.png"
+    pixels = np.array(Image.open(path))
+    pixels[32, 32] = pixels[32, 33]
+    pixels[32, 33] = 11 - pixels[32, 32]
+    Image.fromarray(pixels).save(path)
+    with pytest.raises(ValueError, match="not the training images and labels"):
+        train.main([*command, "--resume"])
 
 
 def test_an_option_that_the_run_did_not_know_has_its_default(tiny, tmp_path):
@@ -390,6 +383,7 @@ def test_a_run_is_not_continued_with_another_teacher(tiny, tmp_path):
     shutil.copy(tiny / "teacher.pth", teacher)
     command = arguments(tiny, tmp_path, "run", [], "--pi", "--T_ckpt_path", str(teacher), "--resume")
     train.main(command)
+    (tmp_path / "run/teacher.json").unlink()
     content = torch.load(teacher, weights_only=True)
     torch.save({**content, "note": "another file"}, teacher)
     with pytest.raises(ValueError, match="not the teacher"):
@@ -422,9 +416,9 @@ def test_a_teacher_of_other_classes_trains_the_student_that_its_class_map_says(t
 
 @pytest.mark.slow
 def test_without_a_terminal_progress_is_plain_lines(tiny, tmp_path):
-    process = start(tiny, tmp_path, "run")
-    _, error = process.communicate(timeout=300)
-    assert process.returncode == 0
+    with start(tiny, tmp_path, "run") as job:
+        assert job.wait() == 0
+    error = job.log.read_text()
     assert "\r" not in error
     assert re.search(r"^step 6 of 6: loss [\d.]+, mIoU [\d.]+, 0:00:00 left$", error, re.M)
 

@@ -1,4 +1,4 @@
-"""One process or many (torchrun): everything here is the identity without a process group."""
+"""One process or many (torchrun, torch.distributed.launch): everything here is the identity without a process group."""
 
 import os
 import re
@@ -16,6 +16,7 @@ def start_device(name: str | None = None, deterministic: bool = False) -> torch.
 
     Raises:
         ValueError: not a device, or one that this machine does not have.
+        OSError: the processes do not reach each other.
     """
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -30,7 +31,11 @@ def start_device(name: str | None = None, deterministic: bool = False) -> torch.
             raise ValueError(f"--device {name}: no {device} here, PyTorch sees {torch.cuda.device_count()} GPUs")
         torch.cuda.set_device(device)
     if "RANK" in os.environ and not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        try:
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        except dist.DistError as error:
+            reason = str(error).partition("\n")[0]
+            raise OSError(f"the processes do not reach each other ({reason}): start them with torchrun") from error
     return device
 
 

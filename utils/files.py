@@ -19,22 +19,26 @@ def stamp(path: Path) -> tuple[int, int] | None:
 
 def keep_rows(path: Path, step: int) -> None:
     """Drop from metrics.jsonl what was written after ``step``, and the half row that a kill leaves."""
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if row["step"] <= step:
-            rows.append(line + "\n")
-    write_text(path, "".join(rows))
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    kept = [line + "\n" for line in lines if (row := read_row(line)) and row["step"] <= step]
+    write_text(path, "".join(kept))
+
+
+def read_row(line: str) -> dict | None:
+    """A row of metrics.jsonl, numbers by name with an integer ``step``; None if the line is damaged."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    sound = isinstance(row, dict) and type(row.get("step")) is int
+    return row if sound and all(type(value) in (int, float) for value in row.values()) else None
 
 
 def read_json(path: Path) -> object:
     """A file that a run wrote. ValueError, naming it, if it is missing or damaged."""
     try:
         return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ValueError(f"{path} cannot be read ({reason}): {REMEDY}") from error
 

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -38,6 +39,8 @@ class Parser(argparse.ArgumentParser):
 
 def run_command(main: Callable[[], int]) -> NoReturn:
     """Exit with ``main()``'s code, or with 1 and one line for an error that the user can mend."""
+    if sys.stderr is None:  # closed (2>&-): the next file that is opened would be number 2, and take what is said there
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     try:
         sys.exit(main())
     except USER_ERRORS as error:

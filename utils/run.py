@@ -3,13 +3,13 @@
 import fcntl
 import importlib.metadata
 import json
+import logging
 import math
 import os
 import platform
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta, timezone
@@ -19,13 +19,15 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from segdistill.network.weights.archive import read_file
 from segdistill.network.weights.checkpoint import atomic_save, not_finite
 from segdistill.utils.distributed import any_process, rank
 from segdistill.utils.files import REMEDY, append, keep_rows, read_json, stamp, write_json
+from segdistill.utils.learner import Learner
 from segdistill.utils.options import BOOKKEEPING, Options, complete, plain
+from segdistill.utils.state import check_fit, read_state, with_checksums
 from segdistill.utils.tasks import Figure
 
+logger = logging.getLogger(__name__)
 OWN_FILES = ("options.json", "environment.json", "teacher.json", "metrics.jsonl", "events.out.tfevents.*", "last.pth")
 
 
@@ -43,15 +45,17 @@ class Run:
         self.best = self.folder / "best.pth"
         self.options = plain(options)
         self.writes = rank() == 0
-        self.state, self.teacher = None, None  # what is known of the teacher, for teacher.json
+        self.teacher = None  # what is known of the teacher, for teacher.json
+        self.state, self.start = None, None  # of a run to be continued: what last.pth holds, and its step
+        self.origin = {"data": None, "teacher": None, "class_map": None}  # kept in last.pth
         self.found = stamp(self.last)
         if self.found:
-            state = dict(read_file(self.last, REMEDY))
-            if "optimizer" not in state:
-                raise ValueError(f"{self.last} is no checkpoint of a run: {REMEDY}")
+            state = read_state(self.last)
             if options.run.resume:
                 self._continue_from(state["step"])
-                self.state = state
+                if state["best"] is not None and not self.best.exists():
+                    raise ValueError(f"{self.best} is missing: {REMEDY}")
+                self.state, self.start = state, state["step"]
             elif state["step"] > 0:
                 raise FileExistsError(
                     f"{self.folder} holds a run already: --resume continues it, --save-name starts another"
@@ -87,20 +91,28 @@ class Run:
 
     def check_teacher(self, sha256: str, class_map: Sequence[int | None] | None) -> None:
         """Raise ValueError if this is a run to be continued that was started with another teacher or class map."""
-        file = self.folder / "teacher.json"
-        if not (self.state and file.exists()):
-            return
-        before = read_json(file)
-        if before["sha256"] != sha256:
-            raise ValueError(f"this is not the teacher that {self.folder} was started with ({file})")
-        if class_map and before.get("class_map", list(class_map)) != list(class_map):
-            raise ValueError(f"this is not the class map that {self.folder} was started with ({file})")
+        self._check_origin("teacher", sha256, "this is not the teacher")
+        self._check_origin("class_map", class_map and list(class_map), "this is not the class map")
 
     def check_data(self, digest: str) -> None:
-        """Raise ValueError if this is a run to be continued that was started with other training images."""
-        self.data = digest
-        if self.state and self.state.get("data", digest) != digest:
-            raise ValueError(f"these are not the training images that {self.folder} was started with")
+        """Raise ValueError if this is a run to be continued that was started with other training images or labels."""
+        self._check_origin("data", digest, "these are not the training images and labels")
+
+    def _check_origin(self, key: str, value: object, refusal: str) -> None:
+        self.origin[key] = value
+        if self.state and self.state[key] != value:
+            raise ValueError(f"{refusal} that {self.folder} was started with: --save-name starts another run")
+
+    def restore(self, learner: Learner) -> tuple[int, float | None]:
+        """Load the state that the run is continued from; returns its step and best score. Before ``open``.
+
+        Raises:
+            ValueError: it is not of these networks and this optimizer.
+        """
+        state, self.state = self.state, None
+        check_fit(state, learner.state_dict(), self.last)
+        learner.load_state_dict(state)
+        return state["step"], state["best"]
 
     def open(self) -> None:
         """Make the folder this process's own and begin to write; a run without a checkpoint leaves no trace in it.
@@ -124,9 +136,8 @@ class Run:
             raise BlockingIOError(f"another process has just trained in {self.folder}: start again")
         for path in self.folder.glob(".*.pth.*.tmp"):  # half a checkpoint that a kill left
             path.unlink()
-        start = self.state["step"] if self.state else 0
-        if self.state:
-            keep_rows(self.folder / "metrics.jsonl", start)
+        if self.start is not None:
+            keep_rows(self.folder / "metrics.jsonl", self.start)
         else:
             for pattern in OWN_FILES:
                 for path in self.folder.glob(pattern):
@@ -135,7 +146,7 @@ class Run:
         write_json(self.folder / "environment.json", environment())
         if self.teacher:
             write_json(self.folder / "teacher.json", self.teacher)
-        self.events = EventFile(self.folder, purge_step=start + 1)
+        self.events = EventFile(self.folder, purge_step=(self.start or 0) + 1)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Add a row to metrics.jsonl and to TensorBoard, without what is not finite: a float16 overflow, say.
@@ -154,6 +165,11 @@ class Run:
         """A picture (H, W, 3) uint8 to TensorBoard."""
         if self.writes:
             self.events.add_image(step, name, panel)
+
+    def save_state(self, step: int, best: float | None, learner: Learner) -> None:
+        """Write last.pth. Raises: as ``save``."""
+        if self.writes:
+            self.save(self.last, with_checksums({"step": step, "best": best, **self.origin, **learner.state_dict()}))
 
     def save(self, path: Path, content: Mapping) -> None:
         """Write a checkpoint.
@@ -175,12 +191,13 @@ class Run:
 
 
 class StopSignal:
-    """Turns Ctrl-C and SIGTERM into a number to look at between two steps; a second Ctrl-C stops at once."""
+    """Turns Ctrl-C, SIGTERM and SIGHUP into a number to look at between two steps; a second Ctrl-C stops at once."""
 
     def __init__(self):
         self.received = 0
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._receive)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores it
+                signal.signal(number, self._receive)
 
     def _receive(self, number: int, frame) -> None:
         if self.received == number == signal.SIGINT:
@@ -225,7 +242,7 @@ class Progress:
         self.said = now
         left = timedelta(seconds=round((now - self.began) / (step - self.start) * (self.num_steps - step)))
         figures = ", ".join(f"{name} {value}" for name, value in words.items())
-        print(f"step {step} of {self.num_steps}: {figures}, {left} left", file=sys.stderr, flush=True)
+        logger.info("step %d of %d: %s, %s left", step, self.num_steps, figures, left)
 
     def close(self) -> None:
         self.bar.close()

@@ -62,10 +62,8 @@ class Student:
         if options.optimisation.part_size == 1:
             check_single_image(network, self.learner.objective.needs.student, options.data.input_size)
         self.step, self.best = 0, None
-        self.continued = run.state is not None
-        if self.continued:
-            self.step, self.best = run.state["step"], run.state["best"]
-            self.learner.load_state_dict(run.state)
+        if run.state:
+            self.step, self.best = run.restore(self.learner)
         self.watch = Stopwatch(device)
 
     @property
@@ -76,8 +74,7 @@ class Student:
     def open(self) -> None:
         """Begin to write into the run's folder, a first checkpoint if there is none."""
         self.run.open()
-        self.run.state = None  # its memory
-        if self.continued:
+        if self.run.start is not None:
             logger.info("continuing %s at step %d", self.run.folder, self.step)
         else:
             self.save()
@@ -137,9 +134,7 @@ class Student:
         return {"cost/step": self.watch.median(), **teacher, "cost/saved": self.learner.saved_bytes}
 
     def save(self) -> None:
-        self.run.save(
-            self.run.last, {"step": self.step, "best": self.best, "data": self.run.data, **self.learner.state_dict()}
-        )
+        self.run.save_state(self.step, self.best, self.learner)
 
     def validate(self, val_set: SegmentationDataset | None) -> dict[str, float]:
         """Scores on ``val_set``, with pictures of two of its images: image, truth, prediction.

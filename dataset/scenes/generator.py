@@ -62,6 +62,7 @@ def generate(
             draw(unfinished, scenes, size, seed, progress)
         (unfinished / PARAMETERS).write_text(json.dumps(parameters, indent=2) + "\n")
         try:
+            os.sync()  # the pictures before their name
             unfinished.rename(root)
         except OSError:
             if not root.exists():

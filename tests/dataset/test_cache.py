@@ -1,3 +1,4 @@
+import json
 import multiprocessing
 import pickle
 import time
@@ -84,6 +85,47 @@ def test_another_process_is_not_sent_the_pixels(root, tmp_path):
     sent = pickle.dumps(samples)
     assert len(sent) < 1000
     assert torch.equal(pickle.loads(sent)[2].label, samples[2].label)
+
+
+def zero(path, start, length):
+    with path.open("r+b") as file:
+        file.seek(start)
+        file.write(bytes(length))
+
+
+def swap_sizes(folder):
+    places = json.loads((folder / "samples.json").read_text())
+    places[1][1:3] = places[1][2], places[1][1]
+    (folder / "samples.json").write_text(json.dumps(places))
+
+
+DAMAGES = {
+    "pixels": lambda folder: zero(folder / "pixels.bin", (folder / "pixels.bin").stat().st_size // 2, 64),
+    "pixels-cut": lambda folder: (folder / "pixels.bin").write_bytes((folder / "pixels.bin").read_bytes()[:-9]),
+    "pixels-gone": lambda folder: (folder / "pixels.bin").unlink(),
+    "sizes": swap_sizes,
+    "card-empty": lambda folder: (folder / "samples.json").write_text(""),
+    "card-other": lambda folder: (folder / "samples.json").write_text("[7]"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_cache_is_never_learned_from(root, tmp_path, damage):
+    open_cache(open_split(root), tmp_path / "cache")
+    (folder,) = (path for path in (tmp_path / "cache").iterdir() if path.is_dir())
+    damage(folder)
+    with pytest.raises(ValueError, match=rf"{folder} is damaged.*: delete that folder\Z"):
+        list(open_cache(open_split(root), tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("index", ["", "[]", '{"a": "abc"}', '{"a": 7}'])
+def test_a_damaged_index_of_contents_is_made_anew(root, tmp_path, index):
+    open_cache(open_split(root), tmp_path / "cache")
+    path = tmp_path / "cache/.CamVid-train.contents.json"
+    good = path.read_text()
+    path.write_text(index.replace('"a"', json.dumps(next(iter(json.loads(good))))))
+    open_cache(open_split(root), tmp_path / "cache")
+    assert json.loads(path.read_text()) == json.loads(good)
 
 
 def test_a_bad_file_leaves_no_cache(root, tmp_path):

@@ -341,6 +341,16 @@ def test_a_verdict_is_kept_until_the_contents_change(tmp_path, monkeypatch):
     assert check(dataset).num_pixels[3] > first.num_pixels[3]
 
 
+@pytest.mark.parametrize("content", ["", '{"num_images": 1', "[]", "{}", b"\xff"])
+def test_a_damaged_verdict_is_made_anew(tmp_path, content):
+    dataset = build_dataset("camvid", make_tree(tmp_path / "data", "camvid"), "train")
+    first = check(dataset)
+    (path,) = (tmp_path / "data/.segdistill").glob("train-*.json")
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert known_verdict(dataset) is None
+    assert check(dataset) == known_verdict(dataset) == first
+
+
 def test_training_relies_on_the_verdict(tmp_path, monkeypatch):
     root = make_tree(tmp_path, "camvid")
     _, label = LAYOUTS["camvid"](root, "000001")

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 
 from segdistill.dataset import DATASETS
+from segdistill.dataset.normalization import parse_normalization
 from segdistill.libs import NORMS
 from segdistill.network import NETWORKS, network_class
 from segdistill.network.settings import Limits, settings_of
@@ -156,6 +157,7 @@ class TeacherOptions:
     )
     teacher_network: str | None = option(None, "as --network, of a file that does not say it, or of none", "NAME")
     teacher_options: dict[str, object] = option({}, "its own: pretrained=true", "key=value")
+    teacher_normalization: str | None = option(None, "its input: imagenet, unit, caffe, half (the file's)", "NAME")
     teacher_stride: int | None = option(None, "answer at this stride where its maps are finer (its own)", "S", least=1)
     teacher_precision: Precision | None = option(None, "autocast of the teacher alone (as the student)")
     teacher_compile: bool = option(False, "torch.compile, which folds BatchNorm too")
@@ -168,6 +170,8 @@ class TeacherOptions:
             for field in dataclasses.fields(self):
                 if getattr(self, field.name) not in (None, False, {}):
                     raise ValueError(f"{flag_of(field.name)} has no effect without a teacher")
+        if self.teacher_normalization:
+            parse_normalization(self.teacher_normalization)
         require_files(self)
 
     @property

@@ -1,17 +1,16 @@
 """``python -m segdistill.utils.report`` compares groups of runs with a baseline."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from segdistill.utils.flags import Parser, run_command
 from segdistill.utils.report import compare_groups, write_comparison
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m segdistill.utils.report",
         description="Compare groups of runs with a baseline. Runs pair up by their seed.",
-        allow_abbrev=False,
     )
     parser.add_argument("--baseline", type=Path, nargs="+", required=True, metavar="RUN", help="folders of runs")
     parser.add_argument(
@@ -42,4 +41,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

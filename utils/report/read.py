@@ -1,13 +1,17 @@
 """The folder of a run as data."""
 
-import json
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from segdistill.libs.files import sha256_of
+from segdistill.utils.files import REMEDY, read_json, read_row
 from segdistill.utils.tasks import Task, task_named
+
+# The entries that every reader relies on, with their types.
+OPTIONS = {"seed": int, "num_steps": int, "batch_size": int, "network": str, "dataset": str}
+EVALUATION = {"checkpoint": str, "sha256": str, "dataset": str, "split": str, "protocol": dict}
 
 
 @dataclass
@@ -68,23 +72,50 @@ def flat(options: Mapping, prefix: str = "") -> dict:
 
 
 def read_run(folder: Path) -> FinishedRun:
-    """Raises FileNotFoundError if the folder holds no run, else as ``read_metrics``."""
+    """Raises FileNotFoundError if the folder holds no run, ValueError for a damaged file; they name it."""
     for name in ("options.json", "environment.json", "metrics.jsonl"):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"no {folder / name}: {folder} is not the folder of a run")
     return FinishedRun(
         folder,
-        read_json(folder / "options.json"),
-        read_json(folder / "environment.json"),
+        read_options(folder / "options.json"),
+        read_entries(folder / "environment.json", {}),
         read_metrics(folder),
         read_evaluation(folder),
-        read_json(folder / "teacher.json"),
+        read_entries(folder / "teacher.json", {"file": str}) if (folder / "teacher.json").is_file() else None,
     )
 
 
-def read_json(path: Path) -> dict | None:
-    """The content of a file, None if there is none."""
-    return json.loads(path.read_text()) if path.is_file() else None
+class Entries(dict):
+    """What a JSON file holds. ValueError, naming the file, for an entry that it does not have."""
+
+    def __init__(self, content: dict, file: Path):
+        super().__init__(content)
+        self.file = file
+
+    def __missing__(self, key: str):
+        raise ValueError(f"{self.file} has no entry {key!r}: {REMEDY}")
+
+
+def read_entries(file: Path, types: Mapping[str, type]) -> Entries:
+    """The content of a JSON file. ValueError, naming it, if it is damaged or one of ``types`` is missing or another."""
+    content = read_json(file)
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} holds no entries: {REMEDY}")
+    entries = Entries(content, file)
+    for key, expected in types.items():
+        if type(entries[key]) is not expected:
+            raise ValueError(f"{file}: {key} is {entries[key]!r:.80}, no {expected.__name__}: {REMEDY}")
+    return entries
+
+
+def read_options(file: Path) -> Entries:
+    """options.json, as ``read_entries``."""
+    options = read_entries(file, OPTIONS)
+    terms = options.get("terms") or []
+    if not (isinstance(terms, list) and all(isinstance(term, dict) and "name" in term for term in terms)):
+        raise ValueError(f"{file}: terms is {terms!r:.80}, no list of terms with names: {REMEDY}")
+    return options
 
 
 def read_metrics(folder: Path) -> list[dict]:
@@ -97,16 +128,15 @@ def read_metrics(folder: Path) -> list[dict]:
         ValueError: a line before the last that is no row.
     """
     path = folder / "metrics.jsonl"
-    lines = path.read_text().splitlines()
+    lines = path.read_text(errors="replace").splitlines()
     rows = {}
     for number, line in enumerate(lines, 1):
-        try:
-            # The first row of a continued run may follow the half row on its line; rows are flat, so "{" begins one.
-            row = json.loads(line[max(line.rfind("{"), 0) :])
-        except json.JSONDecodeError as error:
+        # The first row of a continued run may follow the half row on its line; rows are flat, so "{" begins one.
+        row = read_row(line[max(line.rfind("{"), 0) :])
+        if row is None:
             if number == len(lines):
                 break
-            raise ValueError(f"{path}:{number} is no row of metrics: {line!r}") from error
+            raise ValueError(f"{path}:{number} is no row of metrics: {line!r:.80}")
         # A step with a validation has two rows, losses and scores.
         rows[row["step"]] = rows.get(row["step"], {}) | row
     return [rows[step] for step in sorted(rows)]
@@ -114,10 +144,11 @@ def read_metrics(folder: Path) -> list[dict]:
 
 def read_evaluation(folder: Path) -> dict | None:
     """The content of evaluation.json; None if there is none, or if its checkpoint has changed since."""
-    evaluation = read_json(folder / "evaluation.json")
-    checkpoint = evaluated(folder, evaluation) if evaluation else None
-    current = checkpoint and checkpoint.is_file() and sha256_of(checkpoint) == evaluation["sha256"]
-    return evaluation if current else None
+    if not (folder / "evaluation.json").is_file():
+        return None
+    evaluation = read_entries(folder / "evaluation.json", EVALUATION)
+    checkpoint = evaluated(folder, evaluation)
+    return evaluation if checkpoint.is_file() and sha256_of(checkpoint) == evaluation["sha256"] else None
 
 
 def evaluated(folder: Path, evaluation: Mapping) -> Path:

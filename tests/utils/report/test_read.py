@@ -5,6 +5,7 @@ import json
 import pytest
 from runs import PI, change, write_lines
 
+from segdistill.utils.files import keep_rows
 from segdistill.utils.report.read import flat, read_evaluation, read_metrics, read_run
 
 
@@ -61,3 +62,45 @@ def test_run_of_an_older_version_without_terms_learned_alone(alone):
     assert read_run(alone).terms == []
     change(alone / "options.json", terms=None)
     assert read_run(alone).terms == []
+
+
+@pytest.mark.parametrize("name", ["options.json", "environment.json", "teacher.json", "evaluation.json"])
+@pytest.mark.parametrize("content", ["", '{"seed": 0', "[]", "7", '{"seed": "zero"}', "[" * 100_000, b"\xff\xfe\x00"])
+def test_a_damaged_file_is_named_in_one_line(distilled, name, content):
+    if name == "environment.json" and content.endswith("}" if isinstance(content, str) else b"}"):
+        pytest.skip("an environment may say anything")
+    (distilled / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match=rf"\A\S*/{name}\b.*--save-name\Z"):
+        read_run(distilled)
+
+
+@pytest.mark.parametrize("key", ["seed", "num_steps", "network", "terms"])
+@pytest.mark.parametrize("value", ["text", 1.5, [7], {"a": 1}])
+def test_an_option_of_another_type_is_named(distilled, key, value):
+    if key == "network" and value == "text":
+        pytest.skip("a name")
+    change(distilled / "options.json", **{key: value})
+    with pytest.raises(ValueError, match=rf"\A\S*/options\.json: {key} is .*--save-name\Z"):
+        read_run(distilled)
+
+
+def test_an_entry_that_is_missing_is_named_when_it_is_needed(distilled):
+    options = json.loads((distilled / "evaluation.json").read_text())
+    del options["iou"]
+    (distilled / "evaluation.json").write_text(json.dumps(options))
+    with pytest.raises(ValueError, match=r"evaluation\.json has no entry 'iou'"):
+        read_run(distilled).evaluation["iou"]
+
+
+@pytest.mark.parametrize("line", ["7", "[]", '{"loss": 1.0}', '{"step": "ten"}', '{"step": 10, "loss": "low"}'])
+def test_a_row_that_is_no_row_is_named(tmp_path, line):
+    write_lines(tmp_path, '{"step": 20, "loss": 3.0}', line, '{"step": 40, "loss": 2.0}')
+    with pytest.raises(ValueError, match=r"metrics\.jsonl:2 is no row"):
+        read_metrics(tmp_path)
+
+
+def test_a_run_that_is_continued_drops_rows_that_are_ahead_or_damaged(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1, "loss": 3.0}\n[]\n\xff\n{"step": "x"}\n{"step": 2, "loss": 2.0}\n{"step": 3, "lo')
+    keep_rows(path, 1)
+    assert path.read_text() == '{"step": 1, "loss": 3.0}\n'
