@@ -1,5 +1,6 @@
 """Kills, signals, full disks, damaged files: no run is lost or mixed with another, and every error is one line."""
 
+import json
 import os
 import random
 import re
@@ -235,6 +236,14 @@ def test_a_damaged_run_is_named_and_left_alone(tiny, runs, tmp_path, file, damag
     with pytest.raises(ValueError, match=rf"\A\S*/{file} .*restore it from a copy.*--save-name\Z"):
         train.main(arguments(tiny, tmp_path, "run", TERMS, "--save-every", "1", "--resume"))
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+
+
+def test_the_state_of_a_run_of_another_seed_is_refused(tiny, runs, tmp_path):
+    run = shutil.copytree(runs / "whole", tmp_path / "run")
+    content = json.loads((run / "options.json").read_text())
+    (run / "options.json").write_text(json.dumps(content | {"seed": 7}))
+    with pytest.raises(ValueError, match=r"last\.pth is of another run, with other options: .*--save-name\Z"):
+        train.main(arguments(tiny, tmp_path, "run", TERMS, "--save-every", "1", "--resume", "--seed", "7"))
 
 
 def test_what_a_user_can_mend_is_one_line(tiny, bad_label, runs, tmp_path):

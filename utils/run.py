@@ -47,12 +47,15 @@ class Run:
         self.writes = rank() == 0
         self.teacher = None  # what is known of the teacher, for teacher.json
         self.state, self.start = None, None  # of a run to be continued: what last.pth holds, and its step
-        self.origin = {"data": None, "teacher": None, "class_map": None}  # kept in last.pth
+        # Kept in last.pth: what the run is made of.
+        self.origin = {"options": experiment(self.options), "data": None, "teacher": None, "class_map": None}
         self.found = stamp(self.last)
         if self.found:
             state = read_state(self.last)
             if options.run.resume:
                 self._continue_from(state["step"])
+                if experiment(complete(state["options"])) != self.origin["options"]:
+                    raise ValueError(f"{self.last} is of another run, with other options: {REMEDY}")
                 if state["best"] is not None and not self.best.exists():
                     raise ValueError(f"{self.best} is missing: {REMEDY}")
                 self.state, self.start = state, state["step"]
@@ -73,13 +76,12 @@ class Run:
             before = complete(read_json(path))
         except (LookupError, TypeError) as error:
             raise ValueError(f"{path} does not hold the options of a run: {REMEDY}") from error
-        ignored = BOOKKEEPING | {"num_steps", "continued"}
-        keys = sorted((before.keys() | self.options.keys()) - ignored)
-        changed = [key for key in keys if before.get(key) != self.options.get(key)]
+        old, new = experiment(before), experiment(self.options)
+        changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
         if changed:
             raise ValueError(
                 f"{self.folder} was started with other options: "
-                + ", ".join(f"{key} {before.get(key)!r}, now {self.options.get(key)!r}" for key in changed)
+                + ", ".join(f"{key} {old.get(key)!r}, now {new.get(key)!r}" for key in changed)
             )
         steps = self.options["num_steps"]
         if step > steps:
@@ -188,6 +190,11 @@ class Run:
     def close(self) -> None:
         if self.writes:
             self.lock.close()
+
+
+def experiment(options: Mapping) -> dict:
+    """The options that may not change when a run is continued."""
+    return {key: value for key, value in options.items() if key not in BOOKKEEPING | {"num_steps", "continued"}}
 
 
 class StopSignal:

@@ -226,6 +226,20 @@ def test_one_channel_or_no_classes_teach_or_are_refused_in_one_line(case, widths
     losses["term"].after_step(*outputs, batch_of(sample))
 
 
+@pytest.mark.parametrize("flag", ["csd", "dist", "dkd", "hard", "ho", "aicsd", "kd", "pi", "wsld"])
+def test_what_has_no_adapter_is_refused_between_maps_of_other_widths(flag):
+    with pytest.raises(ValueError, match=f"--{flag} needs (maps of equal channels|logits)"):
+        build_losses([Term("term", flag, {"on": "context"})], STUDENT, TEACHER)
+    with pytest.raises(ValueError, match=f"--{flag} needs maps of equal channels"):
+        build_losses([Term("term", flag, {"on": "logits"})], STUDENT, Small(8, 4, num_classes=7))
+
+
+@pytest.mark.parametrize("flag", ["dkd", "wsld"])
+def test_what_looks_classes_up_needs_logits(flag):
+    with pytest.raises(ValueError, match=f"--{flag} needs logits: .*student's context"):
+        build_losses([Term("term", flag, {"on": "context"})], STUDENT, SAME_GRID)
+
+
 @pytest.mark.parametrize(
     ("case", "flag"), [("cwd norm=spatial", "cwd"), ("fitnet graph=true", "fitnet"), ("rkd normalize=true", "rkd")]
 )

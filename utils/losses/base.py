@@ -64,6 +64,8 @@ class DistillationLoss(nn.Module):
     flag: ClassVar[str] = "loss"  # "pi": --pi switches the method on; one in a user's own file needs none
     paper: ClassVar[str] = ""
     needs_classes: ClassVar[bool] = False  # it reads labels as class ids
+    needs_logits: ClassVar[bool] = False  # its maps have a channel for each class, which it looks up by label
+    equal_channels: ClassVar[bool] = False  # of the two maps: it has no adapter between different widths
     min_channels: int = 1  # of each map; softmax, cosine and the like of one channel are constant
 
     def __init__(
@@ -113,7 +115,7 @@ class DistillationLoss(nn.Module):
         return num_channels(student, student_feature, known), num_channels(teacher, teacher_feature, known)
 
     def check_networks(self, student: SegmentationNetwork, teacher: SegmentationNetwork) -> None:
-        """Raise ValueError if a network lacks a map that the method needs, or its map has too few channels."""
+        """Raise ValueError if a network lacks a map that the method needs, or its maps have not the channels for it."""
         for owner, network, names in zip(("student", "teacher"), (student, teacher), self.needs, strict=True):
             network.check_features(names)
             for name in sorted(names):
@@ -122,6 +124,15 @@ class DistillationLoss(nn.Module):
                     raise ValueError(
                         f"--{self.flag} needs maps of {least} channels or more, the {owner}'s {name} has {count}"
                     )
+                if self.needs_logits and name not in CLASS_FEATURES:
+                    raise ValueError(f"--{self.flag} needs logits: the channels of the {owner}'s {name} are no classes")
+        if self.equal_channels:
+            counts = self.channels_of(student, teacher, {"on": f"{self.student_feature}:{self.teacher_feature}"})
+            if len(set(counts)) > 1:
+                raise ValueError(
+                    f"--{self.flag} needs maps of equal channels, the student's {self.student_feature} has "
+                    f"{counts[0]}, the teacher's {self.teacher_feature} {counts[1]}"
+                )
 
     def weight_at(self, progress: float) -> float:
         """The factor of the term when ``progress`` (0..1) of the training lies behind."""

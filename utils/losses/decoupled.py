@@ -92,6 +92,8 @@ class Decoupled(DistillationLoss):
 
     flag = "dkd"
     paper = "Zhao et al., CVPR 2022, eq. 7"
+    equal_channels = True
+    needs_logits = True
     min_channels = 2
     needs_classes = True
 

@@ -84,6 +84,7 @@ class Dist(DistillationLoss):
 
     flag = "dist"
     paper = "Huang et al., NeurIPS 2022, eq. 7-9"
+    equal_channels = True
     min_channels = 2
 
     def __init__(

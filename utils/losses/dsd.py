@@ -145,6 +145,7 @@ class CategorySimilarity(DistillationLoss):
 
     flag = "csd"
     paper = "Feng et al., TIP 2021"
+    equal_channels = True
 
     def __init__(self, *, weight: float = 10.0, on: str = "logits", temperature: float = 4.0, **settings):
         super().__init__(weight=weight, on=on, **settings)

@@ -50,6 +50,7 @@ class HardLabel(DistillationLoss):
 
     flag = "hard"
     paper = "Touvron et al., ICML 2021, section 4"
+    equal_channels = True
     min_channels = 2
 
     def __init__(self, *, weight: float = 1.0, on: str = "logits", **settings):

@@ -93,6 +93,7 @@ class Holistic(DistillationLoss):
 
     flag = "ho"
     paper = "Liu et al., CVPR 2019, eq. 4-5"
+    equal_channels = True
 
     def __init__(
         self,

@@ -119,6 +119,7 @@ class InterClass(DistillationLoss):
 
     flag = "aicsd"
     paper = "Mansourian et al., arXiv 2308.04243"
+    equal_channels = True
     min_channels = 2
 
     def __init__(

@@ -25,6 +25,7 @@ class KnowledgeDistillation(DistillationLoss):
 
     flag = "kd"
     paper = "Hinton et al., 2015, section 2"
+    equal_channels = True
     min_channels = 2
 
     def __init__(

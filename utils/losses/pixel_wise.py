@@ -70,6 +70,7 @@ class PixelWise(DistillationLoss):
 
     flag = "pi"
     paper = "Liu et al., CVPR 2019, eq. 2"
+    equal_channels = True
     min_channels = 2
 
     def __init__(self, *, weight: float = 10.0, on: str = "logits", temperature: float = 1.0, **settings):

@@ -84,6 +84,8 @@ class WeightedSoftLabel(DistillationLoss):
 
     flag = "wsld"
     paper = "Zhou et al., ICLR 2021"
+    equal_channels = True
+    needs_logits = True
     min_channels = 2
     needs_classes = True
 
