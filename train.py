@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         Group([student for student in students if student.options.data == data], train_set, Stopwatch(device))
         for data, train_set in train_sets.items()
     ]
-    val_set = build_val_set(options) if any(student.answers for student in students) else None
+    val_set = build_val_set(options) if any(student.is_scored for student in students) else None
     warn_of_shared_images(train_sets[options.data], val_set)
     if teacher and teacher.report:  # else it is to be trained yet: --check
         verify(teacher, groups, val_set)
@@ -192,13 +192,13 @@ def build_cache(group: Group, teacher: Teacher | None, convention: Normalization
 
 def verify(teacher: Teacher, groups: Sequence[Group], val_set: SegmentationDataset | None) -> None:
     """Measure the teacher on labelled images before it is used; its features where nothing is scored."""
-    facts = teacher.verify(val_set) if val_set else teacher.verify_features(groups[0].train_set)
+    measured = teacher.verify(val_set) if val_set else teacher.verify_features(groups[0].train_set)
     primary = task_of(groups[0].train_set).primary
-    if facts[primary.key] is None:
-        logger.info("teacher: features are finite and differ on %d images", facts["num_images"])
+    if measured[primary.key] is None:
+        logger.info("teacher: features are finite and differ on %d images", measured["num_images"])
     else:
-        score = f"{primary.name} {primary.text(facts[primary.key])}"
-        logger.info("teacher %s on %d images of %s", score, facts["num_images"], val_set.split)
+        score = f"{primary.name} {primary.text(measured[primary.key])}"
+        logger.info("teacher %s on %d images of %s", score, measured["num_images"], val_set.split)
     for group in groups:
         crops = teacher.measure_crops(group.train_set) if group.distilled else None
         if crops:
@@ -209,7 +209,7 @@ def verify(teacher: Teacher, groups: Sequence[Group], val_set: SegmentationDatas
             )
         for student in group.students:
             if student.options.objective.terms:
-                student.run.teacher = {**facts, "crops": crops}
+                student.run.teacher = {**measured, "crops": crops}
 
 
 if __name__ == "__main__":

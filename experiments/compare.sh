@@ -5,7 +5,7 @@
 #   teacher=FILE bash experiments/compare.sh
 #   methods="cwd: --cwd weight=3
 #       dist: --dist" seeds="0 1 2" dataset=camvid data_dir=DIR student="--network espnet_c" split=test teacher=FILE bash experiments/compare.sh
-# cache=DIR views=K keeps the teacher's answers (see --teacher-cache). Images without labels are distilled as a share=S of
+# cache=DIR views=K caches the teacher's outputs (see --teacher-cache). Images without labels are distilled as a share=S of
 # every batch: the others of labels=N, or those that unlabelled=FILE lists. Seeds may be trained by several processes at
 # once (seeds=0, seeds=1 ...); the command with all of them then finds them trained and compares.
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"  # started by another shell

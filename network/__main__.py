@@ -61,12 +61,12 @@ def describe(argv: Sequence[str]) -> int:
         network = build_network(options.name, options.classes, **settings)
     size = tuple(options.size)
     print(f"{' '.join([options.name, *options.settings])}, {options.classes} classes, images of {size[0]}x{size[1]}\n")
-    print(card_of(cost_of(network, size), size))
+    print(format_cost(cost_of(network, size), size))
     return 0
 
 
-def card_of(cost: Cost, size: tuple[int, int]) -> str:
-    """The cost in lines for people."""
+def format_cost(cost: Cost, size: tuple[int, int]) -> str:
+    """The cost as lines of text."""
     lines = [
         f"parameters   {cost.parameters:,}",
         f"MACs         {cost.macs / 1e9:.2f} G  multiply-accumulates of an image's logits, auxiliary heads left out",

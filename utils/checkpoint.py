@@ -1,4 +1,4 @@
-"""From a file of weights to predictions for a data set: the one way of eval.py, test.py and the report."""
+"""Loads a checkpoint as a predictor for a data set; used by eval.py, test.py and the report."""
 
 import argparse
 import os
@@ -19,9 +19,9 @@ from segdistill.utils.tasks import Task, task_of
 
 
 class LoadedPredictor(NamedTuple):
-    """What ``load_predictor`` makes of a file.
+    """A checkpoint that is ready to predict.
 
-    predictor: of images in the weights' own input convention, ``report.normalization``. network: answers in the data
+    predictor: of images in the weights' own input convention, ``report.normalization``. network: predicts the data
     set's classes; if its report says ``counts_void``, possibly with void as one more.
     """
 
@@ -30,8 +30,8 @@ class LoadedPredictor(NamedTuple):
     report: LoadReport
     task: Task
 
-    def answer(self, image: Tensor) -> np.ndarray:
-        """The task's answer at each pixel, (H, W), of one image (3, H, W) uint8 RGB: its class, as uint8."""
+    def predict(self, image: Tensor) -> np.ndarray:
+        """The prediction (H, W) of one image (3, H, W) uint8 RGB; for segmentation class ids, uint8."""
         maps = self.predictor.coarse(self.report.normalization(image[None]))
         return self.task.read(maps, image.shape[1:])[0].numpy()
 

@@ -56,7 +56,7 @@ class ClassMap(NamedTuple):
 
 
 class MappedNetwork(SegmentationNetwork):
-    """A network that answers in the classes of another data set; all but its logits are the network's own."""
+    """A network whose logits are mapped to the classes of another data set; all else is unchanged."""
 
     def __init__(self, network: SegmentationNetwork, class_map: ClassMap):
         super().__init__()
@@ -76,7 +76,7 @@ class MappedNetwork(SegmentationNetwork):
         return self.network.norm_before(feature)
 
     def __getattr__(self, name: str) -> object:
-        """What it does not have itself is the network's own: its library's model, its config."""
+        """Attributes that are not defined here are those of the wrapped network."""
         try:
             return super().__getattr__(name)
         except AttributeError:
@@ -90,7 +90,7 @@ def match_classes(
     dataset: SegmentationDataset | type[SegmentationDataset],
     file: str | Path | None = None,
 ) -> ClassMap:
-    """Find what each class of a network becomes in a data set.
+    """The map from a network's classes to a data set's.
 
     Args:
         report: of the network's file; None for a network without one.
@@ -125,7 +125,7 @@ def match_classes(
 
 
 def same_names(sources: Sequence[str], targets: Sequence[str]) -> tuple[int, ...] | None:
-    """Where each of ``sources`` is among ``targets``, if both are the same names in any order; else None.
+    """Index in ``targets`` of each of ``sources``, if both are the same names in any order; else None.
 
     Case and punctuation do not count: torchvision's ``__background__`` is ``background``.
     """
@@ -138,7 +138,7 @@ def same_names(sources: Sequence[str], targets: Sequence[str]) -> tuple[int, ...
 
 
 def usual_names(count: int, report: LoadReport | None) -> tuple[str, ...]:
-    """The names of the one data set with so many classes, and void if the report counts it; () without such a set.
+    """Class names of the one data set with that class count, plus void if the report counts it; () if there is none.
 
     They name the lines of a class map and complete an error; no file is accepted on their account.
     """

@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from segdistill.network import SegmentationNetwork, SegmentationOutput
-from segdistill.network.base import freeze_idle
+from segdistill.network.base import freeze_unused
 from segdistill.network.cost import SavedBytes
 from segdistill.utils.batch import Batch, join_batches
 from segdistill.utils.distributed import world_size
@@ -39,13 +39,13 @@ class Objective(nn.Module):
             frozenset().union(*(loss.needs.teacher for loss in losses.values())),
         )
         student.check_features(self.needs.student)
-        freeze_idle(student, self.needs.student)
+        freeze_unused(student, self.needs.student)
 
     def forward(
         self, batch: Batch, teacher_output: SegmentationOutput | None
     ) -> tuple[SegmentationOutput, dict[str, Tensor]]:
         """The student's output, of what is wanted alone, and the unweighted terms by name."""
-        output = self.student.answer(batch.images, self.needs.student)
+        output = self.student.extract(batch.images, self.needs.student)
         terms = {self.task_loss.name: self.task_loss(output, batch)} if self.task_loss else {}
         return output, terms | {name: loss(output, teacher_output, batch) for name, loss in self.losses.items()}
 

@@ -33,7 +33,7 @@ def add_protocol_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def protocol_of(options: argparse.Namespace, parser: Parser) -> dict:
-    """What decides the prediction, as plain data; exits with an error for options that miss each other.
+    """The prediction options as plain data; exits with an error if they contradict each other.
 
     ``input_size`` is None where images are shown at the size that belongs to the weights.
     """
@@ -59,7 +59,7 @@ def build_predictor(
 
     Args:
         input_size: (H, W), the one that belongs to the weights, if any.
-        feature: the map that answers; of a map of classes probabilities are averaged, else the values.
+        feature: the feature map to predict from; of logits the probabilities are averaged, of other maps the values.
     """
     predictor = whole(network, feature)
     if protocol["predict"] == "sliding":
@@ -71,7 +71,7 @@ def build_predictor(
 
 
 def describe(protocol: Mapping) -> str:
-    """One line for people: "whole images; scales 0.75 1; mirrored too; shown at 512x1024"."""
+    """The protocol as one line of text: "whole images; scales 0.75 1; mirrored too; shown at 512x1024"."""
     parts = ["whole images"]
     if protocol["predict"] == "sliding":
         height, width = protocol["tile"]

@@ -1,4 +1,4 @@
-"""The teacher: a frozen network that answers the student's batches."""
+"""The teacher: a frozen network whose outputs the distillation losses read."""
 
 import logging
 import math
@@ -31,7 +31,7 @@ NOTED, REFUSED = 0.02, 0.1
 
 @dataclass(frozen=True)
 class Inference:
-    """How a teacher is run.
+    """Options of the teacher's forward pass.
 
     scale: size of the images that it is shown over that of those it is given; None for what its file says, or 1.
     stride: maps that are finer are resized to this stride, corners on corners; None for its own.
@@ -78,8 +78,8 @@ class Teacher(nn.Module):
         network = network.to(inference.device, memory_format=inference.memory_format).eval().requires_grad_(False)
         self._hidden = (network,)  # a tuple, so that nn.Module does not register it
         self.inference = replace(inference, scale=inference.scale or 1.0)
-        self.answer = (
-            torch.compile(network.answer, options={"freezing": True}) if inference.compiled else network.answer
+        self.extract = (
+            torch.compile(network.extract, options={"freezing": True}) if inference.compiled else network.extract
         )
         self.normalization, self.student_normalization = normalization, student_normalization
         self.class_map, self.report, self.source = class_map, report, source
@@ -143,7 +143,7 @@ class Teacher(nn.Module):
         normalization: Normalization | None = None,
         inference: Inference = Inference(),
     ) -> "Teacher":
-        """A network that was loaded, in the classes of a data set.
+        """A loaded network, mapped to the classes of a data set.
 
         Args:
             report: of its weights; None of an untrained one, which takes the student's convention.
@@ -188,11 +188,11 @@ class Teacher(nn.Module):
         images = self.student_normalization.convert(batch.images, self.normalization)
         images = self.rescale(images).contiguous(memory_format=self.inference.memory_format)
         with autocast(images.device.type, self.inference.precision):
-            output = self.answer(images, frozenset(features))
+            output = self.extract(images, frozenset(features))
         return self.coarsen(output, batch.images.shape[2:]) if self.inference.stride else output
 
     def coarsen(self, output: SegmentationOutput, size: torch.Size) -> SegmentationOutput:
-        """Maps that are finer than the stride of images of ``size`` (H, W) at that stride."""
+        """Resize maps finer than ``inference.stride`` to that stride; ``size`` (H, W) is the images'."""
         limit = [-(-side // self.inference.stride) for side in size]
         features = {
             name: resize(x, [min(side, most) for side, most in zip(x.shape[2:], limit, strict=True)])
@@ -201,7 +201,7 @@ class Teacher(nn.Module):
         return SegmentationOutput(features.get("logits"), features)
 
     def rescale(self, images: Tensor) -> Tensor:
-        """Images (N, 3, H, W) at the size at which the network is shown them."""
+        """Images (N, 3, H, W) resized by the teacher's scale."""
         scale = self.inference.scale
         if scale == 1:
             return images
@@ -211,16 +211,16 @@ class Teacher(nn.Module):
     def verify(self, dataset: SegmentationDataset, num_images: int = 8) -> dict:
         """Measure the teacher on evenly spaced labelled images before it is used.
 
-        One that does not answer is measured by ``verify_features``.
+        A network without the task's feature map is checked by ``verify_features``.
 
         Returns:
             What ``teacher.json`` holds: file, network, family, sha256, num_classes, class_map, normalization, scale,
-            stride, precision, num_images and the task's primary figure (None where the network does not answer).
+            stride, precision, num_images and the task's primary figure (None if it cannot be scored).
 
         Raises:
             ValueError: the classes are not the data set's, no image has a label, another common input convention scores
-                far better, or the teacher does no better than the best answer that is the same at every pixel; features
-                that cannot teach.
+                far better, or the teacher does no better than the best constant prediction; features that
+                ``verify_features`` refuses.
         """
         task = task_of(dataset)
         if task.feature not in self.network.features:
@@ -237,7 +237,7 @@ class Teacher(nn.Module):
         if not primary.is_better(score, constant):
             raise ValueError(
                 f"teacher {self.source} scores {primary.text(score)} {primary.name} on {num_images} images of the "
-                f"{dataset.split} split, no better than one answer everywhere ({primary.text(constant)}): is it "
+                f"{dataset.split} split, no better than a constant prediction ({primary.text(constant)}): is it "
                 "trained, and for these labels?"
             )
         return self._describe(num_images, primary.key, score)
@@ -267,7 +267,7 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def measure_crops(self, dataset: SegmentationDataset, num_crops: int = 32) -> dict | None:
-        """Measure what the teacher says of evenly spaced labelled samples as a student is shown them in epoch 0.
+        """Score the teacher on evenly spaced labelled samples with the training augmentation of epoch 0.
 
         Nothing is refused, and no random state changes.
 
@@ -275,7 +275,7 @@ class Teacher(nn.Module):
             dataset: the training split with its augmentation.
 
         Returns:
-            num_crops and what ``Task.measure`` says; None of a network that does not answer, or without labels.
+            num_crops and the scores of ``Task.measure``; None without labels, or without the task's feature map.
         """
         task = task_of(dataset)
         if task.feature not in self.network.features:
@@ -291,12 +291,12 @@ class Teacher(nn.Module):
         return figures and {"num_crops": len(indices), **figures}
 
     def _coarse(self, feature: str, images: Tensor) -> Tensor:
-        """A map of images in the teacher's own convention, shown to it at its scale."""
+        """A feature map of images in the teacher's input convention, at the teacher's scale."""
         return whole(self.network, feature).coarse(self.rescale(images))
 
     @torch.no_grad()
     def verify_features(self, dataset: SegmentationDataset) -> dict:
-        """What can be checked without classes or labels, on two images of ``dataset``. Returns: as ``verify``.
+        """Check the features of two images of ``dataset``; needs no classes or labels. Returns: as ``verify``.
 
         Raises:
             ValueError: a feature is not finite, is the same for two images, or the same all over an image; or there
@@ -308,7 +308,7 @@ class Teacher(nn.Module):
         outputs = []
         for index in (0, len(dataset) // 2):
             images = self.normalization(dataset.read(index).image[None]).to(device)
-            outputs.append(self.network.answer(images, frozenset(self.network.features)).features)
+            outputs.append(self.network.extract(images, frozenset(self.network.features)).features)
         for name, first in outputs[0].items():
             first, second = first.double(), outputs[1][name].double()
             if not (first.isfinite().all() and second.isfinite().all()):
@@ -337,7 +337,7 @@ class Teacher(nn.Module):
 
 
 def own_scale(report: LoadReport | None, dataset: SegmentationDataset) -> float:
-    """The size of the images that a file's network was trained on, over that of a data set's; 1 if it is not known."""
+    """Size of the images that a network was trained on, over that of a data set's; 1 if unknown."""
     if report is None or not report.input_size:
         return 1.0
     height, width = dataset.read(0).image.shape[1:]

@@ -14,7 +14,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATI
 
 from segdistill.dataset import Normalization
 from segdistill.network.base import SegmentationNetwork
-from segdistill.network.external.base import STAGES, convention, fit, measure, number_stages, watch
+from segdistill.network.external.base import STAGES, convention, measure, number_stages, resize_to_multiple, watch
 
 
 class HuggingFaceNetwork(SegmentationNetwork):
@@ -68,7 +68,7 @@ class HuggingFaceNetwork(SegmentationNetwork):
         self.features = measure(self, names, side)
 
     def maps(self, images: Tensor, wanted: frozenset[str]) -> dict[str, Tensor]:
-        images = fit(images, self.patch)
+        images = resize_to_multiple(images, self.patch)
         grid = [side // self.patch for side in images.shape[2:]]
         if wanted & {"context", "logits"} and self.num_classes:
             with watch(self.model.get_submodule(self.classifier)) as maps:
@@ -142,7 +142,7 @@ def find_stages(model: nn.Module, side: int, patch: int) -> tuple[dict[str, int]
 
 
 def run(model: nn.Module, images: Tensor) -> transformers.utils.ModelOutput:
-    """The library's answer with its hidden states, position embeddings fitted to the images."""
+    """The library's output with its hidden states; position embeddings are resized to the images."""
     known = inspect.signature(model.forward).parameters
     words = {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in known else {}
     return model(images, output_hidden_states=True, **words)

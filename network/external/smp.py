@@ -6,7 +6,7 @@ from torch import Tensor
 
 from segdistill.dataset import Normalization
 from segdistill.network.base import SegmentationNetwork
-from segdistill.network.external.base import convention, fit, measure, number_stages
+from segdistill.network.external.base import convention, measure, number_stages, resize_to_multiple
 
 
 class SMPNetwork(SegmentationNetwork):
@@ -48,7 +48,7 @@ class SMPNetwork(SegmentationNetwork):
         self.features = measure(self, [*self.stages, "context", "logits"])
 
     def maps(self, images: Tensor, wanted: frozenset[str]) -> dict[str, Tensor]:
-        stages = self.model.encoder(fit(images, self.multiple))
+        stages = self.model.encoder(resize_to_multiple(images, self.multiple))
         maps = number_stages(stages[1:])
         if wanted & {"context", "logits"}:
             maps["context"] = self.model.decoder(stages)

@@ -6,7 +6,7 @@ import timm
 from torch import Tensor, nn
 
 from segdistill.network.base import SegmentationNetwork
-from segdistill.network.external.base import STAGES, convention, fit, measure, number_stages
+from segdistill.network.external.base import STAGES, convention, measure, number_stages, resize_to_multiple
 
 # How timm's transformers are told to take images of any size; other networks know neither word and need none.
 ANY_SIZE = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
@@ -52,7 +52,7 @@ class TimmBackbone(SegmentationNetwork):
         self.features = measure(self, [*self.stages, "context"], side=-(-256 // self.multiple) * self.multiple)
 
     def maps(self, images: Tensor, wanted: frozenset[str]) -> dict[str, Tensor]:
-        images = fit(images, self.multiple)
+        images = resize_to_multiple(images, self.multiple)
         last, stages = self.model.forward_intermediates(images, indices=list(self.stages.values()), output_fmt="NCHW")
         maps = dict(zip(self.stages, stages, strict=True))
         if self.is_plain:

@@ -1,4 +1,4 @@
-"""One door for weights: our own checkpoints and every released format, recognised by their keys."""
+"""Loading and saving of checkpoints: our own and every released format, recognised by their keys."""
 
 import hashlib
 import math
@@ -150,7 +150,7 @@ def load_weights(
 
 
 def check_fit(own: Mapping[str, Tensor], weights: Weights, given: Mapping[str, Tensor], config: Mapping) -> None:
-    """Raise ValueError if ``given``, entries of ``weights``, are not what the network of ``config`` has, ``own``."""
+    """Raise ValueError if ``given``, entries of ``weights``, differ from ``own``, the network's of ``config``."""
     problems = [misfit for key in given.keys() & own.keys() if (misfit := compare(key, given[key], own[key]))]
     absent = [key for key in own if key not in given and not is_counter(key)]
     if not weights.config:
@@ -168,7 +168,7 @@ def check_fit(own: Mapping[str, Tensor], weights: Weights, given: Mapping[str, T
 
 
 def compare(key: str, given: Tensor, own: Tensor) -> str:
-    """What keeps an entry from being used in the place of ``own``; empty if nothing does."""
+    """Why an entry cannot replace ``own``; empty if it can."""
     if given.shape != own.shape:
         return f"{key}: {tuple(given.shape)} -> {tuple(own.shape)}"
     if given.dtype == torch.bool or given.is_complex() or (own.is_floating_point() and not given.is_floating_point()):
@@ -211,7 +211,7 @@ def digest_of(path: Path) -> str:
 
 
 def describe(network: SegmentationNetwork) -> LoadReport:
-    """The report of a network whose weights its library fetched; the checksum is that of its tensors."""
+    """The LoadReport of a network whose library fetched the weights; the checksum is that of its tensors."""
     digest = hashlib.sha256()
     for key, value in sorted(network.state_dict().items()):
         digest.update(key.encode() + value.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
@@ -229,7 +229,7 @@ def convert(
     classes: Sequence[str] | None = None,
     normalization: Normalization | None = None,
 ) -> LoadReport:
-    """Make our own file of any recognised one, or of a bare state dict whose network is described.
+    """Convert a recognised file, or a plain state dict whose network is described, to our own format.
 
     Reads tensors alone: what else a pickle holds is passed over, and none of it is run.
 
@@ -254,16 +254,16 @@ def convert(
     if not weights.normalization:
         raise ValueError(f"{source} does not tell the colours that its network was trained with: give a normalization")
     loaded, report = load_network(weights)
-    card = {"source_sha256": report.sha256} | ({"classes": report.classes} if report.classes else {})
-    card |= {"counts_void": True} if report.counts_void else {}
-    atomic_save(export_weights(loaded, report.normalization, report.input_size, **card), output)
+    metadata = {"source_sha256": report.sha256} | ({"classes": report.classes} if report.classes else {})
+    metadata |= {"counts_void": True} if report.counts_void else {}
+    atomic_save(export_weights(loaded, report.normalization, report.input_size, **metadata), output)
     return report
 
 
 def export_weights(
-    network: nn.Module, normalization: Normalization, input_size: tuple[int, int] | None = None, **card
+    network: nn.Module, normalization: Normalization, input_size: tuple[int, int] | None = None, **metadata
 ) -> dict:
-    """What ``best.pth`` holds: a network's weights and all it takes to use them; ``card`` is plain data for people.
+    """What ``best.pth`` holds: a network's weights and what is needed to use them; ``metadata`` is plain data.
 
     input_size: height and width that an image is shown at; None for its own.
     """
@@ -274,7 +274,7 @@ def export_weights(
         "normalization": astuple(normalization),
         "input_size": input_size,
         "state_dict": network.state_dict(),
-        **card,
+        **metadata,
     }
 
 
@@ -292,7 +292,7 @@ def atomic_save(content: Mapping, path: str | os.PathLike) -> None:
 
 
 def not_finite(content: object, path: str = "") -> list[str]:
-    """The places in nested containers where a tensor or a number is not finite."""
+    """Paths in nested containers of tensors and numbers that are not finite."""
     if isinstance(content, Tensor):
         return [] if not content.is_floating_point() or content.isfinite().all() else [path]
     if isinstance(content, float):

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from segdistill.network import NETWORKS, build_network
-from segdistill.network.base import freeze_idle
+from segdistill.network.base import freeze_unused
 from segdistill.network.settings import settings_of
 
 NUM_CLASSES = 5
@@ -94,11 +94,11 @@ def test_the_norm_before_a_map_shifts_it(name):
 def test_what_nothing_asks_for_is_frozen_and_the_rest_is_not(name):
     network = build(name).train()
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    idle = set(freeze_idle(network, {"layer2"}))
+    unused = set(freeze_unused(network, {"layer2"}))
     assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
     network(torch.randn(2, 3, 64, 64), ("layer2",)).features["layer2"].sum().backward()
     for key, value in network.named_parameters():
-        assert (value.grad is None) == (key in idle) == (not value.requires_grad), key
+        assert (value.grad is None) == (key in unused) == (not value.requires_grad), key
 
 
 @each_network

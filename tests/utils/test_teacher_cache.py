@@ -1,4 +1,4 @@
-"""The teacher's answers on disk: the same student, whatever the folder held before."""
+"""The teacher's outputs on disk: the same student, whatever the folder held before."""
 
 import multiprocessing
 import os
@@ -95,15 +95,15 @@ def exchange(content):
 def test_what_was_damaged_on_disk_is_asked_for_again(teacher, tmp_path, files, damage):
     batches = batch_of((0, 0)), batch_of((0, 1))
     written = TeacherCache(tmp_path, teacher, {}, 2, 1)
-    answers = [written(batch, {"logits"}).logits for batch in batches]
+    outputs = [written(batch, {"logits"}).logits for batch in batches]
     random.seed(0)
     for _ in range(20):
         for file in files:
             (path,) = tmp_path.glob(f"*/logits.{file}")
             damage(np.memmap(path, np.uint8, "r+"))
         cache = TeacherCache(tmp_path, teacher, {}, 2, 1)
-        for batch, answer in zip(batches, answers, strict=True):
-            assert torch.equal(cache(batch, {"logits"}).logits, answer)
+        for batch, output in zip(batches, outputs, strict=True):
+            assert torch.equal(cache(batch, {"logits"}).logits, output)
 
 
 @pytest.mark.parametrize("file", ["maps", "sums"])

@@ -91,13 +91,13 @@ class DistillationLoss(nn.Module):
     def between(
         cls, student: SegmentationNetwork, teacher: SegmentationNetwork, **settings: object
     ) -> "DistillationLoss":
-        """Build the method for two networks: its positional parameters, by name, are what it has to know of them."""
+        """Build the method for two networks, from which its positional parameters are filled in by name."""
         asked = inspect.signature(cls).parameters
-        facts = {"num_classes": student.num_classes}
+        arguments = {"num_classes": student.num_classes}
         if "student_channels" in asked:
             channels = cls.channels_of(student, teacher, settings)
-            facts |= zip(("student_channels", "teacher_channels"), channels, strict=True)
-        return cls(**{name: fact for name, fact in facts.items() if name in asked}, **settings)
+            arguments |= zip(("student_channels", "teacher_channels"), channels, strict=True)
+        return cls(**{name: value for name, value in arguments.items() if name in asked}, **settings)
 
     @classmethod
     def channels_of(

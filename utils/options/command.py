@@ -165,9 +165,9 @@ def make_parser(only: Collection[str] | None = None, origin: str = "") -> Parser
 
 def add_flag(group: argparse._ArgumentGroup, name: str, kind: Any, default: Any) -> None:
     """The flag of an option."""
-    facts, kind = FLAGS[name].metadata, value_kind(kind)
-    meaning, metavar, limits = facts["meaning"], facts["metavar"], facts["limits"]
-    shown = "recipe" if facts["recipe"] else "true" if default is True else default
+    metadata, kind = FLAGS[name].metadata, value_kind(kind)
+    meaning, metavar, limits = metadata["meaning"], metadata["metavar"], metadata["limits"]
+    shown = "recipe" if metadata["recipe"] else "true" if default is True else default
     if shown is not None and shown is not False and metavar != "key=value":
         meaning = f"{meaning} ({shown:g})" if isinstance(shown, float) else f"{meaning} ({shown})"
     if kind is bool:
@@ -181,7 +181,7 @@ def add_flag(group: argparse._ArgumentGroup, name: str, kind: Any, default: Any)
         if get_origin(kind) is Literal:
             metavar = "|".join(get_args(kind))
         # An optional number can be unset by "none"; a text may be "none" itself.
-        optional = kind | None if default is None and kind in (int, float) and not facts["recipe"] else kind
+        optional = kind | None if default is None and kind in (int, float) and not metadata["recipe"] else kind
         group.add_argument(flag_of(name), type=reader(optional, limits), metavar=metavar, help=meaning)
 
 

@@ -162,7 +162,7 @@ def cost_table(comparison: Comparison) -> str:
         for group, cost in zip(comparison.groups, costs, strict=True)
     ]
     note = (
-        "Student: forward, backward, update, without validation and saving. Teacher: its answers, once for students "
+        "Student: forward, backward, update, without validation and saving. Teacher: its outputs, once for students "
         "that learn beside each other. Kept: by autograd, of a part of a batch, until its backward pass. Seconds are "
         "medians over the steps, on the machines that the runs were on."
     )
@@ -214,7 +214,7 @@ def crops_table(run: FinishedRun) -> str:
     entropy = f"; their mean entropy is {crops['entropy']:.2f} nats" if "entropy" in crops else ""
     others = " The student's figures are of other images." if len(columns) > 1 else ""
     return (
-        f"{markdown_table([corner_of(crops), *columns], rows)}\n\nThe teacher's answers against the labels of "
+        f"{markdown_table([corner_of(crops), *columns], rows)}\n\nThe teacher's predictions against the labels of "
         f"{crops['num_crops']} training samples, scaled and cropped as the student sees them{entropy}. Where a figure "
         "is poor here, the teacher misleads the student and its label would be right: try --teacher-scale, a lower "
         f"weight, or crops as the teacher knows them.{others}"
@@ -404,8 +404,8 @@ def write_panel(comparison: Comparison, path: Path, num_images: int) -> None:
     own = {run[key] for run in runs for key in ("network", "teacher_network") if run.get(key)}  # these code, they ran
     rows = predict_rows(list(checkpoints.values()), dataset, evaluation["protocol"], num_images, own)
     task = task_of(dataset)
-    legend = task.legend([answer for _, *answers in rows for answer in answers], dataset)
-    panel = [[image, *(task.picture(answer, dataset) for answer in answers)] for image, *answers in rows]
+    legend = task.legend([one for _, *predictions in rows for one in predictions], dataset)
+    panel = [[image, *(task.picture(one, dataset) for one in predictions)] for image, *predictions in rows]
     draw_panel(panel, ["image", "truth", *checkpoints], path, legend)
 
 
@@ -421,7 +421,7 @@ def predict_rows(
     num_images: int,
     trusted: Collection[str] = (),
 ) -> list[list[np.ndarray]]:
-    """For each image: the image (H, W, 3), its truth (H, W), and the answers (H, W) of each checkpoint.
+    """For each image: the image (H, W, 3), its truth (H, W), and the predictions (H, W) of each checkpoint.
 
     Beside a checkpoint stands its class map, if it needs one; ``trusted`` as in ``load_network``.
     """
@@ -431,7 +431,7 @@ def predict_rows(
     for checkpoint, class_map in checkpoints:
         loaded = load_predictor(checkpoint, dataset, protocol, class_map, trusted=trusted, device=device)
         for row, sample in zip(rows, samples, strict=True):
-            row.append(loaded.answer(sample.image))
+            row.append(loaded.predict(sample.image))
     return rows
 
 
