@@ -435,7 +435,7 @@ def together(tiny, folder, *more):
 @pytest.mark.parametrize(
     "more", [[], ["--accumulate", "2", "--ema", "0.5", "--batch-size", "4"]], ids=["plain", "parts"]
 )
-def test_students_beside_each_other_are_what_they_are_alone(tiny, tmp_path, monkeypatch, more):
+def test_students_of_one_process_are_what_they_are_alone(tiny, tmp_path, monkeypatch, more):
     for name, terms in BESIDE.items():
         train.main(arguments(tiny, tmp_path / "own", name, terms, *more))
     with monkeypatch.context() as context:
