@@ -1,4 +1,4 @@
-"""What a training step of PSPNet keeps between its forward and its backward pass, under each memory lever.
+"""Memory that a training step of PSPNet keeps between forward and backward pass, for each way to save memory.
 
     python benchmarks/memory.py
     python benchmarks/memory.py --backbone resnet101_v1s

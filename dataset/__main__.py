@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def check_all(options: argparse.Namespace) -> int:
-    """Print what is found in every split, and what two splits share; 1 if one has an error, or none is there."""
+    """Check every split and the images that two splits share; returns 1 if one has an error or there is none."""
     if not options.folder.is_dir():  # a data set that makes itself would take a misspelt name for a new one
         print(f"no folder {options.folder}", file=sys.stderr)
         return 1

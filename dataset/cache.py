@@ -22,7 +22,7 @@ PIXELS, CARD = "pixels.bin", "samples.json"
 
 
 class Place(NamedTuple):
-    """Where an item is: its first byte in the file and its size. Its image (H, W, 3) comes first, then its label.
+    """Position of an item: its first byte in the file and its size. Its image (H, W, 3) comes first, then its label.
 
     sum: CRC-32 of its bytes, size and name.
     """
@@ -35,7 +35,7 @@ class Place(NamedTuple):
 
 
 class DecodedCache:
-    """The items of a split as ``Sample``, from the folder that ``open_cache`` made; they are views of its file.
+    """The samples of a split, memory-mapped from the folder that ``open_cache`` made.
 
     Raises:
         ValueError: the folder is damaged, or an item is when it is first read.
@@ -76,7 +76,7 @@ def checksum(content: np.ndarray, place: Place) -> int:
 
 
 def open_cache(dataset: SegmentationDataset, cache_dir: str | Path) -> DecodedCache:
-    """The decoded items of a split, decoded now unless ``cache_dir`` has them for these contents and classes.
+    """Open the decoded samples of a split; decode them if ``cache_dir`` has none for these contents and classes.
 
     One process builds while others wait for it. What is not complete is never opened, and is replaced by the next call.
 

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Verdict:
-    """What was found in a split.
+    """Result of the check of a split.
 
     num_pixels: of each class, void last. mean, std: of each channel over all pixels of the split, RGB, 0..255.
     errors name file, value and remedy; warnings are what may be meant.
@@ -41,7 +41,7 @@ class Verdict:
 
 
 def check(dataset: SegmentationDataset) -> Verdict:
-    """Read every file of the split, and keep the verdict beside the data; the same contents are not read twice.
+    """Read every file of the split and store the result next to the data; the same contents are not read twice.
 
     It names images that occur twice in the split; ``shared_images`` compares two splits.
     """
@@ -62,14 +62,14 @@ def check(dataset: SegmentationDataset) -> Verdict:
 
 
 def known_verdict(dataset: SegmentationDataset) -> Verdict | None:
-    """What an earlier ``check`` said of exactly these files; None if there was none."""
+    """Stored result of ``check`` for exactly these files; None if there is none."""
     if not (dataset.root / FOLDER).is_dir():
         return None
     return read_verdict(verdict_path(dataset, Contents(dataset.root / FOLDER / "contents.json")))
 
 
 def read_verdict(path: Path) -> Verdict | None:
-    """A kept verdict; None if there is none, or if it is damaged: then the data are audited again."""
+    """Read a stored result; None if there is none or it is damaged: then the data are checked again."""
     try:
         verdict = Verdict(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):
@@ -79,7 +79,7 @@ def read_verdict(path: Path) -> Verdict | None:
 
 
 def verdict_path(dataset: SegmentationDataset, contents: Contents) -> Path:
-    """Named after what was read and what was expected there."""
+    """File of the stored result, named by a digest of the contents and the expected labels."""
     expected = repr(
         (VERSION, type(dataset).__name__, dataset.CLASSES, dataset.PALETTE, sorted(dataset.ID_TO_TRAIN_ID.items()))
     )
@@ -147,7 +147,7 @@ def lone_class(dataset: SegmentationDataset, counts: Sequence[int]) -> list[str]
 
 
 def require_labels(dataset: SegmentationDataset, num_images: int = 8) -> None:
-    """Rely on an earlier ``check``; without one, read some labels: there is little to learn from void.
+    """Raise ValueError for unusable labels, by an earlier ``check``, or else by reading some labels.
 
     Classes of which no pixel is found are named in a warning.
 
@@ -178,7 +178,7 @@ def require_labels(dataset: SegmentationDataset, num_images: int = 8) -> None:
 
 
 def count_labels(dataset: SegmentationDataset, num_images: int) -> tuple[list[int], int]:
-    """Pixels of each class, void last, in evenly spaced labels, and how many were read.
+    """Pixels of each class, void last, in evenly spaced labels, and the number of labels read.
 
     At least ``num_images``, and up to MOST_LABELS until each class was seen; where all those are of one class, all.
     """

@@ -1,4 +1,4 @@
-"""`folder`: own data without Python: images, labels, and a text file that says what the labels hold."""
+"""`folder`: your own data without Python: images, labels, and a text file that describes the label values."""
 
 from pathlib import Path
 from typing import NamedTuple

@@ -42,7 +42,7 @@ class NYUv2(SegmentationDataset):
 
 
 def number_of(path: Path) -> str:
-    """NNNN, the frame's number of the 1449, which an image and its label share."""
+    """NNNN, the frame number (of 1449) of an image and its label."""
     found = re.search(r"(\d+)$", path.stem)
     if not found:
         raise ValueError(f"{path}: the name of an image or label ends in its number, as in nyu_rgb_0003.png")

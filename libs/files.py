@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written under another name, synced, then renamed."""
+"""Atomic file writes: written under another name, synced, then renamed."""
 
 import hashlib
 import os
@@ -14,7 +14,7 @@ STREAMS = ("/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/")
 
 @contextmanager
 def replacing(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
-    """A file to be written, which takes the place of ``path`` when the block ends without an error.
+    """Context manager: a file to write, renamed to ``path`` when the block ends without an error.
 
     A kill or a full disk leaves the old file or the new one, whole. A link stays a link: the file that it points to is
     replaced. What is no regular file (/dev/stdout, a pipe) is written to as it is; /dev/stdout even where the shell has
@@ -45,7 +45,7 @@ def replacing(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename in a folder last, where the system can open a folder."""
+    """Sync a folder, so that a rename in it survives a crash, where the system supports it."""
     try:
         number = os.open(folder, os.O_RDONLY)
     except OSError:  # Windows

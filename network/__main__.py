@@ -3,7 +3,7 @@
 python -m segdistill.network                                              the networks and their settings
 python -m segdistill.network pspnet backbone=resnet18 --size 512 1024     what one costs, and its features
 python -m segdistill.network fetch espnet_cityscapes_q8                   released weights, checked, to ckpt/
-python -m segdistill.network convert their.pth ckpt/ours.pth              any file that we read as one of our own
+python -m segdistill.network convert their.pth ckpt/ours.pth              convert a supported file to our format
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Writing the scenes to a folder in Cityscapes' layout, whole or not at all."""
+"""Writes the scenes to a folder in Cityscapes' layout, completely or not at all."""
 
 import glob
 import json
@@ -74,7 +74,7 @@ def generate(
 
 
 def remove_leftovers(root: Path) -> None:
-    """Delete what processes of this machine that are dead by now have begun for ``root``."""
+    """Delete temporary folders of ``root`` whose process on this machine has ended."""
     for folder in root.parent.glob(f".{glob.escape(f'{root.name}.{socket.gethostname()}')}.*.unfinished"):
         number = folder.name.split(".")[-2]
         if number.isdecimal() and not is_alive(int(number)):
@@ -92,7 +92,7 @@ def is_alive(process: int) -> bool:
 
 
 def draw(root: Path, scenes: list[tuple[str, int]], size: tuple[int, int], seed: int, progress: tqdm) -> None:
-    """Draw (split, number) scenes by a process a core; this one draws its share and waits for the others.
+    """Draw (split, number) scenes with one process per core, this one included.
 
     Raises:
         OSError: a scene could not be written.

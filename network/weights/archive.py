@@ -1,9 +1,9 @@
-"""Files of tensors, read without running anything that is in them: PyTorch's two formats and safetensors.
+"""Reads tensor files without running code from them: PyTorch's two formats and safetensors.
 
-Why nothing can run: a pickle reaches the world only through the names that it asks for, and ``find_class`` answers with
-the rebuilding of a tensor, three containers, data types, and for all else ``Placeholder``, which takes anything and
-does nothing. No name is looked up in a module, nothing is imported. BUILD, which sets attributes, and the registry of
-extension codes are switched off, so that a file cannot change those few answers for the next one either.
+Why no code can run: a pickle reaches Python only by the names that it looks up, and ``find_class`` returns tensor
+rebuilding, three containers, data types, and for all other names ``Placeholder``, which accepts anything and does
+nothing. No module is searched or imported. BUILD, which sets attributes, and the registry of extension codes are
+switched off, so that a file cannot change these results for the next file.
 """
 
 import collections
@@ -60,11 +60,11 @@ class Refused(Exception):
 
 
 class Foreign(Exception):
-    """A whole file, of another kind."""
+    """The file is of another kind."""
 
 
 class Placeholder:
-    """Stands for whatever a pickle names that is neither tensor nor container: takes anything, does nothing."""
+    """Replaces any object of a pickle that is neither tensor nor container: accepts anything, does nothing."""
 
     state = None
 
@@ -86,7 +86,7 @@ def rebuild_tensor(
     hooks: Mapping | None = None,
     metadata: Mapping[str, bool] | None = None,
 ) -> Tensor:
-    """A tensor as torch.save took it apart; ``metadata`` tells whether it is its storage negated or conjugated."""
+    """Rebuild a tensor of torch.save; ``metadata`` says whether its storage is negated or conjugated."""
     if math.prod(size) > storage.numel():
         raise ValueError("a tensor is larger than its storage")
     # as_strided checks its bounds, where Tensor.set_ would enlarge the storage.
@@ -216,7 +216,7 @@ def read_file(path: Path, remedy: str = "fetch it again", only_tensors: bool = F
 
 
 def read_one(path: Path, remedy: str, only_tensors: bool) -> Mapping:
-    """As ``read_file``, of one file."""
+    """Like ``read_file``, for a single file."""
     try:
         with path.open("rb") as file:
             content = read(file, only_tensors)
@@ -237,7 +237,7 @@ def read_one(path: Path, remedy: str, only_tensors: bool) -> Mapping:
 
 
 def read_parts(index: Path, remedy: str, only_tensors: bool) -> dict[str, Tensor]:
-    """The entries of a file that was saved in parts, as Hugging Face does, beside the index that names them."""
+    """Read a file that was saved in parts, with an index, as by Hugging Face."""
     try:
         place_of, parts = places_in(index), parts_of(index)
         if not parts or any(part.parent != index.parent for part in parts):
@@ -255,7 +255,7 @@ def read_parts(index: Path, remedy: str, only_tensors: bool) -> dict[str, Tensor
 
 
 def places_in(index: Path) -> dict[str, str]:
-    """Which part holds which entry."""
+    """The part of each entry."""
     return dict(json.loads(index.read_text())["weight_map"])
 
 
@@ -267,7 +267,7 @@ def parts_of(path: Path) -> list[Path]:
 
 
 def count_elements(value: object, known: dict[int, int], level: int = 0) -> int:
-    """How many elements containers have in all, a shared one counted wherever it is.
+    """Number of elements of nested containers, shared ones counted each time.
 
     Raises: ValueError for containers that are nested as in no checkpoint: whatever walks through them would not end.
     """
@@ -311,7 +311,7 @@ def read(file: BinaryIO, only_tensors: bool) -> object:
 
 
 def check_foreign(head: bytes) -> None:
-    """Raise Foreign if a file that begins like this is of a kind known to be none of ours."""
+    """Raise Foreign if the first bytes are those of another known kind of file."""
     start = head.lstrip().lower()
     for first, kind in OTHERS.items():
         if start.startswith(first):

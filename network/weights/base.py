@@ -1,4 +1,4 @@
-"""What a file of weights becomes, whoever wrote it."""
+"""The common form of all weight files."""
 
 import re
 from collections.abc import Mapping

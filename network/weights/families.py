@@ -1,4 +1,4 @@
-"""Files of weights: one module per code base, which says whether it claims a state dict and reads it.
+"""Registry of code bases: each module recognises its own state dicts and converts them.
 
 ``claims(state_dict) -> bool`` looks at key names alone and is true of that code base's files and no others;
 ``read(state_dict) -> Weights`` renames the entries to ours and describes the network they belong to.
@@ -25,7 +25,7 @@ __all__ = ["FAMILIES", "Weights", "recognise"]
 
 
 def recognise(content: Mapping, source: str, described: Mapping | None = None, entry: str | None = None) -> Weights:
-    """Read the content of a file: our own format, or what exactly one family claims.
+    """Convert the content of a file: our own format, or that of the one family that claims it.
 
     Args:
         source: its name, for errors.

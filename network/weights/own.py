@@ -1,4 +1,4 @@
-"""Our own files: weights with all it takes to use them. Every field is checked before anything is built from it."""
+"""Our own file format: weights with metadata. Every field is checked before it is used."""
 
 from collections.abc import Mapping
 
@@ -75,7 +75,7 @@ def read_plain(state_dict: Mapping[str, Tensor], described: Mapping, whole: bool
 
 
 def without_downloads(config: Mapping) -> dict:
-    """A config without the options by which a network fetches weights: the file holds them already.
+    """A config without the options that download weights.
 
     Raises:
         ValueError: it names a model that is described nowhere but on a hub.
@@ -88,7 +88,7 @@ def without_downloads(config: Mapping) -> dict:
 
 
 def offline(value: object) -> object:
-    """A setting in which nothing named ``*pretrained*`` is true, however deep."""
+    """A setting with every nested ``*pretrained*`` set to false."""
     if not isinstance(value, Mapping):
         return value
     return {key: False if "pretrained" in str(key) and item is True else offline(item) for key, item in value.items()}

@@ -1,4 +1,4 @@
-"""What a network's description says about the shapes of its weights, with nothing allocated."""
+"""Shapes of the weights of a described network, on the meta device."""
 
 from collections import Counter
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What trainers leave around a network's weights: checkpoints with other things in them, and prefixes of the names."""
+"""Removes what trainers add around a network's weights: outer dictionaries and key prefixes."""
 
 import re
 from collections import Counter
@@ -45,7 +45,7 @@ def unwrap(content: Mapping, entry: str | None = None) -> tuple[dict[str, Tensor
 
 
 def peel(state_dict: Mapping[str, Tensor], entry: str | None) -> tuple[dict[str, Tensor], list[str]]:
-    """Take prefixes off the names; the rest as ``unwrap``."""
+    """Remove prefixes from the keys; otherwise like ``unwrap``."""
     dropped = []
     while True:
         names = {key: ANYWHERE.sub("", key) for key in state_dict}
