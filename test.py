@@ -1,4 +1,4 @@
-"""Predictions as files: label maps, colour maps, overlays, panels, submissions; of a data set, of pictures, of a video.
+"""Writes predictions of a data set, of images or of a video: label maps, colour maps, overlays, panels, submissions.
 
 python test.py --dataset cityscapes --data-dir DIR --checkpoint FILE --output DIR --submission cityscapes.zip
 python test.py --dataset camvid --images FOLDER --checkpoint ALONE DISTILLED --output DIR --save panels
@@ -88,7 +88,7 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
 
 
 def without_effect(options: argparse.Namespace, given: set[str]) -> dict[str, set[str]]:
-    """The flags that were given for nothing, by what makes them so."""
+    """The given flags that have no effect, by the cause."""
     if options.fps:
         return {"with --fps": given - OF_LATENCY}
     return {
@@ -170,7 +170,7 @@ def pictures_of(
     data: SegmentationDataset | type[SegmentationDataset],
     kinds: list[str],
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Folder and picture of each kind; several checkpoints have a folder each, and share the panel."""
+    """Folder and picture of each kind; each checkpoint has its own folder, the panel is shared."""
     pixels = image.permute(1, 2, 0).numpy()
     task = task_of(data)
     overlays = {column: task.overlay(pixels, prediction, data) for column, prediction in predictions.items()}

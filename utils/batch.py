@@ -1,4 +1,4 @@
-"""A training batch on the device, and the step's one collective."""
+"""A training batch on the device, with the step's one collective operation."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from segdistill.utils.distributed import mean_over_processes
 
 
 class Batch(NamedTuple):
-    """What a step learns from.
+    """A training batch.
 
     images: (N, 3, H, W) float32, normalised by the student's convention.
     labels: (N, H, W), as in ``Sample``: uint8 ids, 255 void, or floats, NaN void; an unlabelled image is all void.
@@ -39,7 +39,7 @@ def make_batches(
     progress: float = 0.0,
     parts: int = 1,
 ) -> list[Batch]:
-    """A collated sample as ``parts`` equal batches on the device.
+    """Split a collated sample into ``parts`` equal batches on the device.
 
     Raises:
         ValueError: the samples do not divide into ``parts``.
@@ -60,7 +60,7 @@ def make_batches(
 
 
 def join_batches(batches: list[Batch]) -> Batch:
-    """The parts of a batch as one."""
+    """Concatenate the parts of a batch."""
     if len(batches) == 1:
         return batches[0]
     first, parts = batches[0], len(batches)

@@ -73,7 +73,7 @@ def load_predictor(
 
 
 def add_network_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags of eval.py and test.py: what it takes, besides its file, to use a network."""
+    """Flags of eval.py and test.py about the network, besides its file."""
     group = parser.add_argument_group("network")
     group.add_argument("--network", nargs="+", default=[], metavar="NAME", help="required; a FILE.py:CLASS is run")
     group.add_argument(
@@ -84,6 +84,6 @@ def add_network_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def require_network(report: LoadReport, names: Collection[str], file: str | os.PathLike) -> None:
-    """ValueError unless the file holds one of the networks named; if none is named, any will do."""
+    """Raise ValueError unless the file has one of the given networks; if none is given, any is accepted."""
     if names and report.config["name"] not in names:
         raise ValueError(f"{file} holds a {report.config['name']}, not a {' or '.join(names)}")

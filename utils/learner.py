@@ -19,7 +19,7 @@ from segdistill.utils.precision import autocast
 
 
 class Objective(nn.Module):
-    """The student, the task loss and the distillation terms: all that trains, as one module.
+    """The total loss as one module: student, task loss and distillation terms.
 
     Parameters of the student that none of them depends on are frozen. Without a task loss the student learns from the
     terms alone and needs no labels.
@@ -44,19 +44,19 @@ class Objective(nn.Module):
     def forward(
         self, batch: Batch, teacher_output: SegmentationOutput | None
     ) -> tuple[SegmentationOutput, dict[str, Tensor]]:
-        """The student's output, of what is wanted alone, and the unweighted terms by name."""
+        """The student's output, with the needed features only, and the unweighted terms by name."""
         output = self.student.extract(batch.images, self.needs.student)
         terms = {self.task_loss.name: self.task_loss(output, batch)} if self.task_loss else {}
         return output, terms | {name: loss(output, teacher_output, batch) for name, loss in self.losses.items()}
 
     def weights_at(self, progress: float) -> dict[str, float]:
-        """The factor of each term when ``progress`` (0..1) of the training lies behind."""
+        """The weight of each term at ``progress`` (0..1) of the training."""
         weights = {name: loss.weight_at(progress) for name, loss in self.losses.items()}
         return ({self.task_loss.name: self.task_loss.weight} if self.task_loss else {}) | weights
 
 
 class Learner:
-    """An objective, its optimizer and what a step takes.
+    """One optimisation step of an objective: autocast, clipping, optimizer, moving average.
 
         for batch in batches:                       # equal parts of the step's samples
             learner.accumulate(batch, teacher(batch, learner.wanted))
@@ -103,12 +103,12 @@ class Learner:
 
     @property
     def wanted(self) -> frozenset[str]:
-        """The features that the terms ask of the teacher."""
+        """The teacher features that the terms read."""
         return self.objective.needs.teacher
 
     @property
     def network(self) -> SegmentationNetwork:
-        """The student to evaluate and to keep: the moving average if there is one."""
+        """The student to evaluate and to save: the moving average if there is one."""
         return self.objective.student if self.average is None else self.average.module
 
     @property
@@ -132,7 +132,7 @@ class Learner:
         self.terms.append({"loss": total.detach(), **{name: term.detach() for name, term in terms.items()}})
 
     def update(self) -> dict[str, Tensor]:
-        """Step by the accumulated gradient, then what the methods do after it; returns scalars to log.
+        """Optimizer step with the accumulated gradient, then the methods' ``after_step``; returns scalars to log.
 
         Raises:
             FloatingPointError: a term or the gradient is not finite; the weights are unchanged then.
@@ -214,7 +214,7 @@ def detached(output: SegmentationOutput) -> SegmentationOutput:
 
 
 def join_outputs(outputs: tuple[SegmentationOutput | None, ...]) -> SegmentationOutput | None:
-    """The outputs of a batch's parts as that of the batch."""
+    """Concatenate the outputs of a batch's parts."""
     first = outputs[0]
     if first is None or len(outputs) == 1:
         return first

@@ -115,7 +115,7 @@ class Run:
         return state["step"], state["best"]
 
     def open(self) -> None:
-        """Make the folder this process's own and begin to write; a run without a checkpoint leaves no trace in it.
+        """Lock the folder and begin to write; remove files of a run that has no checkpoint.
 
         Raises:
             BlockingIOError: another process is writing there, or was since this run was made.
@@ -149,7 +149,7 @@ class Run:
         self.events = EventFile(self.folder, purge_step=(self.start or 0) + 1)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Add a row to metrics.jsonl and to TensorBoard, without what is not finite: a float16 overflow, say.
+        """Add a row to metrics.jsonl and to TensorBoard, without values that are not finite (float16 overflow).
 
         Raises:
             OSError: it could not be written; names the file.
@@ -191,7 +191,7 @@ class Run:
 
 
 class StopSignal:
-    """Turns Ctrl-C, SIGTERM and SIGHUP into a number to look at between two steps; a second Ctrl-C stops at once."""
+    """Stores Ctrl-C, SIGTERM and SIGHUP as a number, checked between steps; a second Ctrl-C stops at once."""
 
     def __init__(self):
         self.received = 0
@@ -205,7 +205,7 @@ class StopSignal:
         self.received = number
 
     def agreed(self) -> bool:
-        """Whether any process has received one. All processes ask at the same place, so that all stop there."""
+        """Whether any process has received a signal. All processes call it at the same step, so that all stop there."""
         stop = any_process(self.received > 0)
         if stop and not self.received:
             self.received = signal.SIGTERM
@@ -213,7 +213,7 @@ class StopSignal:
 
 
 class Progress:
-    """A bar on a terminal; elsewhere a plain line now and then: step, loss, the task's primary figure, time left."""
+    """A progress bar on a terminal, else a log line at intervals: step, loss, the task's primary figure, time left."""
 
     SECONDS = 30  # between two lines
 
@@ -249,7 +249,7 @@ class Progress:
 
 
 def environment() -> dict:
-    """What the run's numbers depend on besides its options."""
+    """The environment that a run's numbers depend on besides its options."""
     git = None
     if shutil.which("git"):
         command = ["git", "describe", "--always", "--dirty"]

@@ -1,4 +1,4 @@
-"""What a step's parts take, on whatever device they run."""
+"""Times parts of a step, on any device."""
 
 import statistics
 import time
@@ -10,7 +10,7 @@ RECENT = 50  # laps that a median is of, at most
 
 
 class Stopwatch:
-    """Seconds of a piece of work that comes again and again; of the last laps the median.
+    """Context manager that times repeated work; gives the median of the last laps.
 
         with watch:     # once or several times
             ...

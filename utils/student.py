@@ -72,7 +72,7 @@ class Student:
         return self.task.feature in self.learner.objective.needs.student
 
     def open(self) -> None:
-        """Begin to write into the run's folder, a first checkpoint if there is none."""
+        """Begin to write to the run's folder; without a checkpoint, write the first one."""
         self.run.open()
         if self.run.start is not None:
             logger.info("continuing %s at step %d", self.run.folder, self.step)
@@ -234,7 +234,7 @@ def check_single_image(network: SegmentationNetwork, wanted: frozenset[str], siz
 
 
 def trains_on_one_image(network: SegmentationNetwork, wanted: frozenset[str], size: tuple[int, int]) -> bool:
-    """Whether a batch of one image of ``size`` (H, W) can be normalised in train mode; computes shapes alone."""
+    """Whether BatchNorm works in train mode on one image of ``size`` (H, W); computes shapes only."""
     shadow = copy.deepcopy(network).to("meta").train()
     try:
         shadow.maps(torch.empty(1, 3, *size, device="meta"), wanted)

@@ -25,7 +25,7 @@ def activation_boundary_loss(
     valid: Tensor | None = None,
     num_valid: Tensor | float | None = None,
 ) -> Tensor:
-    """Squared distance by which the student is on the wrong side of 0, or nearer to it than the margin.
+    """Squared hinge loss: the student's pre-activation has the sign of the teacher's, with a margin.
 
     mean over batch, channels and positions of max(0, margin - s)^2 where T > 0 and of max(0, margin + s)^2 elsewhere.
 

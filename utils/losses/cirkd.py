@@ -33,7 +33,7 @@ def relation_divergence(
     temperature: float,
     valid_keys: Tensor | None = None,
 ) -> Tensor:
-    """For each of P vectors the KL divergence between what it resembles, for the student and for the teacher.
+    """KL divergence, for each of P vectors, of the student's similarity distribution from the teacher's.
 
     KL(p^T || p^S), p the softmax of (vector . key) / temperature over the M keys of a group, mean over K groups.
     Tiles over the vectors; the backward pass computes each tile again, so memory does not grow with P * K * M.

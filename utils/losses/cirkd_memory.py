@@ -1,4 +1,4 @@
-"""Cross-image relational distillation (CIRKD), through memory: how alike a pixel is to those of earlier images.
+"""Cross-image relational distillation (CIRKD) with memory: similarities of pixels to those of earlier images.
 
 Yang et al., Cross-Image Relational Knowledge Distillation for Semantic Segmentation, CVPR 2022.
 """
@@ -142,7 +142,7 @@ def class_pixels(vectors: Tensor, labels: Tensor, count: int) -> tuple[Tensor, T
 
 
 def projection(student_channels: int, teacher_channels: int) -> nn.Sequential:
-    """From the student's map into the teacher's space."""
+    """Projection of the student's map to the teacher's channels."""
     return nn.Sequential(
         nn.Conv2d(student_channels, teacher_channels, 1, bias=False),
         nn.BatchNorm2d(teacher_channels),

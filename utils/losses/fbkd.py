@@ -59,7 +59,7 @@ def attended_distance(
 @torch.no_grad()
 @full_precision
 def attention_maps(feature: Tensor, valid: Tensor | None = None, temperature: float = 0.5) -> tuple[Tensor, Tensor]:
-    """Where a map (N, C, H, W) responds, (N, 1, H, W), and in which channels, (N, C, 1, 1); the mean of each is 1."""
+    """Spatial attention (N, 1, H, W) and channel attention (N, C, 1, 1) of a map (N, C, H, W), each of mean 1."""
     strength = feature.abs()
     spatial = (strength.mean(1).flatten(1) / temperature).masked_fill(_hidden(feature, valid), -torch.inf)
     channel = _mean_over_positions(strength, valid) / temperature

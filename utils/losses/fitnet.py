@@ -41,7 +41,7 @@ def fitnet_loss(
 
 
 class GraphBlock(nn.Module):
-    """A map (N, C, H, W) merged with what each of its positions attends to, as in CIRKDv2.
+    """Self-attention over the positions of a map (N, C, H, W), merged with the map, as in CIRKDv2.
 
     The attention is computed in parts, so memory does not grow with (H * W)^2 where the device has a kernel for it.
     """

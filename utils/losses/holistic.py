@@ -54,7 +54,7 @@ def generator_loss(student_score: Tensor, kind: str = "wgan-gp") -> Tensor:
 def gradient_penalty(
     discriminator: nn.Module, student_logits: Tensor, teacher_logits: Tensor, alpha: Tensor | None = None
 ) -> Tensor:
-    """How far the critic is from slope 1 between the two: mean_n (||grad D(x_n)||_2 - 1)^2.
+    """Gradient penalty at interpolated inputs: mean_n (||grad D(x_n)||_2 - 1)^2.
 
     Args:
         student_logits, teacher_logits: (N, C, H, W) each; they receive no gradient, the discriminator does.

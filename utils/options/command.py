@@ -1,4 +1,4 @@
-"""The command line of train.py. A flag that would be ignored is an error, and so is one that contradicts another."""
+"""The command line of train.py. A flag without effect and contradicting flags are errors."""
 
 import argparse
 import dataclasses
@@ -53,7 +53,7 @@ def parse_options(argv: Sequence[str] | None = None) -> Options:
 
 
 def make_options(given: dict[str, Any]) -> Options:
-    """Values by name, the settings of networks and of --ohem as words, completed and checked."""
+    """Complete and check options, given by name with the settings of networks and --ohem as words."""
     values = with_defaults(given)
     values["network_options"] = network_settings(values["network"], values["network_options"])
     if values["teacher_network"]:
@@ -75,7 +75,7 @@ def network_settings(network: str, words: Sequence[str]) -> dict[str, object]:
 
 
 def configured(given: dict[str, Any]) -> dict[str, Any]:
-    """What is given with what its --config holds besides; methods that are given replace all of the file's.
+    """Merge given flags with those of --config; given methods replace all of the file's.
 
     Raises:
         ValueError: as ``read_config``, or the file names code to run that the command line does not name.
@@ -96,7 +96,7 @@ def configured(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def expand_also(options: Options, name: str, words: Sequence[str]) -> Options:
-    """Expand --also into the options that the student would have in a run of its own.
+    """Expand --also into the options of a separate run of that student.
 
     Raises:
         ValueError: they contradict each other.

@@ -1,4 +1,4 @@
-"""Pictures of runs as PNG: curves, deltas of the classes, panels of predictions; all that needs matplotlib."""
+"""Plots as PNG: curves, deltas of the classes, panels of predictions. The only module that needs matplotlib."""
 
 from collections.abc import Mapping, Sequence
 from math import ceil

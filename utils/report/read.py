@@ -1,4 +1,4 @@
-"""The folder of a run as data."""
+"""Reads the folder of a run."""
 
 import statistics
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ EVALUATION = {"checkpoint": str, "sha256": str, "dataset": str, "split": str, "p
 
 @dataclass
 class FinishedRun:
-    """The files of a run's folder.
+    """A finished run, read from its folder.
 
     ``evaluation`` is None if eval.py has not seen the present checkpoint, ``teacher`` if the run has none.
     """
@@ -87,7 +87,7 @@ def read_run(folder: Path) -> FinishedRun:
 
 
 class Entries(dict):
-    """What a JSON file holds. ValueError, naming the file, for an entry that it does not have."""
+    """Entries of a JSON file. A missing entry is a ValueError that names the file."""
 
     def __init__(self, content: dict, file: Path):
         super().__init__(content)

@@ -1,4 +1,4 @@
-"""Runs and comparisons for people: tables, sentences and the two reports in markdown."""
+"""Writes runs and comparisons as Markdown: tables, sentences and the two reports."""
 
 import statistics
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -170,7 +170,7 @@ def cost_table(comparison: Comparison) -> str:
 
 
 def costs_of(group: Group) -> dict[str, float]:
-    """Means over the seeds of what ``FinishedRun.cost`` says, and the seconds together."""
+    """Means over the seeds of ``FinishedRun.cost``, and the total seconds."""
     costs = [run.cost for run in group.runs.values() if run.cost]
     if not costs:
         return {}
@@ -235,13 +235,13 @@ def final_share(metrics: Sequence[Mapping], term: str) -> float | None:
 
 
 def subject_of(evaluation: Mapping) -> str:
-    """What was evaluated: "camvid test", or "camvid night.txt" for a data list."""
+    """The evaluated data: "camvid test", or "camvid night.txt" for a data list."""
     data_list = evaluation["data_list"]
     return f"{evaluation['dataset']} {Path(data_list).name if data_list else evaluation['split']}"
 
 
 def caption_of(comparison: Comparison) -> str:
-    """What the figures are of: images, protocol, number of seeds, and what differs besides the terms."""
+    """Caption of a comparison: images, protocol, number of seeds, and other differences than the terms."""
     evaluation = comparison.groups[0].first.evaluation
     parts = [
         f"{task_named(evaluation).primary.title} on {subject_of(evaluation)}",
@@ -254,7 +254,7 @@ def caption_of(comparison: Comparison) -> str:
 
 
 def conclusions(comparison: Comparison) -> list[str]:
-    """What the deltas allow to say, a sentence a group."""
+    """Conclusion from the deltas, one sentence a group."""
     baseline, *groups = comparison.groups
     n = len(baseline.runs)
     if comparison.caveats.one_seed:
@@ -272,7 +272,7 @@ def conclusions(comparison: Comparison) -> list[str]:
 
 
 def caveat_sentences(caveats: Caveats) -> list[str]:
-    """What must be known beside the figures, a sentence each."""
+    """The caveats, one sentence each."""
     sentences = []
     if caveats.chosen_on_evaluated:
         sentences.append("The checkpoints were chosen on these images, in every group: all figures are a little high.")
@@ -289,7 +289,7 @@ def continued_sentence(name: str, stages: Sequence[Mapping]) -> str:
 
 
 def summary_of(run: FinishedRun) -> str:
-    """What was trained, for how long, on what, and by which teacher."""
+    """Sentence: network, number of steps, data and teacher."""
     network, steps, samples, dataset = (run.options[key] for key in ("network", "num_steps", "batch_size", "dataset"))
     training = f"{network}: {steps} steps of {samples} samples of {dataset}"
     if run.terms:
@@ -410,7 +410,7 @@ def write_panel(comparison: Comparison, path: Path, num_images: int) -> None:
 
 
 def teachers_map(comparison: Comparison) -> str | None:
-    """The class map by which the teacher taught."""
+    """The teacher's class map in training."""
     return next((g.first.options["class_map"] for g in comparison.groups if g.first.options.get("class_map")), None)
 
 
