@@ -84,7 +84,7 @@ class SegmentationDataset(torch.utils.data.Dataset):
     """A split of image and label files.
 
     A data set declares CLASSES, PALETTE, ID_TO_TRAIN_ID (raw label value -> train id; every other value is an error),
-    SPLITS, NORMALIZATION (for training from scratch; weights bring their own), RECIPE and ``find_pairs``.
+    SPLITS, NORMALIZATION (for training from scratch; weights have their own), RECIPE and ``find_pairs``.
 
     Items are addressed by an index or by (epoch, index). The augmentation of an item is a function of
     (seed, epoch, index) alone, so it does not depend on workers, processes or what was loaded before.
@@ -95,11 +95,11 @@ class SegmentationDataset(torch.utils.data.Dataset):
         transform: augmentation; None leaves the whole image as it is.
         seed: seeds the augmentation.
         data_list: a text file of "image label" lines, relative to ``root`` or absolute, in place of the split's own
-            layout; names that hold blanks are separated by a tab.
-        task: one of TASKS, what its labels are read for; None for the first.
+            layout; names with spaces are separated by a tab.
+        task: one of TASKS, for which labels are read; None: the first.
         labelled: false where labels are not needed: a line of ``data_list`` may name an image alone.
         unlabelled_list: a text file of images, one a line, that follow the labelled ones and are void throughout; a
-            label on the line is passed over.
+            label on the line is ignored.
 
     Raises:
         FileNotFoundError: the folder, the list or a file that it names is missing, or the split is empty.
@@ -122,7 +122,7 @@ class SegmentationDataset(torch.utils.data.Dataset):
     SUBMISSION_FOLDER: ClassVar[str] = ""
     # Label values that are void although the data set's own palette gives them the colour of a class.
     VOID_COLORS: ClassVar[dict[int, tuple[int, int, int]]] = {}
-    # A data set that is made on first use has a folder of its own.
+    # The default folder of a data set that is made on first use.
     DEFAULT_ROOT: ClassVar[str | None] = None
     # Where it comes from: archives that ``prepare`` fetches, or a sentence that says what to fetch by hand.
     SOURCES: ClassVar[tuple[Source, ...]] = ()
@@ -184,8 +184,8 @@ class SegmentationDataset(torch.utils.data.Dataset):
     ) -> list[Path]:
         """The image files of a folder under ``root`` whose stems have (one of) the ending, sorted; [] if it is absent.
 
-        Hidden files and those with one of ``other_endings`` (``x_color.png``) are passed over; all others that are
-        not taken are kept in ``unused``, to be named.
+        Hidden files and those with one of ``other_endings`` (``x_color.png``) are ignored; all other files are added to
+        ``unused``, for a warning.
         """
         taken = []
         for path in walk(self.root / folder):
@@ -348,7 +348,7 @@ class SegmentationDataset(torch.utils.data.Dataset):
             if pair is None or (pair.label is None and labelled and self.split != "test"):
                 raise ValueError(
                     f"{path}:{number}: expected 'image label' (or one image a line for test), with a tab between "
-                    f"names that hold blanks, not {line!r}"
+                    f"names with spaces, not {line!r}"
                 )
             looked = f"; a name that begins with / is looked for in {self.root}, then from the system's root"
             for file in filter(None, pair):
@@ -376,7 +376,7 @@ def evenly_spaced(number: int, total: int) -> list[int]:
 def seed_of(stream: str, *counters: int) -> int:
     """A random seed computed from the stream's name and the counters (seed, epoch, index ...).
 
-    Streams of different names share nothing, whatever their counters.
+    Streams of different names are independent.
     """
     seed = np.random.SeedSequence([zlib.crc32(stream.encode()), *counters]).generate_state(1, np.uint64)[0]
     return int(seed >> np.uint64(1))

@@ -45,7 +45,7 @@ class DecodedCache:
         self.folder = folder
         try:
             self.places = [Place(*place) for place in json.loads((folder / CARD).read_text())]
-            # Private pages: whoever writes to a sample changes a copy of them, never the file.
+            # Private pages: writing to a sample changes a copy, never the file.
             self.bytes = np.memmap(folder / PIXELS, np.uint8, mode="c")
         except (OSError, ValueError, TypeError) as error:
             raise ValueError(f"--cache-dir: {folder} is damaged ({error}): delete that folder") from error
@@ -78,7 +78,7 @@ def checksum(content: np.ndarray, place: Place) -> int:
 def open_cache(dataset: SegmentationDataset, cache_dir: str | Path) -> DecodedCache:
     """Open the decoded samples of a split; decode them if ``cache_dir`` has none for these contents and classes.
 
-    One process builds while others wait for it. What is not complete is never opened, and is replaced by the next call.
+    One process builds while others wait for it. An incomplete cache is never opened, and is replaced by the next call.
 
     Raises:
         OSError: no room for it, or the folder cannot be written; says how much it needs.

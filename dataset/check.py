@@ -29,7 +29,7 @@ class Verdict:
     """Result of the check of a split.
 
     num_pixels: of each class, void last. mean, std: of each channel over all pixels of the split, RGB, 0..255.
-    errors name file, value and remedy; warnings are what may be meant.
+    errors name file, value and remedy; warnings are possible mistakes.
     """
 
     num_images: int
@@ -152,7 +152,7 @@ def require_labels(dataset: SegmentationDataset, num_images: int = 8) -> None:
     Classes of which no pixel is found are named in a warning.
 
     Raises:
-        ValueError: the check found errors, or the labels are void throughout or of one class alone.
+        ValueError: the check found errors, or the labels are all void or of one class only.
     """
     verdict = known_verdict(dataset)
     if verdict and verdict.errors:

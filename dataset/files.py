@@ -56,7 +56,7 @@ def read_bytes(path: Path) -> bytes:
 def fingerprint(path: Path | None) -> str:
     """Size and CRC-32 of a file, or the error of reading it; "" without a file.
 
-    Of one that is longer than WHOLE, the first and the last ENDS bytes alone are read; a PNG's last ones depend on all
+    For a file longer than WHOLE, only the first and the last ENDS bytes are read; a PNG's last ones depend on all
     of its pixels.
     """
     if path is None:

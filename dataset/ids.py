@@ -1,4 +1,4 @@
-"""Label values, train ids and the colours that stand for them."""
+"""Label values, train ids and their colours."""
 
 from collections.abc import Sequence
 

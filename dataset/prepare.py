@@ -27,7 +27,7 @@ def prepare(data_set: type[SegmentationDataset], folder: str | Path) -> str:
     """Download and unpack a data set to ``folder``; an interrupted call is continued.
 
     Returns:
-        What is there, in words.
+        Text: the files of the prepared data set.
 
     Raises:
         ValueError: it is not public, and what to fetch by hand; an archive that is damaged, has another checksum or

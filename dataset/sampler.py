@@ -16,9 +16,9 @@ class TrainSampler(torch.utils.data.Sampler):
     Args:
         length: labelled samples in the data set, which come first in it.
         batch_size: labelled samples of the global batch; divisible by ``world_size``.
-        unlabelled: (samples in the data set after the labelled ones, how many of them a global batch holds beside the
-            labelled ones); a stream of its own.
-        views: epochs after which the samples come as they did before; None: they never do.
+        unlabelled: (samples in the data set after the labelled ones, how many of them each global batch has); they
+            have their own random order.
+        views: epochs after which the augmented samples repeat; None: never.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Any methods against the student alone, over seeds, with one teacher, student and data set. The students of a seed
-# learn beside each other: the same batches, one forward pass of the teacher. Killed at any moment, the same command
+# are trained in one process: the same batches, one forward pass of the teacher. After a kill, the same command
 # continues. SKD's own ablation is the default:
 #   teacher=FILE bash experiments/compare.sh
 #   methods="cwd: --cwd weight=3

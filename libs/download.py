@@ -26,11 +26,11 @@ def download(url: str, target: str | os.PathLike, sha256: str | None = None) -> 
     A target that exists is checked and not fetched again.
 
     Args:
-        sha256: of the whole file in hexadecimal, or its first digits; None for a file whose digest nobody knows.
+        sha256: of the whole file in hexadecimal, or its first digits; None if the digest is unknown.
 
     Raises:
         ValueError: another kind of URL, or a content that is not the one that ``sha256`` names.
-        OSError: the server refuses or breaks off, or the disk is full; says how to go on.
+        OSError: the server refuses or the connection breaks, or the disk is full; says how to continue.
     """
     target = Path(target)
     if target.exists():

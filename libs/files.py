@@ -17,8 +17,8 @@ def replacing(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
     """Context manager: a file to write, renamed to ``path`` when the block ends without an error.
 
     A kill or a full disk leaves the old file or the new one, whole. A link stays a link: the file that it points to is
-    replaced. What is no regular file (/dev/stdout, a pipe) is written to as it is; /dev/stdout even where the shell has
-    sent it to a file, behind what is there.
+    replaced. A target that is no regular file (/dev/stdout, a pipe) is written directly; output to /dev/stdout is
+    appended if the shell redirects it to a file.
 
     Raises:
         OSError: it could not be written; names the file.

@@ -201,7 +201,7 @@ def backward(
 
 
 class InPlaceABNFunction(torch.autograd.Function):
-    """Backward of ``inplace_abn_``; it mutates nothing, so that it may run twice, and has no derivative of its own."""
+    """Backward of ``inplace_abn_``; it mutates nothing, so that it may run twice, and has no second derivative."""
 
     @staticmethod
     def forward(ctx, x, mean, var, weight, bias, count, batch_statistics, eps, activation, param, group):

@@ -57,7 +57,7 @@ def settings_of(cls: type) -> dict[str, Setting]:
     for parameter in parameters:
         if parameter.kind is parameter.KEYWORD_ONLY:
             name, note = parameter.name, noted.get(parameter.name, {})
-            kind = kinds.get(name, type(parameter.default))  # without an annotation the default tells the kind
+            kind = kinds.get(name, type(parameter.default))  # without an annotation, the default's type
             meaning = note.get("meaning", meanings.get(name, ""))
             settings[name] = Setting(kind, parameter.default, meaning, note.get("limits", UNLIMITED))
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
@@ -82,7 +82,7 @@ def parse_settings(cls: type, words: Sequence[str], what: str, hidden: Sequence[
 
     Args:
         what: what the settings are of, for the error: "--pi".
-        hidden: settings that have a flag of their own.
+        hidden: settings that have their own flag.
 
     Raises:
         ValueError: a word that is no key=value, a key that ``cls`` does not have or that is given twice, a value of

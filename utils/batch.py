@@ -18,7 +18,7 @@ class Batch(NamedTuple):
     keys: (N, 2) int64, the epoch and the index of each sample.
     num_valid: scalar, the labelled pixels of a process's share of the global batch, on average. A sum over a share
         divided by it, averaged over the processes (as their gradients are), is the mean over the global batch.
-    progress: 0..1, how much of the training lies behind.
+    progress: 0..1, the completed share of the training.
     num_kept: as ``num_valid``, of the pixels that terms with void=mask count: the labelled ones and those of wholly
         unlabelled images. None where it is not known, then they count their own.
     """

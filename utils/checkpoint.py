@@ -49,15 +49,15 @@ def load_predictor(
 ) -> LoadedPredictor:
     """Load a checkpoint, ours or released, to predict images as a protocol says.
 
-    A release that counts void as its last class may predict it: id ``len(dataset.CLASSES)``, which is scored as an
+    A release with void as its last class may predict void: id ``len(dataset.CLASSES)``, which is scored as an
     error, drawn black and encoded as void. The published scores of such files count it so. A class map leaves it out.
 
     Args:
         protocol: as ``protocol_of`` of ``segdistill.utils.protocol`` returns it.
         class_map: a file, see ``read_class_map`` of ``segdistill.utils.classes``.
-        batch_size: tiles shown to the network together.
-        network_options: ``key=value`` settings of the network in place of what the file says.
-        trusted: names of networks whose code may be run although it is not ours (``FILE.py:CLASS``).
+        batch_size: tiles in a batch.
+        network_options: ``key=value`` settings of the network that override the file's.
+        trusted: names of networks whose code may be run (``FILE.py:CLASS``).
 
     Raises: as ``segdistill.network.load_network`` and ``segdistill.utils.classes.match_classes``.
     """

@@ -94,12 +94,12 @@ def match_classes(
 
     Args:
         report: of the network's file; None for a network without one.
-        source: what an error calls it.
+        source: its name, for errors.
         file: a class map, see ``read_class_map``. Without it the classes must be the data set's, in any order if both
             are named, or those and void if the report says ``counts_void``.
 
     Raises:
-        FileNotFoundError, ValueError: as ``read_class_map``, or classes that do not fit, with both lists.
+        FileNotFoundError, ValueError: as ``read_class_map``, or classes that differ, with both lists.
     """
     classes = tuple(dataset.CLASSES)
     count = network.num_classes
@@ -127,7 +127,7 @@ def match_classes(
 def same_names(sources: Sequence[str], targets: Sequence[str]) -> tuple[int, ...] | None:
     """Index in ``targets`` of each of ``sources``, if both are the same names in any order; else None.
 
-    Case and punctuation do not count: torchvision's ``__background__`` is ``background``.
+    Case and punctuation are ignored: torchvision's ``__background__`` is ``background``.
     """
     sources, targets = (
         ["".join(filter(str.isalnum, name.casefold())) for name in names] for names in (sources, targets)
@@ -140,7 +140,7 @@ def same_names(sources: Sequence[str], targets: Sequence[str]) -> tuple[int, ...
 def usual_names(count: int, report: LoadReport | None) -> tuple[str, ...]:
     """Class names of the one data set with that class count, plus void if the report counts it; () if there is none.
 
-    They name the lines of a class map and complete an error; no file is accepted on their account.
+    Used for the lines of a class map and in errors only.
     """
     void = (VOID,) if report and report.counts_void else ()
     names = {tuple(dataset.CLASSES) for dataset in DATASETS.values() if len(dataset.CLASSES) + len(void) == count}
@@ -150,8 +150,8 @@ def usual_names(count: int, report: LoadReport | None) -> tuple[str, ...]:
 def read_class_map(file: str | Path, sources: Sequence[str], targets: Sequence[str]) -> ClassMap:
     """A text file of lines ``class of the network -> class of the data set`` or ``-> none``; # begins a comment.
 
-    Every class of the network has one line; several may become one. A class may be given by its number, from 0. The
-    class void needs no line, it becomes none.
+    Every class of the network has one line; several may map to one. A class may be given by its number, from 0. The
+    class void needs no line, it maps to none.
 
     Args:
         sources, targets: the names of the network's and of the data set's classes.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 def start_device(name: str | None = None, deterministic: bool = False) -> torch.device:
     """Join torchrun's process group if there is one, and pick this process's device (cuda if there is one).
 
-    With ``deterministic``, operations whose bits would differ from run to run take another way or raise RuntimeError.
+    With ``deterministic``, operations that are not reproducible are replaced or raise RuntimeError.
 
     Raises:
         ValueError: not a device, or one that this machine does not have.

@@ -19,7 +19,7 @@ class Loader(torch.utils.data.DataLoader):
     """As ``torch.utils.data.DataLoader``.
 
     Raises:
-        OSError: a worker was killed, or there is no room for what it sends.
+        OSError: a worker was killed, or shared memory is full.
     """
 
     def __init__(self, dataset: torch.utils.data.Dataset, **options):

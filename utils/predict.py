@@ -66,7 +66,7 @@ def sliding(
     Args:
         tile: (height, width).
         overlap: share of a tile that its neighbour covers too, at least; one for both axes, or vertical, horizontal.
-        batch_size: tiles shown to the network together.
+        batch_size: tiles in a batch.
 
     Raises:
         ValueError: overlap outside 0 <= overlap < 1.

@@ -35,7 +35,7 @@ def add_protocol_flags(parser: argparse.ArgumentParser) -> None:
 def protocol_of(options: argparse.Namespace, parser: Parser) -> dict:
     """The prediction options as plain data; exits with an error if they contradict each other.
 
-    ``input_size`` is None where images are shown at the size that belongs to the weights.
+    ``input_size`` None: the input size of the weights.
     """
     if options.predict == "whole" and (options.tile or options.overlap is not None):
         parser.error("--tile and --overlap have no effect without --predict sliding")
@@ -58,7 +58,7 @@ def build_predictor(
     """The predictor that a protocol describes.
 
     Args:
-        input_size: (H, W), the one that belongs to the weights, if any.
+        input_size: (H, W) of the weights, if any.
         feature: the feature map to predict from; of logits the probabilities are averaged, of other maps the values.
     """
     predictor = whole(network, feature)

@@ -33,9 +33,9 @@ class Student:
     Args:
         options: of train.py.
         run: the folder; what it holds is continued.
-        train_set: what it learns from; its classes are the student's.
+        train_set: training data; its classes are the student's.
         network, normalization: from ``build_student``.
-        teacher: of its terms; a student without terms learns alone, whatever the teacher.
+        teacher: of its terms; not used without terms.
         device: where the network is.
 
     Raises:
@@ -139,7 +139,7 @@ class Student:
     def validate(self, val_set: SegmentationDataset | None) -> dict[str, float]:
         """Scores on ``val_set``, with pictures of two of its images: image, truth, prediction.
 
-        Keeps the weights if they are the best so far; those of a student without scores in any case.
+        Saves the weights if they are the best so far; always for a student without scores.
         """
         network = self.learner.network
         share_buffers(network)
@@ -193,7 +193,7 @@ def build_learner(
     """The learner of a network: its losses and the optimizer of all trained parameters.
 
     Raises:
-        ValueError: the network has not what an option is for.
+        ValueError: an option that has no effect on this network.
     """
     settings = {"aux_weight": options.aux_weight, "ohem": options.ohem}
     task_loss = build_loss(task, network, options.task_weight, settings) if options.task_weight else None

@@ -33,8 +33,8 @@ NOTED, REFUSED = 0.02, 0.1
 class Inference:
     """Options of the teacher's forward pass.
 
-    scale: size of the images that it is shown over that of those it is given; None for what its file says, or 1.
-    stride: maps that are finer are resized to this stride, corners on corners; None for its own.
+    scale: resizing factor of the input images; None for the file's, or 1.
+    stride: finer maps are resized to this stride, aligned corners; None: no resizing.
     precision: "float32", or "bf16" or "fp16" autocast, whatever the student's.
     compiled: by torch.compile, with the weights as constants: BatchNorm is folded into the convolutions.
     """
@@ -50,14 +50,14 @@ class Inference:
 class Teacher(nn.Module):
     """A frozen network with its own input convention, image size and classes.
 
-    It has no gradient, stays in eval mode whatever ``train()`` says, and shows no parameters, buffers or submodules, so
-    no optimizer, DistributedDataParallel or checkpoint can hold it.
+    It has no gradient, stays in eval mode after ``train()``, and exposes no parameters, buffers or submodules, so no
+    optimizer, DistributedDataParallel or checkpoint contains it.
 
     Args:
         network: any segmentation network; moved to the device.
         normalization: the input convention that the network was trained with.
-        student_normalization: that of the batches that it will be given.
-        class_map: what its classes become in the student's; None for its own.
+        student_normalization: that of its input batches.
+        class_map: from its classes to the student's; None: none.
         report: of its weights; None of an untrained one.
         source: its file or name, for errors.
     """
@@ -109,9 +109,8 @@ class Teacher(nn.Module):
         Args:
             name, settings: as ``segdistill.network.build_network``; without a file the settings say pretrained=true.
             path: a file that describes the same network, or a plain state dict in its keys or its library's.
-            num_classes: of the network in a file that does not say it, or of an untrained one.
-            untrained: take random weights where there are no others, to see what terms would ask of the network; such
-                a teacher has no report.
+            num_classes: of the network, if the file does not have it or there is none.
+            untrained: allow random weights, to check the terms against the network; such a teacher has no report.
             options: of ``from_report``.
 
         Raises: as ``build_network``, ``segdistill.network.load_network`` and ``from_report``, and ValueError for a
@@ -147,12 +146,12 @@ class Teacher(nn.Module):
 
         Args:
             report: of its weights; None of an untrained one, which takes the student's convention.
-            dataset: what the student learns; gives its classes and the size of its images. None for the teacher's own.
-            class_map: a file that says what the teacher's classes become, see ``segdistill.utils.classes``.
-            normalization: the input convention, where the report does not say it or is wrong.
+            dataset: the student's, for its classes and image size; None: the teacher's.
+            class_map: a file that maps the teacher's classes, see ``segdistill.utils.classes``.
+            normalization: the input convention, if the report has none or a wrong one.
 
-        Raises: as ``segdistill.utils.classes.match_classes``, and ValueError for a network without classes whose input
-            convention nobody says: there is nothing to measure that would show a wrong one.
+        Raises: as ``segdistill.utils.classes.match_classes``, and ValueError for a network without classes and with an
+            unknown input convention, since no score would show a wrong one.
         """
         owner = f"teacher {source}"
         mapped = None
@@ -269,7 +268,7 @@ class Teacher(nn.Module):
     def measure_crops(self, dataset: SegmentationDataset, num_crops: int = 32) -> dict | None:
         """Score the teacher on evenly spaced labelled samples with the training augmentation of epoch 0.
 
-        Nothing is refused, and no random state changes.
+        Never an error, and no random state changes.
 
         Args:
             dataset: the training split with its augmentation.

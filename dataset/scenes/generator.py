@@ -29,8 +29,8 @@ def generate(
 ) -> Path:
     """Write the data set under ``root``, unless it is there already.
 
-    Everything is drawn into a folder beside ``root`` that gets its name at the end, so an interrupted call leaves
-    nothing under that name; what a killed one left beside it is deleted by the next.
+    Scenes are drawn to a temporary folder next to ``root`` that is renamed at the end. The next call deletes temporary
+    folders of killed processes.
 
     Args:
         root: folder to make; its parents are made too.
@@ -114,7 +114,7 @@ def draw(root: Path, scenes: list[tuple[str, int]], size: tuple[int, int], seed:
 def draw_share(root: Path, scenes: list[tuple[str, int]], size: tuple[int, int], seed: int) -> None:
     parent = multiprocessing.parent_process()
     for scene in scenes:
-        if not parent.is_alive():  # it was killed, and nobody waits for the rest
+        if not parent.is_alive():  # it was killed
             return
         write_scene(root, *scene, size, seed)
 

@@ -46,7 +46,7 @@ def build_backbone(name: str, *, variant: str = "", **options) -> Backbone:
 
     Args:
         name: one of ``BACKBONES``.
-        variant: the code base whose form of it it is: "skd", "akd"; any other: the backbone as it is usually known.
+        variant: the code base whose variant is built: "skd", "akd"; any other: the usual form.
         options: the backbone's own keywords; one that is None is left at the backbone's default.
 
     Raises:

@@ -21,10 +21,10 @@ class HuggingFaceNetwork(SegmentationNetwork):
     """A model of the hub, a local folder (config.json, weights) or a config's JSON file.
 
     A model for semantic segmentation has classes, ``context`` (what its classifier reads) and logits that are not
-    upsampled; any other has its features alone. ``layer1`` ... ``layer4``: the last map at each of its last four
+    upsampled; any other has features only. ``layer1`` ... ``layer4``: the last map at each of its last four
     strides, or a plain ViT's map after each quarter of its blocks; ``context`` of a network without classes: its last
-    hidden state, the patch tokens as a map. A network with a patch size sees the image at its nearest multiple. The
-    image processor beside the model tells the input convention, the config's ``id2label`` the names of the classes.
+    hidden state, the patch tokens as a map. For a network with a patch size the image is resized to the nearest
+    multiple. The image processor next to the model has the input convention, the config's ``id2label`` the class names.
 
     Args:
         num_classes: of the logits; None takes the model's own. A network without a segmentation head has 0.
@@ -32,7 +32,7 @@ class HuggingFaceNetwork(SegmentationNetwork):
             untrained
 
     Raises:
-        ValueError: a model that gives no maps.
+        ValueError: a model without feature maps.
         OSError: no such model, or no connection to fetch it.
     """
 
@@ -52,7 +52,7 @@ class HuggingFaceNetwork(SegmentationNetwork):
             self.model = kind.from_pretrained(model, config=config, ignore_mismatched_sizes=True)
         else:
             self.model = kind.from_config(config)
-        if hf_config is None:  # else a checkpoint builds it again: it tells both itself
+        if hf_config is None:  # else it is built again from a checkpoint, which has both
             self.normalization = convention_of(model)
             self.classes = names_of(config) if self.num_classes else None
         self.model.float()  # published weights may be of half precision
@@ -99,7 +99,7 @@ def names_of(config: transformers.PretrainedConfig) -> tuple[str, ...] | None:
 
 
 def convention_of(model: str) -> Normalization | None:
-    """The input convention that the image processor beside a model or its config describes; None without one."""
+    """The input convention of the image processor next to a model or its config; None without one."""
     folder = str(Path(model).parent) if model.endswith(".json") else model
     try:
         given, _ = transformers.image_processing_utils.ImageProcessingMixin.get_image_processor_dict(folder)

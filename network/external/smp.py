@@ -12,9 +12,9 @@ from segdistill.network.external.base import convention, measure, number_stages,
 class SMPNetwork(SegmentationNetwork):
     """``layer1`` ... ``layer4``: the encoder's last four stages; ``context``: the decoder's map; logits not upsampled.
 
-    The input convention is that of the encoder's published weights, trained or not; it is unknown where only a file to
-    fetch tells it and ``pretrained`` is false. Where the library wants sides that divide by the encoder's stride, the
-    image is seen at their nearest multiple.
+    The input convention is that of the encoder's published weights, trained or not; it is unknown if it is only
+    in a file to download and ``pretrained`` is false. If the library needs sides that are multiples of the encoder's
+    stride, the image is resized to the nearest ones.
 
     Args:
         encoder_name: one of the library's encoders; tu-NAME for one of timm's

@@ -15,12 +15,12 @@ ANY_SIZE = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
 class TimmBackbone(SegmentationNetwork):
     """``layer1`` ... ``layer4``: the last four stages, or a plain ViT's map after each quarter of its blocks.
 
-    ``context``: layer4, or a ViT's patch tokens after its last norm. A transformer sees the image at its nearest
-    multiple of the patch size. There are no classes, whatever ``num_classes`` is.
+    ``context``: layer4, or a ViT's patch tokens after its last norm. For a transformer the image is resized to the
+    nearest multiple of the patch size. There are no classes, whatever ``num_classes`` is.
 
     Args:
         pretrained: start from timm's published weights, true or false
-        output_stride: 8 or 16 for dilated convolutions, where the backbone can; none leaves its own
+        output_stride: 8 or 16 for dilated convolutions, where the backbone can; none: the model's own
 
     Raises:
         ValueError: no such model, or one that timm cannot take maps from.

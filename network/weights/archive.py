@@ -33,7 +33,7 @@ DTYPES = {
     **{"BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32},
     **{"ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8},
     **{"BoolStorage": torch.bool, "ComplexFloatStorage": torch.complex64, "ComplexDoubleStorage": torch.complex128},
-    # Later types have no storage class of their own.
+    # Newer types have no storage class.
     "UntypedStorage": torch.uint8,
     **{name: getattr(torch, name) for name in LATER_DTYPES if hasattr(torch, name)},
 }
@@ -133,7 +133,7 @@ class TensorUnpickler(pickle._Unpickler):  # the one in Python: C's allocates wh
 
     Args:
         storage: (dtype, key, number of elements) -> those elements, a flat tensor.
-        only_tensors: put a ``Placeholder`` in the place of everything else; without it that is ``Refused``.
+        only_tensors: replace all other objects by a ``Placeholder``; otherwise they raise ``Refused``.
     """
 
     dispatch = {
@@ -195,7 +195,7 @@ def read_file(path: Path, remedy: str = "fetch it again", only_tensors: bool = F
 
     Args:
         path: the file, or the index (``*.index.json``) of one that was saved in parts.
-        only_tensors: read past what is neither; a pickled module becomes its state dict.
+        only_tensors: skip other objects; a pickled module becomes its state dict.
 
     Raises:
         FileNotFoundError: no such file, or no such part.
@@ -269,7 +269,7 @@ def parts_of(path: Path) -> list[Path]:
 def count_elements(value: object, known: dict[int, int], level: int = 0) -> int:
     """Number of elements of nested containers, shared ones counted each time.
 
-    Raises: ValueError for containers that are nested as in no checkpoint: whatever walks through them would not end.
+    Raises: ValueError for containers nested so deeply that walking through them would not end.
     """
     if isinstance(value, Mapping):
         items = [*value.keys(), *value.values()]
@@ -357,7 +357,7 @@ def read_zip(file: BinaryIO, only_tensors: bool) -> object:
 def read_stream(file: BinaryIO, only_tensors: bool) -> object:
     """torch.save's format before PyTorch 1.6: pickles, of which the fourth is the content, then the storages.
 
-    The content is read twice, since it comes before the storages and alone tells their types.
+    The content is read twice, since it comes before the storages and has their types.
     """
     size = os.fstat(file.fileno()).st_size
     storages = {}
@@ -398,7 +398,7 @@ def state_dict_of(module: Placeholder, known: dict[int, dict] | None = None, lev
     Args:
         known: those of the modules met so far, by id.
 
-    Raises: ValueError for modules that are nested or shared as in no network.
+    Raises: ValueError for modules nested or shared in an impossible way.
     """
     known = {} if known is None else known
     if id(module) in known:

@@ -14,8 +14,8 @@ class Weights:
     """A recognised file: the state dict in our key names and what it says about its network.
 
     family: the file of ``segdistill.network.weights`` that read it. config: the arguments of ``build_network``; empty
-    for a backbone alone. normalization: None where the file does not tell. skipped: entries of the file that no network
-    of ours has a place for. input_size: height and width that an image is shown at; None for its own. counts_void: the
+    for a backbone alone. normalization: None if the file has none. skipped: entries of the file that our network does
+    not have. input_size: height and width of the network's input image; None for the image's size. counts_void: the
     last class is void, one more than the data set's.
     """
 

@@ -28,8 +28,8 @@ from segdistill.network.weights.shapes import blueprint, class_dependent
 class LoadReport:
     """What ``load_weights`` did: entries used, in the file but not used, and left at their initial values.
 
-    normalization: None if nobody tells: neither the file, nor the library that the network is of.
-    input_size: height and width that an image is shown at; None for its own.
+    normalization: None if neither the file nor the network's library has one.
+    input_size: height and width of the network's input image; None for the image's size.
     counts_void: the last class is void, one more than the data set's.
     """
 
@@ -68,12 +68,11 @@ def load_network(
     """Build the network that a checkpoint describes and load it; eval mode, on the CPU.
 
     Args:
-        options: ``key=value`` settings of the network in place of what the file says, for what a file cannot tell:
-            ``output_stride=8``.
-        described: the network that the file must hold, arguments of ``build_network`` as far as they are known: a name
-            at least. A plain state dict, which describes none, is read as it.
-        trusted: names of networks whose code may be run although it is not ours (``FILE.py:CLASS``); the one described
-            is.
+        options: ``key=value`` settings of the network that override the file's, such as ``output_stride=8``, which
+            files lack.
+        described: the expected network: known arguments of ``build_network``, at least the name. A plain state dict
+            is read as this network.
+        trusted: names of networks whose code may be run (``FILE.py:CLASS``); ``described`` is trusted, too.
 
     Raises: as ``load_weights``, and ValueError for a file that holds only a backbone or another network than
         described, or options its network lacks.
@@ -173,7 +172,7 @@ def compare(key: str, given: Tensor, own: Tensor) -> str:
         return f"{key}: {tuple(given.shape)} -> {tuple(own.shape)}"
     if given.dtype == torch.bool or given.is_complex() or (own.is_floating_point() and not given.is_floating_point()):
         return f"{key}: {given.dtype} where {own.dtype} belongs"
-    values = given if given.dtype.itemsize > 1 else given.float()  # PyTorch tells of no float8 whether it is finite
+    values = given if given.dtype.itemsize > 1 else given.float()  # isfinite does not support float8
     if not values.isfinite().all() or not values.to(own.dtype).isfinite().all():
         return f"{key}: not finite"
     if key.endswith("running_var") and (values < 0).any():
@@ -191,7 +190,7 @@ def read_weights(
 
     Args:
         described: as in ``load_network``.
-        only_tensors: read past what in the file is neither tensor nor container.
+        only_tensors: skip objects that are neither tensor nor container.
         entry: which to take of several networks in one file.
 
     Raises: as ``load_weights``.
@@ -231,15 +230,15 @@ def convert(
 ) -> LoadReport:
     """Convert a recognised file, or a plain state dict whose network is described, to our own format.
 
-    Reads tensors alone: what else a pickle holds is passed over, and none of it is run.
+    Reads tensors only: other objects of a pickle are skipped, and no code is run.
 
     Args:
-        described: as in ``load_network``, needed where the file does not tell; it goes before what the file tells.
+        described: as in ``load_network``, needed if the file has no config; it overrides the file's.
         entry: which to take of several networks in one file.
         classes: their names.
-        normalization: the input convention; needed where the file does not tell, goes before it where it does.
+        normalization: the input convention; needed if the file has none, overrides the file's.
 
-    Raises: as ``load_network``, and ValueError if the names are not as many as the classes, or if nobody tells the
+    Raises: as ``load_network``, and ValueError if the names are not as many as the classes, or without an
         input convention.
     """
     weights = read_weights(source, described, only_tensors=True, entry=entry)
@@ -265,7 +264,7 @@ def export_weights(
 ) -> dict:
     """What ``best.pth`` holds: a network's weights and what is needed to use them; ``metadata`` is plain data.
 
-    input_size: height and width that an image is shown at; None for its own.
+    input_size: height and width of the network's input image; None for the image's size.
     """
     return {
         "format": "segdistill",

@@ -29,20 +29,20 @@ def recognise(content: Mapping, source: str, described: Mapping | None = None, e
 
     Args:
         source: its name, for errors.
-        described: what is known of its network, arguments of ``build_network``; a plain state dict in the key names of
-            that network, or of its library, is read as it.
+        described: known arguments of ``build_network``; a plain state dict in the key names of that network, or of its
+            library, is read as this network.
         entry: which to take of several networks in one file.
 
     Raises:
-        ValueError: nobody claims it, or more than one does, or it is not what it seems to be.
+        ValueError: no family claims it, or more than one does, or its entries are invalid.
     """
     try:
         if own.claims(content) and entry is None:
             weights = own.read(content)
         else:
-            state_dict, beside = unwrap(content, entry)
+            state_dict, skipped = unwrap(content, entry)
             weights = read(state_dict, described)
-            weights.skipped += beside
+            weights.skipped += skipped
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
     weights.source = source

@@ -45,8 +45,8 @@ def read(content: Mapping) -> Weights:
 def read_plain(state_dict: Mapping[str, Tensor], described: Mapping, whole: bool) -> Weights | None:
     """A plain state dict in the key names of the network described, or of its library; None if it is not.
 
-    It does not tell its class count, which is computed if ``described`` lacks it, nor its colours: the library's are
-    taken; of our own networks they are not known.
+    The class count is computed if ``described`` lacks it. The input convention is the library's, or unknown for our
+    networks.
 
     Args:
         whole: read it only if it is of a library's network and lacks nothing.

@@ -64,7 +64,7 @@ def count_classes(state_dict: Mapping[str, Tensor], config: Mapping) -> int:
     for key in few.keys() & state_dict.keys():
         if few[key].ndim == state_dict[key].ndim:
             for at_20, at_200, size in zip(few[key].shape, many[key].shape, state_dict[key].shape, strict=True):
-                # A side that grows by a whole number a class tells the count.
+                # A side that grows by a whole number a class gives the count.
                 growth, rest = divmod(at_200 - at_20, 180)
                 if growth and not rest:
                     votes[20 + (size - at_20) / growth] += 1

@@ -31,7 +31,7 @@ def activation_boundary_loss(
 
     Args:
         student_feature, teacher_feature: (N, C, h, w) and (N, C, H, W), before the activation; the student's is
-            brought to the teacher's size.
+            resized to the teacher's.
         margin: 0 or more.
         valid: (N, H, W) bool, the positions that count; None for all.
         num_valid: see ``mean_over``.
@@ -40,7 +40,7 @@ def activation_boundary_loss(
         Scalar, float32 (float64 for float64 inputs), 0 or more.
 
     Raises:
-        ValueError: shapes that do not fit, a negative margin.
+        ValueError: shapes that do not match, a negative margin.
     """
     check_shapes(student_feature, teacher_feature, same_channels=True)
     if margin < 0:

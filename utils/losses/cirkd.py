@@ -90,7 +90,7 @@ def cross_image_loss(
 
     Args:
         student_feature, teacher_feature: (N, C_s, h, w) and (N, C_t, H, W); channel counts may differ, and the
-            student's map is brought to the teacher's size first.
+            student's map is resized to the teacher's first.
         pool: side of the windows whose means are the pixels; None is 4 for maps of 256 or more a side, 1 for others.
         valid: (N, H, W) bool, the positions that count; None for all.
         num_valid: see ``mean_over``.

@@ -106,7 +106,7 @@ class FeatureBased(DistillationLoss):
 
     Args:
         temperature: of the attention, above 0
-        channel: weight of the channels' means beside the guided distance, 0 or more
+        channel: weight of the channels' means relative to the guided distance, 0 or more
         spatial: weight of the positions' means, 0 or more
         relation: weight of the relations, 0 or more
     """

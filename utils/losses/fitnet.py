@@ -25,7 +25,7 @@ def fitnet_loss(
     """Mean squared difference over batch, channels and positions.
 
     Args:
-        student_feature, teacher_feature: (N, C, h, w) and (N, C, H, W); the student's is brought to the teacher's size.
+        student_feature, teacher_feature: (N, C, h, w) and (N, C, H, W); the student's is resized to the teacher's.
         valid: (N, H, W) bool, the positions that count; None for all.
         num_valid: see ``mean_over``.
 
@@ -33,7 +33,7 @@ def fitnet_loss(
         Scalar, float32 (float64 for float64 inputs).
 
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: shapes that do not match.
     """
     check_shapes(student_feature, teacher_feature, same_channels=True)
     student_feature = resize(student_feature, teacher_feature.shape[2:])

@@ -84,7 +84,7 @@ class Holistic(DistillationLoss):
 
     Args:
         kind: of adversarial loss
-        lambda_gp: weight of the gradient penalty beside the critic's loss, 0 or more; wgan-gp alone has one, none is 10
+        lambda_gp: weight of the gradient penalty in the critic's loss, 0 or more; for wgan-gp only, default 10
         lr: learning rate of the critic; it follows lr * (1 - progress)^0.9
         optimizer: the critic's, sgd (momentum 0.9) as SKD, adam (betas 0.9, 0.99) as IFVD, CWD and CIRKD
         weight_decay: of the critic, with sgd

@@ -50,7 +50,7 @@ def inter_class_loss(
         Scalar, float32 (float64 for float64 inputs).
 
     Raises:
-        ValueError: shapes that do not fit, an unknown word.
+        ValueError: shapes that do not match, an unknown word.
     """
     check_shapes(student_logits, teacher_logits, same_channels=True)
     check_similarity(similarity)

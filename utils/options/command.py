@@ -18,7 +18,7 @@ from segdistill.utils.options.stored import name_run, read_config, with_defaults
 from segdistill.utils.options.terms import describe_methods, name_terms, parse_term
 
 GROUPS = {"teacher": "losses", "objective": "losses"}  # titles in --help, where they are not the part's name
-# What a student of --also may have of its own, beside its terms.
+# Options that a student of --also may have, besides its terms.
 OWN = {name for name, field in FLAGS.items() if field.metadata["own"]}
 
 # Options that mean something beside one value of another: a flag that overrides the one drops the other of --config.
@@ -127,8 +127,8 @@ def make_parser(only: Collection[str] | None = None, origin: str = "") -> Parser
     """The flags of all options, or of some.
 
     Args:
-        only: names of options; methods are there in any case, what is no option is not.
-        origin: where the words come from, the beginning of its errors.
+        only: names of options; methods are always included, commands are not.
+        origin: the source of the words, with which error messages begin.
     """
     parser = Parser(
         prog="train.py",

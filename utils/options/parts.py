@@ -42,11 +42,11 @@ def option(
 
     Args:
         metavar: its value in the help; two names for two words.
-        purpose: "bookkeeping" says where and how a run is done, not what: it may change when the run is continued;
-            "input" names a file that may have moved by then.
+        purpose: "bookkeeping" options do not change the result and may change when the run is continued;
+            "input" is a file that may have moved.
         recipe: the data set's recipe gives the default.
         own: a student of ``--also`` may have its own.
-        least, greatest, above, choices: what it may be.
+        least, greatest, above, choices: allowed values.
     """
     metadata = {"meaning": meaning, "limits": Limits(least, greatest, above, choices), "metavar": metavar}
     metadata |= {"purpose": purpose, "recipe": recipe, "own": own}

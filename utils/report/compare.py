@@ -103,7 +103,7 @@ class Caveats:
 class Comparison:
     """``groups`` begins with the baseline; ``varied`` are the options that were allowed to differ between groups.
 
-    ``teacher_evaluation`` is None if there is no teacher to show, or no evaluation beside its checkpoint.
+    ``teacher_evaluation`` is None if there is no teacher to show, or no evaluation next to its checkpoint.
     """
 
     groups: list[Group]
@@ -124,7 +124,7 @@ def compare_groups(
     Args:
         baseline: folders of runs.
         groups: name and folders of each; the name "auto" is made of the distillation terms.
-        teacher: the folder of a run or a checkpoint, to be shown beside the groups; None leaves it out.
+        teacher: the folder of a run or a checkpoint, to be shown next to the groups; None: not shown.
         varied: options, such as ``lr_g`` or ``network_options.p``, in which the groups may differ besides their terms.
 
     Raises:
@@ -233,7 +233,7 @@ def check_group(group: Group) -> None:
 def check_pair(baseline: Group, group: Group, varied: Sequence[str]) -> None:
     """Raise ValueError unless both have the same seeds and differ in their terms and in ``varied`` alone.
 
-    Of two groups one of which has no teacher, nothing that concerns a teacher alone tells them apart.
+    Teacher options are not compared if one of two groups has no teacher.
     """
     for one, other in ((group, baseline), (baseline, group)):
         if missing := sorted(other.runs.keys() - one.runs.keys()):

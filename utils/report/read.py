@@ -121,7 +121,7 @@ def read_options(file: Path) -> Entries:
 def read_metrics(folder: Path) -> list[dict]:
     """The rows of metrics.jsonl, one a step, in the order of the steps.
 
-    A continued run repeats steps: the last value counts. A killed one leaves half a row, which is passed over.
+    A continued run repeats steps: the last value counts. An incomplete last row of a killed run is ignored.
 
     Raises:
         FileNotFoundError: no metrics.jsonl in the folder.
@@ -152,6 +152,6 @@ def read_evaluation(folder: Path) -> dict | None:
 
 
 def evaluated(folder: Path, evaluation: Mapping) -> Path:
-    """The checkpoint of an evaluation: beside it, for runs are moved, or where it was."""
+    """The checkpoint of an evaluation: in the same folder, since runs are moved, or at its stored path."""
     named = Path(evaluation["checkpoint"])
     return folder / named.name if (folder / named.name).is_file() else named

@@ -103,7 +103,7 @@ def delta_of(group: Group) -> str:
 
 
 def class_table(comparison: Comparison) -> str:
-    """Markdown: a class and a group, means over the seeds; beside it in brackets the delta to the baseline."""
+    """Markdown: a class and a group, means over the seeds, with the delta to the baseline in brackets."""
     baseline, *groups = comparison.groups
     shown = comparison.teacher_evaluation
     first = baseline.first.evaluation
@@ -145,8 +145,8 @@ def mean_of(values: Sequence[float | None]) -> float | None:
 
 
 def cost_table(comparison: Comparison) -> str:
-    """Markdown: a row a group with the seconds of a step and the GiB that it keeps, means over the seeds, beside their
-    ratios to the baseline; below the table, what they are."""
+    """Markdown: seconds and GiB of a step for each group, means over the seeds, with ratios to the baseline; below the
+    table, their definitions."""
     baseline = comparison.groups[0]
     costs = [costs_of(group) for group in comparison.groups]
     times = f"x {baseline.name}"
@@ -162,9 +162,9 @@ def cost_table(comparison: Comparison) -> str:
         for group, cost in zip(comparison.groups, costs, strict=True)
     ]
     note = (
-        "Student: forward, backward, update, without validation and saving. Teacher: its outputs, once for students "
-        "that learn beside each other. Kept: by autograd, of a part of a batch, until its backward pass. Seconds are "
-        "medians over the steps, on the machines that the runs were on."
+        "Student: forward, backward, update, without validation and saving. Teacher: forward pass, once for all "
+        "students of a process. Kept: by autograd, for a part of a batch, until its backward pass. Seconds are medians "
+        "over the steps, on the runs' machines."
     )
     return f"{markdown_table(header, rows)}\n\n{note}"
 
@@ -198,7 +198,7 @@ def terms_table(run: FinishedRun) -> str:
 
 
 def crops_table(run: FinishedRun) -> str:
-    """Markdown: the teacher's scores on training crops, beside the student's where it was evaluated; below the table,
+    """Markdown: the teacher's scores on training crops, and the student's if it was evaluated; below the table,
     how to read it."""
     crops, evaluation = run.teacher["crops"] | {"task": run.task.name}, run.evaluation
     columns = {"teacher, training crops": crops}
@@ -353,7 +353,7 @@ def write_comparison(comparison: Comparison, output: Path, num_images: int = 4) 
         num_images: rows of the panel, spaced evenly over the evaluated images.
 
     Returns:
-        Markdown: the paired table and what must be known beside it.
+        Markdown: the paired table and its caveats.
 
     Raises:
         FileNotFoundError, ValueError: the evaluated images or a checkpoint cannot be read.
@@ -423,7 +423,7 @@ def predict_rows(
 ) -> list[list[np.ndarray]]:
     """For each image: the image (H, W, 3), its truth (H, W), and the predictions (H, W) of each checkpoint.
 
-    Beside a checkpoint stands its class map, if it needs one; ``trusted`` as in ``load_network``.
+    Each checkpoint comes with its class map, or None; ``trusted`` as in ``load_network``.
     """
     samples = [dataset[index] for index in evenly_spaced(num_images, len(dataset))]
     rows = [[sample.image.permute(1, 2, 0).numpy(), sample.label.numpy()] for sample in samples]

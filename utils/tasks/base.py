@@ -16,7 +16,7 @@ from segdistill.network import SegmentationNetwork
 
 
 class Figure(NamedTuple):
-    """One number of an evaluation: its key in JSON files, its name for people, its unit, and which way is better."""
+    """A score of an evaluation: key in JSON files, displayed name, unit, and which direction is better."""
 
     key: str
     name: str
@@ -94,7 +94,7 @@ class Task(ABC):
         A task's own settings are further keyword-only parameters.
 
         Raises:
-            ValueError: settings that do not fit the network.
+            ValueError: settings that do not suit the network.
         """
 
     @abstractmethod
