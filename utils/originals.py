@@ -304,16 +304,16 @@ FAMILY = (  # SKD, and CWD and IFVD that grew from it
     Row("--data-listval FILE", "--val-list {data_listval}"),
     Row("--gpu 0,1", "", "`CUDA_VISIBLE_DEVICES=0,1 torchrun --nproc_per_node 2 train.py ...`"),
 )
-FAMILY_SAME = (
+SKD_SAME = (
     "--data-dir --data-list --input-size --batch-size --num-steps --lr-g --momentum --power --weight-decay "
     "--snapshot-dir --save-name --T_ckpt_path --S_ckpt_path --student-pretrain-model-imgnet"
 )
-FAMILY_UNNEEDED = (
+SKD_UNNEEDED = (
     "--classes_num --num_classes --ignore-label --is-student-load-imgnet --S_resume --D_resume --D_ckpt_path "
     "--last-step --is-training --recurrence --start_epoch --epoch_nums --best-mean-IU --parallel --imsize-for-adv "
     "--adv-conv-dim --save-ckpt-start --save-ckpt-every"
 )
-FAMILY_DEFAULTS = "--data_set cityscape --data-dir DIR --random-scale false --random-mirror false --batch-size 8"
+SKD_DEFAULTS = "--data_set cityscape --data-dir DIR --random-scale false --random-mirror false --batch-size 8"
 CITY_CKPT = "--T_ckpt_path ckpt/teacher_city.pth --student-pretrain-model-imgnet ckpt/resnet18-imagenet.pth"
 
 
@@ -458,12 +458,12 @@ TABLES: tuple[Table, ...] = (
     Table(
         "IFVD",
         "train.py",
-        {"train.py": f"{FAMILY_DEFAULTS} {CITY_CKPT}"},
+        {"train.py": f"{SKD_DEFAULTS} {CITY_CKPT}"},
         FAMILY,
         (KD_TERM, ADV_TERM, IFV_TERM),
         "--kd True --adv True --ifv True",
-        FAMILY_SAME,
-        FAMILY_UNNEEDED,
+        SKD_SAME,
+        SKD_UNNEEDED,
         pspnet,
     ),
     Table(
@@ -471,7 +471,7 @@ TABLES: tuple[Table, ...] = (
         "train.py",
         dict.fromkeys(
             ("train_and_eval.py", "train.py"),
-            f"{FAMILY_DEFAULTS} --weight-decay 1e-4 --T_ckpt_path ckpt/Teacher/CS_scenes_38413_0.7832174615268139.pth",
+            f"{SKD_DEFAULTS} --weight-decay 1e-4 --T_ckpt_path ckpt/Teacher/CS_scenes_38413_0.7832174615268139.pth",
         ),
         FAMILY,
         (
@@ -483,14 +483,14 @@ TABLES: tuple[Table, ...] = (
             ),
         ),
         "--pi True --pa True --lambda-pa 1 --ho True",
-        FAMILY_SAME,
-        FAMILY_UNNEEDED,
+        SKD_SAME,
+        SKD_UNNEEDED,
         pspnet,
     ),
     Table(
         "CWD",
         "train.py",
-        {"train.py": f"{FAMILY_DEFAULTS} {CITY_CKPT}"},
+        {"train.py": f"{SKD_DEFAULTS} {CITY_CKPT}"},
         FAMILY,
         (
             Row(
@@ -505,8 +505,8 @@ TABLES: tuple[Table, ...] = (
             IFV_TERM,
         ),
         "--kd True --cwd True",
-        FAMILY_SAME,
-        FAMILY_UNNEEDED,
+        SKD_SAME,
+        SKD_UNNEEDED,
         pspnet,
     ),
     Table(
