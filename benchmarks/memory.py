@@ -4,8 +4,8 @@
     python benchmarks/memory.py --backbone resnet101_v1s
     python benchmarks/memory.py --device cuda    # real steps: the peak that the allocator saw
 
-Counted on fake tensors with saved-tensor hooks: bytes of distinct storages, parameters and buffers aside. The network
-alone; the two cross-entropy terms keep 0.31 GiB more at the default size, whatever the lever.
+Counted on fake tensors with saved-tensor hooks: bytes of distinct storages, parameters and buffers aside. Network
+only; the two cross-entropy terms keep 0.31 GiB more at the default size in every case.
 """
 
 import argparse

@@ -190,7 +190,7 @@ def read_image(path: Path) -> Tensor:
 
 
 def read_size(path: Path) -> tuple[int, int]:
-    """(height, width) of an image file as ``read_image`` would turn it, from its header alone.
+    """(height, width) of an image file with EXIF orientation applied, read from its header.
 
     Raises:
         FileNotFoundError, ValueError: as ``read_image``.

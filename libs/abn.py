@@ -56,7 +56,7 @@ class ABN(nn.BatchNorm2d):
         return f"{super().extra_repr()}, activation={self.activation}, activation_param={self.activation_param}"
 
     def sync_group(self) -> dist.ProcessGroup | None:
-        """The process group whose statistics to share; None for those of this process alone."""
+        """The process group that shares statistics; None for this process only."""
         return None
 
     @torch.no_grad()

@@ -4,10 +4,10 @@ A class map merges classes in probability space. With K(c) the network's classes
 
     p_c = sum_{k in K(c)} q_k / sum_{k in some K} q_k,    q = softmax(z),
 
-so what is mapped to ``none`` is left out and the rest renormalised. As logits that is log sum_{k in K(c)} exp z_k: a
+so classes mapped to ``none`` are left out and the rest renormalised. As logits that is log sum_{k in K(c)} exp z_k: a
 class that maps one to one keeps its logits as they are. A class with an empty K(c) is unknown to the network. It is
-never predicted, and distillation terms on logits compare the known classes alone: they leave the student's logits of
-the unknown ones without a gradient.
+never predicted, and distillation terms on logits compare the known classes only: the student's logits of unknown
+classes get no gradient from them.
 """
 
 import difflib

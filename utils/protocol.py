@@ -1,4 +1,4 @@
-"""How images are predicted: the options of eval.py and test.py, as plain data that goes into evaluation.json."""
+"""The prediction protocol: options of eval.py and test.py, as plain data that is stored in evaluation.json."""
 
 import argparse
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What the adapters share: channels and strides of feature maps, resizing of images, the output of a layer."""
+"""Shared code of the adapters: channels and strides of feature maps, resizing of images, the output of a layer."""
 
 import copy
 from collections.abc import Iterable, Iterator, Sequence

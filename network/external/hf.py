@@ -132,7 +132,7 @@ def classifier_of(model: nn.Module, num_classes: int) -> str:
 
 
 def find_stages(model: nn.Module, side: int, patch: int) -> tuple[dict[str, int], bool]:
-    """Which hidden states are layer1 ... layer4, and whether all have one size, as in a plain ViT."""
+    """Indices of the hidden states layer1 ... layer4, and whether all have one size, as in a plain ViT."""
     output = run(copy.deepcopy(model).to("meta").eval(), torch.empty(1, 3, side, side, device="meta"))
     states = [as_map(state, [side // patch] * 2) for state in hidden_states(output)]
     last = {state.shape[2]: index for index, state in enumerate(states)}
@@ -153,7 +153,7 @@ def hidden_states(output: transformers.utils.ModelOutput) -> tuple[Tensor, ...]:
 
 
 def as_map(state: Tensor, grid: Sequence[int]) -> Tensor:
-    """Tokens (N, L, C), of which the last are patches, as a map (N, C, h, w) on the ``grid``; a map as it is."""
+    """Convert tokens (N, L, C), patches last, to a map (N, C, h, w) of size ``grid``; a map is unchanged."""
     if state.dim() == 4:
         return state
     return state[:, -grid[0] * grid[1] :].mT.unflatten(2, tuple(grid))

@@ -62,7 +62,7 @@ class TimmBackbone(SegmentationNetwork):
 
 
 def create(model: str, pretrained: bool, settings: dict) -> nn.Module:
-    """timm's model without its classifier, open to any image size where it can be."""
+    """timm's model without its classifier, for any image size if the model supports it."""
     for any_size in ANY_SIZE:
         try:
             return timm.create_model(model, pretrained=pretrained, num_classes=0, **any_size, **settings)

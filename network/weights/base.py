@@ -32,7 +32,7 @@ class Weights:
 
 
 def is_state_dict(content: object) -> bool:
-    """Whether it is a mapping of names to tensors, and not empty."""
+    """Whether ``content`` is a non-empty mapping of names to tensors."""
     return (
         isinstance(content, Mapping)
         and len(content) > 0
@@ -46,7 +46,7 @@ def is_counter(key: str) -> bool:
 
 
 def count_blocks(state_dict: Mapping[str, Tensor], prefix: str) -> int:
-    """How many different numbers follow ``prefix.`` in the keys."""
+    """Number of blocks: distinct numbers after ``prefix.`` in the keys."""
     return len({match[1] for key in state_dict if (match := re.match(rf"{re.escape(prefix)}\.(\d+)\.", key))})
 
 

@@ -26,7 +26,7 @@ from segdistill.network.weights.shapes import blueprint, class_dependent
 
 @dataclass
 class LoadReport:
-    """What ``load_weights`` did: entries used, in the file but not used, and left at their initial values.
+    """Result of ``load_weights``: entries used, skipped (in the file only) and missing (initial values kept).
 
     normalization: None if neither the file nor the network's library has one.
     input_size: height and width of the network's input image; None for the image's size.
@@ -262,7 +262,7 @@ def convert(
 def export_weights(
     network: nn.Module, normalization: Normalization, input_size: tuple[int, int] | None = None, **metadata
 ) -> dict:
-    """What ``best.pth`` holds: a network's weights and what is needed to use them; ``metadata`` is plain data.
+    """The content of ``best.pth``: a network's weights, its config and further ``metadata``, plain data.
 
     input_size: height and width of the network's input image; None for the image's size.
     """

@@ -1,6 +1,6 @@
 """Registry of code bases: each module recognises its own state dicts and converts them.
 
-``claims(state_dict) -> bool`` looks at key names alone and is true of that code base's files and no others;
+``claims(state_dict) -> bool`` looks at key names only and is true for that code base's files only;
 ``read(state_dict) -> Weights`` renames the entries to ours and describes the network they belong to.
 """
 

@@ -70,7 +70,7 @@ def attention_maps(feature: Tensor, valid: Tensor | None = None, temperature: fl
 
 @full_precision
 def relation_map(feature: Tensor, valid: Tensor | None = None) -> Tensor:
-    """What a map (N, C, H, W) holds at alike positions: r_i = mean_j cos(x_i, x_j) x_j over valid positions j.
+    """Relations of positions of a map (N, C, H, W): r_i = mean_j cos(x_i, x_j) x_j over valid positions j.
 
     Through the (C, C) product of directions and features, so that no matrix over pairs of positions is made: 134 MB at
     batch 8 and 2048 channels.

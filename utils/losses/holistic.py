@@ -28,7 +28,7 @@ CRITIC_SIDE = 65  # logits are brought to at least this many positions a side
 
 @full_precision
 def critic_loss(student_score: Tensor, teacher_score: Tensor, kind: str = "wgan-gp") -> Tensor:
-    """What the critic minimises: mean(student) - mean(teacher), or the hinge loss with margins -1 and 1.
+    """The critic's loss: mean(student) - mean(teacher), or the hinge loss with margins -1 and 1.
 
     Args:
         student_score, teacher_score: scores of any shape. Gradients flow to both, for both are the critic's.
@@ -45,7 +45,7 @@ def critic_loss(student_score: Tensor, teacher_score: Tensor, kind: str = "wgan-
 
 @full_precision
 def generator_loss(student_score: Tensor, kind: str = "wgan-gp") -> Tensor:
-    """What the student minimises: -mean(score), for either kind. Raises ValueError for an unknown kind."""
+    """The student's adversarial loss: -mean(score), for either kind. Raises ValueError for an unknown kind."""
     _check_kind(kind)
     return -student_score.mean()
 

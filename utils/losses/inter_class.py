@@ -95,7 +95,7 @@ def _original_divergences(logits: Tensor) -> Tensor:
 
 
 def _unit(matrix: Tensor) -> Tensor:
-    """Rows of length 1; one that is practically zero stays so, with a bounded gradient."""
+    """Normalise rows to length 1; rows near zero stay zero, with a bounded gradient."""
     return matrix / matrix.norm(dim=2, keepdim=True).clamp(min=1e-6)
 
 

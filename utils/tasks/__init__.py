@@ -16,7 +16,7 @@ TASKS: dict[str, Task] = {task.name: task for task in (Segmentation(),)}
 
 
 def task_of(dataset: SegmentationDataset | type[SegmentationDataset]) -> Task:
-    """The task that a data set was opened for; of one that is not open, its first."""
+    """The task that a data set was opened for; for a class, its first task."""
     return TASKS[getattr(dataset, "task", dataset.TASKS[0])]
 
 
