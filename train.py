@@ -122,7 +122,7 @@ def fit(
             batches = make_batches(sample, convention, device, options.run.memory_format, done, parts)
             for part, batch in enumerate(batches if learning else ()):
                 with group.watch:
-                    # Before the students: its maps are gone when theirs, which the backward pass needs, take memory.
+                    # Before the students' forward passes, so that the teacher's intermediate maps are freed first.
                     output = (cache or teacher)(batch, group.wanted) if group.distilled else None
                 for student in learning:
                     student.accumulate(step, part, batch, output)

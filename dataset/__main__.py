@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def check_all(options: argparse.Namespace) -> int:
     """Check every split and the images that two splits share; returns 1 if one has an error or there is none."""
-    if not options.folder.is_dir():  # a data set that makes itself would take a misspelt name for a new one
+    if not options.folder.is_dir():  # a generated data set would be written to a misspelt folder
         print(f"no folder {options.folder}", file=sys.stderr)
         return 1
     data_set = DATASETS[options.name]

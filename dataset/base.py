@@ -124,7 +124,7 @@ class SegmentationDataset(torch.utils.data.Dataset):
     VOID_COLORS: ClassVar[dict[int, tuple[int, int, int]]] = {}
     # The default folder of a data set that is made on first use.
     DEFAULT_ROOT: ClassVar[str | None] = None
-    # Where it comes from: archives that ``prepare`` fetches, or a sentence that says what to fetch by hand.
+    # The source: archives that ``prepare`` downloads, or a sentence that says what to download by hand.
     SOURCES: ClassVar[tuple[Source, ...]] = ()
     BY_HAND: ClassVar[str] = ""
 
@@ -325,7 +325,7 @@ class SegmentationDataset(torch.utils.data.Dataset):
             if color == self.VOID_COLORS.get(value):
                 continue
             void = table[value] == IGNORE_INDEX
-            # Void may have any colour of its own, and black.
+            # Void may have any colour that no class has, and black.
             fits = color not in self.PALETTE or color == (0, 0, 0) if void else color == self.PALETTE[table[value]]
             if not fits:
                 meant = self.CLASSES[self.PALETTE.index(color)] if color in self.PALETTE else "no class"

@@ -17,7 +17,7 @@ from segdistill.dataset.base import Sample, SegmentationDataset
 from segdistill.dataset.contents import Contents
 from segdistill.libs.files import replacing, sync_folder
 
-VERSION = 2  # raise it when what is stored changes
+VERSION = 2  # increase it when the format changes
 PIXELS, CARD = "pixels.bin", "samples.json"
 
 
@@ -52,7 +52,7 @@ class DecodedCache:
         self.verified = set()
 
     def __reduce__(self):
-        return DecodedCache, (self.folder,)  # another process maps the file, it is not sent the bytes
+        return DecodedCache, (self.folder,)  # another process maps the file itself; the bytes are not pickled
 
     def __len__(self) -> int:
         return len(self.places)
@@ -88,7 +88,7 @@ def open_cache(dataset: SegmentationDataset, cache_dir: str | Path) -> DecodedCa
     cache_dir.mkdir(parents=True, exist_ok=True)
     prefix = f"{type(dataset).__name__}-{dataset.split}"
     with (cache_dir / f".{prefix}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # given back when the process ends, however it ends
+        fcntl.flock(lock, fcntl.LOCK_EX)  # released when the process ends
         contents = Contents(cache_dir / f".{prefix}.contents.json")
         meaning = repr((VERSION, dataset.CLASSES, sorted(dataset.ID_TO_TRAIN_ID.items())))
         digest = hashlib.sha256(f"{meaning} {contents.digest(dataset)}".encode()).hexdigest()[:16]

@@ -18,8 +18,8 @@ from segdistill.dataset.ids import IGNORE_INDEX
 from segdistill.dataset.pairs import describe_unused
 from segdistill.libs.files import replacing
 
-FOLDER = ".segdistill"  # under the data set's own: the verdict goes where the data go
-VERSION = 2  # raise it when another verdict would be given
+FOLDER = ".segdistill"  # in the data set's folder, so that it moves with the data
+VERSION = 2  # increase it when the checks change
 IMPROBABLE_VOID = 0.5  # of the pixels: more is probably a mistake
 MOST_LABELS = 100  # read before training in search of classes
 logger = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ def check(dataset: SegmentationDataset) -> Verdict:
         with replacing(path, "w") as file:
             json.dump(asdict(verdict), file, indent=1)
     except OSError:
-        pass  # data that may not be written to are audited every time
+        pass  # read-only data are checked every time
     return verdict
 
 

@@ -44,7 +44,7 @@ def read_bytes(path: Path) -> bytes:
         raise ValueError(f"{path} may not be read (permission denied): chmod u+r it, or ask its owner") from error
     except FileNotFoundError:
         raise
-    except OSError as error:  # a link that leads in a circle, a disk that fails
+    except OSError as error:  # a circular link, a failing disk
         raise ValueError(
             f"{path} cannot be read ({error.strerror}): is it a link to itself, is the disk well?"
         ) from error

@@ -110,7 +110,7 @@ def tar_members(opened: tarfile.TarFile) -> list[Member]:
     opened.fileobj.seek(opened.offset)
     if opened.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
         raise tarfile.ReadError(f"no header and no end of the archive after {len(members)} files")
-    while opened.fileobj.read(1 << 20):  # to the checksum of what is compressed
+    while opened.fileobj.read(1 << 20):  # to the checksum of the compressed data
         pass
     return members
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO
 
 BLOCK = 1 << 20
-# What a process holds open, which is a regular file where the shell has redirected it.
+# Open file descriptors; a regular file if the shell has redirected it.
 STREAMS = ("/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/")
 
 

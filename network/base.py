@@ -45,13 +45,13 @@ class SegmentationNetwork(nn.Module):
     features: dict[str, Feature]
     # The classes that it can predict; None for all. A network mapped from other classes may lack some.
     known_classes: tuple[int, ...] | None = None
-    # The input convention that its library or its author names, trained or not; None: unknown.
+    # The input convention of its library or author; None: unknown.
     normalization: "Normalization | None" = None
     # The names of its classes, where its published weights come with them; None: unknown.
     classes: tuple[str, ...] | None = None
-    # The options that build it again, where they are not those it was built with: its weights were fetched, say.
+    # The options saved in ``config`` if they differ from the given ones, such as ``pretrained``.
     rebuild: dict | None = None
-    # Set by ``build_network``: what it takes to build this network again; checkpoints carry it.
+    # The arguments of ``build_network`` for this network; saved in checkpoints.
     config: dict
     # Why bfloat16 autocast on the CPU is refused for this network; empty where it is not.
     BF16_ON_CPU: ClassVar[str] = ""

@@ -11,9 +11,9 @@ from typing import Any, NoReturn
 from segdistill.network.settings import UNLIMITED, Limits, parse_value, shortened
 from segdistill.utils import originals
 
-# What a user can mend; everything else is a defect of ours and keeps its traceback.
+# User errors; all other exceptions are bugs and keep their traceback.
 USER_ERRORS = (ValueError, OSError, FloatingPointError)
-# What torch says on CPU and GPU, in a RuntimeError.
+# Texts of torch's out-of-memory RuntimeErrors on CPU and GPU.
 NO_MEMORY = re.compile(r"can't allocate memory|out of memory", re.IGNORECASE)
 
 

@@ -169,14 +169,14 @@ class Learner:
         return {f"share/{name}": size / whole for name, size in sizes.items()}
 
     def _refuse_what_is_not_finite(self, terms: dict[str, Tensor], norm: Tensor) -> None:
-        # One look at the device; what was wrong is only asked for when something is.
+        # One synchronisation with the device; the wrong term is searched only if there is one.
         values = torch.stack([*(term.float() for term in terms.values()), norm.float()])
         if values.isfinite().all():
             return
         wrong = [name for name, term in terms.items() if name != "loss" and not term.isfinite()]
         if not wrong:
             if self.scaler.is_enabled() and self.scaler.get_scale() > 1:
-                return  # float16 overflowed: the scaler passes over this step and lowers the scale
+                return  # float16 overflow: the scaler skips this step and lowers the scale
             wrong = [f"gradient of {name}" for name, p in self.parameters.items() if not finite(p.grad)][:3]
         self.optimizer.zero_grad()
         raise FloatingPointError(f"{', '.join(wrong) or 'the total'} not finite")

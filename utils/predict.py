@@ -126,7 +126,7 @@ def multi_scale(
                 logits = resize(view, size)
                 total = total + (logits if of_logits else logits.softmax(1))
         mean = total / (len(scales) * (1 + flip))
-        # A probability of 0 would be an infinite logit, which no interpolation survives.
+        # A probability of 0 would be an infinite logit, which interpolates to NaN.
         return mean if of_logits else mean.clamp_(min=torch.finfo(mean.dtype).tiny).log_()
 
     return Predictor(coarse)
@@ -187,7 +187,7 @@ def enlarged_class_ids(logits: Tensor, size: tuple[int, int]) -> Tensor:
 
 def interpolation(old: int, new: int) -> tuple[Tensor, Tensor]:
     """Linear interpolation from ``old`` to ``new`` positions, ends aligned: lower index and upper weight of each."""
-    # In float32, as torch's own: the weights are to be the same to the last bit.
+    # In float32, so that the weights equal torch's bit for bit.
     places = torch.arange(new) * (torch.tensor(float(old - 1)) / (new - 1))
     before = places.long().clamp_(max=old - 2)
     return before, places - before

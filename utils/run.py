@@ -45,7 +45,7 @@ class Run:
         self.best = self.folder / "best.pth"
         self.options = plain(options)
         self.writes = rank() == 0
-        self.teacher = None  # what is known of the teacher, for teacher.json
+        self.teacher = None  # the content of teacher.json
         self.state, self.start = None, None  # of a run to be continued: what last.pth holds, and its step
         self.origin = {"data": None, "teacher": None, "class_map": None}  # kept in last.pth
         self.found = stamp(self.last)
@@ -134,7 +134,7 @@ class Run:
         os.register_at_fork(after_in_child=self.lock.close)
         if stamp(self.last) != self.found:
             raise BlockingIOError(f"another process has just trained in {self.folder}: start again")
-        for path in self.folder.glob(".*.pth.*.tmp"):  # half a checkpoint that a kill left
+        for path in self.folder.glob(".*.pth.*.tmp"):  # an incomplete checkpoint of a killed run
             path.unlink()
         if self.start is not None:
             keep_rows(self.folder / "metrics.jsonl", self.start)

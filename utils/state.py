@@ -31,7 +31,7 @@ def verified(content: Mapping, file: Path) -> dict:
         raise ValueError(f"{file} is no checkpoint of a run: {REMEDY}")
     left, altered = dict(sums), None
     for path, value in entries(state):
-        if path not in sums:  # at once: what a file describes may be endless
+        if path not in sums:  # at once, since nested containers of a file may be endless
             raise ValueError(f"{file} has an entry that no run wrote, {path!r:.80}: {REMEDY}")
         if left.pop(path, None) != checksum(value):
             altered = path

@@ -6,7 +6,7 @@ from collections import deque
 
 import torch
 
-RECENT = 50  # laps that a median is of, at most
+RECENT = 50  # greatest number of laps in the median
 
 
 class Stopwatch:

@@ -145,11 +145,11 @@ class Student:
         share_buffers(network)
         metadata = {"dataset": self.options.data.dataset, "step": self.step}
         metadata |= {"classes": self.train_set.CLASSES} if network.num_classes else {}
-        if not self.is_scored:  # nothing says which step was best, so it is the last
+        if not self.is_scored:  # no score to choose the best step, so it is the last
             self.run.save(self.run.best, export_weights(network, self.normalization, **metadata))
             return {}
         predictor = whole(network, self.task.feature)
-        # Decoded images need no help, and starting processes takes longer than reading a few.
+        # Decoded images need no workers: starting them takes longer than reading the images.
         num_workers = 0 if self.options.data.preload else self.options.data.num_workers
         scores = evaluate(predictor, val_set, self.normalization, None, num_workers, "validation")
         for i in sorted({0, len(val_set) // 2}):

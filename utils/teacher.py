@@ -25,7 +25,7 @@ from segdistill.utils.tasks import task_of
 
 logger = logging.getLogger(__name__)
 
-# How much better another input convention scores where it is mentioned, and where the teacher is refused.
+# Gain of another input convention that gives a warning, and that is an error.
 NOTED, REFUSED = 0.02, 0.1
 
 
@@ -247,7 +247,7 @@ class Teacher(nn.Module):
         """Warn or raise ValueError if the images in another common convention give a better ``score``."""
         primary = task_of(dataset).primary
         if primary.gain(score, 1) <= REFUSED:
-            return  # of a share none can be much better
+            return  # the score is too high for a large gain
         gains, scores = {}, {}
         for name, other in CONVENTIONS.items():
             if other != self.normalization:

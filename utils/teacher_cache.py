@@ -81,7 +81,7 @@ class TeacherCache:
     def read(self, name: str, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The maps (N, C, h, w) float16 at these places, and which of them are stored and undamaged, (N,) bool."""
         files = self.files[name]
-        maps = files.maps[places]  # a copy, so that what is used is what was checked
+        maps = files.maps[places]  # a copy, so that the checked bytes are the used ones
         return maps, np.array([checksum(*one) for one in zip(maps, places, strict=True)]) == files.sums[places]
 
     def write(self, name: str, places: np.ndarray, maps: Tensor) -> None:
@@ -116,7 +116,7 @@ class TeacherCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not sums.exists():  # it is the last that is made
+            if not sums.exists():  # made last
                 free = shutil.disk_usage(self.folder).free
                 logger.info("teacher cache %s: %s %s, %d views in %s", self.folder, name, shape, self.length, gib(size))
                 if size > free:

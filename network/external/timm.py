@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from segdistill.network.base import SegmentationNetwork
 from segdistill.network.external.base import STAGES, convention, measure, number_stages, resize_to_multiple
 
-# How timm's transformers are told to take images of any size; other networks know neither word and need none.
+# Keywords by which timm's transformers accept any image size; other networks have and need neither.
 ANY_SIZE = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
 
 

@@ -37,11 +37,11 @@ DTYPES = {
     "UntypedStorage": torch.uint8,
     **{name: getattr(torch, name) for name in LATER_DTYPES if hasattr(torch, name)},
 }
-# Containers nested deeper, or with more elements when each is counted wherever it is shared, are no checkpoint's.
+# Limits of depth and of elements (shared ones counted each time) of a checkpoint's containers.
 MOST_LEVELS, MOST_ELEMENTS, MOST_IN_KEY = 50, 10_000_000, 10_000
-# The end of the name of one of several files that hold the entries together.
+# End of the name of one part of a checkpoint in parts.
 PART = re.compile(r"-\d{5}-of-(\d{5})(?=\.\w+$)")
-# How files begin that are none of ours, and what they are.
+# First bytes of other kinds of files.
 OTHERS = {
     b"version https://git-lfs": "a git-LFS pointer, not the file that it points to (git lfs pull fetches that)",
     b"<!doctype html": "an HTML page",

@@ -56,7 +56,7 @@ def read_plain(state_dict: Mapping[str, Tensor], described: Mapping, whole: bool
         return None
     network = blueprint({"num_classes": 20, **described})
     own = {key: value.shape for key, value in network.state_dict().items()}
-    # The library's model is an attribute of its adapter, and the prefixes that all names share were taken off.
+    # The library's model is an attribute of its adapter, and prefixes that all names share were removed.
     prefixes = ("", *(f"{root}." for root in ROOTS))
     prefix = max(prefixes, key=lambda prefix: sum(prefix + key in own for key in state_dict))
     renamed = {prefix + key: value for key, value in state_dict.items()}

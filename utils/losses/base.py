@@ -84,7 +84,7 @@ class DistillationLoss(nn.Module):
         self.student_feature, _, teacher_feature = on.partition(":")
         self.teacher_feature = teacher_feature or self.student_feature
         self.needs = Needs(frozenset({self.student_feature}), frozenset({self.teacher_feature}))
-        # Numbers of the classes that the teacher knows, if it does not know all: then these alone are compared.
+        # Indices of the classes that the teacher knows, if not all: only these are compared.
         self.register_buffer("known_classes", None, persistent=False)
 
     @classmethod

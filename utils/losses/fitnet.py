@@ -58,7 +58,7 @@ class GraphBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        # (N, 1 head, H * W, C / 2): the kernels that work in parts want four dimensions, the last of them dense.
+        # (N, 1 head, H * W, C / 2): memory-efficient kernels need four dimensions, the last one contiguous.
         parts = (part(x).flatten(2).mT[:, None].contiguous() for part in (self.query, self.key, self.value))
         attended = F.scaled_dot_product_attention(*parts)[:, 0].mT.unflatten(2, x.shape[2:])
         return self.merge(torch.cat([x, self.widen(attended)], dim=1))

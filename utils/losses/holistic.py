@@ -23,7 +23,7 @@ from segdistill.utils.losses.base import (
 )
 
 KINDS = ("wgan-gp", "hinge")
-CRITIC_SIDE = 65  # logits are brought to at least this many positions a side
+CRITIC_SIDE = 65  # logits are resized to at least this many positions a side
 
 
 @full_precision

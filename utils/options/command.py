@@ -21,7 +21,7 @@ GROUPS = {"teacher": "losses", "objective": "losses"}  # titles in --help, where
 # Options that a student of --also may have, besides its terms.
 OWN = {name for name, field in FLAGS.items() if field.metadata["own"]}
 
-# Options that mean something beside one value of another: a flag that overrides the one drops the other of --config.
+# Options that have an effect only with one value of another: a flag that overrides this value drops them of --config.
 DEPENDENT = {
     "network": "network_options",
     "teacher_network": "teacher_options",

@@ -345,7 +345,7 @@ DEFAULTS = {
     name: field.default_factory() if field.default is dataclasses.MISSING else field.default
     for name, field in FIELDS.items()
 }
-# Options that may change when a run is continued; those of them that say nothing of the experiment at all.
+# Options that may change when a run is continued; and those of them that do not affect the experiment.
 BOOKKEEPING = {name for name, field in FLAGS.items() if field.metadata["purpose"] != "experiment"}
 PLACES = {name for name, field in FLAGS.items() if field.metadata["purpose"] == "bookkeeping"}
 # Options that concern the teacher alone: without one they have no effect.

@@ -9,7 +9,7 @@ from segdistill.libs.files import sha256_of
 from segdistill.utils.files import REMEDY, read_json, read_row
 from segdistill.utils.tasks import Task, task_named
 
-# The entries that every reader relies on, with their types.
+# The required entries, with their types.
 OPTIONS = {"seed": int, "num_steps": int, "batch_size": int, "network": str, "dataset": str}
 EVALUATION = {"checkpoint": str, "sha256": str, "dataset": str, "split": str, "protocol": dict}
 

@@ -401,7 +401,7 @@ def write_panel(comparison: Comparison, path: Path, num_images: int) -> None:
     checkpoints = {"teacher": (comparison.teacher, teachers_map(comparison))} if comparison.teacher else {}
     checkpoints |= {group.name: (group.first.checkpoint, mapped) for group in comparison.groups}
     runs = [group.first.options for group in comparison.groups]
-    own = {run[key] for run in runs for key in ("network", "teacher_network") if run.get(key)}  # these code, they ran
+    own = {run[key] for run in runs for key in ("network", "teacher_network") if run.get(key)}  # run in training
     rows = predict_rows(list(checkpoints.values()), dataset, evaluation["protocol"], num_images, own)
     task = task_of(dataset)
     legend = task.legend([one for _, *predictions in rows for one in predictions], dataset)
