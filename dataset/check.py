@@ -185,10 +185,9 @@ def count_labels(dataset: SegmentationDataset, num_images: int) -> tuple[list[in
     """
     total, num_classes = dataset.num_labelled, len(dataset.CLASSES)
     if not num_classes:  # the labels are values: labelled pixels and void
-        known = torch.cat(
-            [is_labelled(dataset.read(index).label).flatten() for index in evenly_spaced(num_images, total)]
-        )
-        return [int(known.sum()), int((~known).sum())], min(num_images, total)
+        labels = [dataset.read_label(index) for index in evenly_spaced(num_images, total)]
+        known = torch.cat([is_labelled(label).flatten() for label in labels])
+        return [int(known.sum()), int((~known).sum())], len(labels)
     counts = np.zeros(IGNORE_INDEX + 1, np.int64)
     order = dict.fromkeys((*evenly_spaced(num_images, total), *evenly_spaced(MOST_LABELS, total), *range(total)))
     looked_at = 0
