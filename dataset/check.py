@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
-from segdistill.dataset.base import SegmentationDataset, evenly_spaced
+from segdistill.dataset.base import SegmentationDataset, evenly_spaced, is_labelled
 from segdistill.dataset.contents import Contents
 from segdistill.dataset.duplicates import duplicates
 from segdistill.dataset.ids import IGNORE_INDEX
@@ -183,6 +184,10 @@ def count_labels(dataset: SegmentationDataset, num_images: int) -> tuple[list[in
     At least ``num_images``, and up to MOST_LABELS until each class was seen; where all those are of one class, all.
     """
     total, num_classes = dataset.num_labelled, len(dataset.CLASSES)
+    if not num_classes:  # the labels are values: labelled pixels and void
+        labels = [dataset.read_label(index) for index in evenly_spaced(num_images, total)]
+        known = torch.cat([is_labelled(label).flatten() for label in labels])
+        return [int(known.sum()), int((~known).sum())], len(labels)
     counts = np.zeros(IGNORE_INDEX + 1, np.int64)
     order = dict.fromkeys((*evenly_spaced(num_images, total), *evenly_spaced(MOST_LABELS, total), *range(total)))
     looked_at = 0

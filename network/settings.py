@@ -117,7 +117,8 @@ def parse_value(kind: Any, text: str, limits: Limits = UNLIMITED) -> Any:
             return None
         return parse_value(value_kind(kind), text, limits)
     if typing.get_origin(kind) is Literal or limits.choices:
-        choices = {str(choice): choice for choice in limits.choices or typing.get_args(kind)}
+        known = sorted(limits.choices) if limits.choices else typing.get_args(kind)
+        choices = {str(choice): choice for choice in known}
         if text not in choices:
             raise ValueError(f"expected one of {', '.join(choices)}, not {text!r}")
         return choices[text]

@@ -143,11 +143,14 @@ SHELL_COMMANDS = [pair for pair in written_commands() if re.match(rf"{ENVIRONMEN
 def concrete(tmp_path):
     """A function that puts what exists in the place of DIR, FILE and every .pth."""
     (tmp_path / "file.pth").touch()
+    (tmp_path / "options.json").write_text("{}")
+    (tmp_path / "my_losses.py").write_text(python_block("extending.md", "utils/losses/cosine.py"))
     for name in ("train/0001TP_0.png", "train/0016E5_0.png", "val/0.png"):  # of CamVid
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
 
     def replace(text):
+        text = re.sub(r"snapshots/\w+/(options.json)|\b(my_losses.py)", rf"{tmp_path}/\1\2", text)
         text = re.sub(r"[\w/+.-]+\.pth\b|\bFILE\b", str(tmp_path / "file.pth"), text)
         return re.sub(r"\b(DIR|FOLDER|OUT)\b", str(tmp_path), text)
 
@@ -210,7 +213,8 @@ def flags(capsys):
     for command in ("convert", "fetch", "pspnet"):
         with pytest.raises(SystemExit):
             network_tool([command, "--help"])
-    return {*re.findall(r"--[\w-]+", capsys.readouterr().out), *(f"--{flag}" for flag in DISTILLATION_LOSSES)}
+    own = {*(f"--{flag}" for flag in DISTILLATION_LOSSES), "--all"}  # --all is of the tests
+    return own | {*re.findall(r"--[\w-]+", capsys.readouterr().out)}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from segdistill.dataset import SegmentationDataset
-from segdistill.network import LoadReport, SegmentationNetwork, load_network
+from segdistill.network import HIDDEN, LoadReport, SegmentationNetwork, load_network, network_class
 from segdistill.network.base import CLASS_FEATURES
+from segdistill.network.settings import parse_settings
 from segdistill.utils.classes import MappedNetwork, match_classes
 from segdistill.utils.predict import Predictor
 from segdistill.utils.protocol import WHOLE_IMAGES, build_predictor
@@ -57,11 +58,15 @@ def load_predictor(
         class_map: a file, see ``read_class_map`` of ``segdistill.utils.classes``.
         batch_size: tiles shown to the network together.
         network_options: ``key=value`` settings of the network in place of what the file says.
-        trusted: names of networks whose code may be run although it is not ours (``FILE.py:CLASS``).
+        trusted: names of networks, of which a FILE.py:CLASS may be run; the one that a plain state dict is of.
 
     Raises: as ``segdistill.network.load_network`` and ``segdistill.utils.classes.match_classes``.
     """
-    network, report = load_network(file, options=network_options, trusted=trusted)
+    described = None
+    if len(trusted) == 1:  # a plain state dict says nothing of its network
+        (name,) = trusted
+        described = {"name": name, **parse_settings(network_class(name), network_options, name, HIDDEN)}
+    network, report = load_network(file, options=network_options, described=described, trusted=trusted)
     task = task_of(dataset)
     if class_map or task.feature in CLASS_FEATURES:
         classes = match_classes(network, report, str(file), dataset, class_map)

@@ -33,7 +33,8 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         if message.startswith("unrecognized arguments: --"):
             message += " (--help lists the options)"
-        message = originals.answer(self.prog, self.words, self._option_string_actions) or message
+        if not self.origin:
+            message = originals.answer(self.prog, self.words, self._option_string_actions) or message
         self.exit(2, f"{self.prog}: error: {self.origin}{message}\n")
 
 

@@ -77,4 +77,4 @@ def remedy(state_dict: Mapping[str, Tensor]) -> str:
         flags = "--network hf:ID, its name on the hub or its folder"
     else:
         flags = "--network NAME --network-options key=value"
-    return f"{flags} (train.py: --teacher-network, --teacher-network-options)"
+    return f"{flags} (of a teacher: --teacher-network and --teacher-options)"

@@ -169,7 +169,7 @@ def test_a_convention_that_is_a_little_better_is_mentioned(camvid, monkeypatch, 
     monkeypatch.setattr(
         "segdistill.utils.teacher.evaluate",
         lambda predictor, dataset, normalization, indices: SimpleNamespace(
-            mean_iou=lambda: scores.get(normalization, 0.1), best_constant=lambda: 0.2
+            figures=lambda: {"mean_iou": scores.get(normalization, 0.1)}, best_constant=lambda: 0.2
         ),
     )
     teacher = make_teacher(source="a.pth")
@@ -442,7 +442,7 @@ def test_a_file_and_a_network_that_do_not_agree_are_an_error(tmp_path):
     atomic_save(export_weights(build_network("espnet_c", 11, q=1), CAFFE), tmp_path / "teacher.pth")
     with pytest.raises(ValueError, match=r"teacher\.pth holds a espnet_c, not a pspnet"):
         Teacher.from_network("pspnet", IMAGENET, tmp_path / "teacher.pth", 11)
-    with pytest.raises(ValueError, match=r"teacher\.pth holds .*'q': 1.*not .*'q': 2"):
+    with pytest.raises(ValueError, match=r"teacher\.pth: it holds .*'q': 1.*not .*'q': 2"):
         Teacher.from_network("espnet_c", IMAGENET, tmp_path / "teacher.pth", 11, {"q": 2})
     teacher = Teacher.from_network("espnet_c", IMAGENET, tmp_path / "teacher.pth", 11, {"q": 1})
     assert (teacher.normalization, teacher.report.config["q"]) == (CAFFE, 1)

@@ -83,13 +83,14 @@ def build_losses(
     """
     losses = {}
     for name, method, settings in terms:
-        if DISTILLATION_LOSSES[method].needs_classes and not student.num_classes:
+        cls = loss_class(method)
+        if cls.needs_classes and not student.num_classes:
             raise ValueError(f"--{method} needs classes, and the student has none")
         try:
             check_temperature(settings.get("temperature", 1))
         except ValueError as error:
             raise ValueError(f"--{method}: {error}") from None
-        loss = loss_class(method).between(student, teacher, **settings)
+        loss = cls.between(student, teacher, **settings)
         if teacher.known_classes is not None:
             loss.known_classes = torch.tensor(teacher.known_classes)
         loss.check_networks(student, teacher)

@@ -173,7 +173,7 @@ def add_flag(group: argparse._ArgumentGroup, name: str, kind: Any, default: Any)
     if kind is bool:
         add_switch(group, flag_of(name), meaning, argparse.SUPPRESS)
     elif metavar == "key=value":
-        group.add_argument(flag_of(name), nargs="*" if default is None else "+", metavar=metavar, help=meaning)
+        group.add_argument(flag_of(name), nargs="*", metavar=metavar, help=meaning)
     elif isinstance(metavar, tuple):
         kind = get_args(kind)[0]
         group.add_argument(flag_of(name), nargs=len(metavar), type=reader(kind, limits), metavar=metavar, help=meaning)

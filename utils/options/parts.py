@@ -6,7 +6,7 @@ Each class refuses what contradicts itself, ``Options`` what contradicts between
 import dataclasses
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -36,7 +36,7 @@ def option(
     least: float | None = None,
     greatest: float | None = None,
     above: float | None = None,
-    choices: list[str] | None = None,
+    choices: Collection[str] | None = None,
 ) -> Any:
     """A field that is a flag.
 
@@ -46,7 +46,7 @@ def option(
             "input" names a file that may have moved by then.
         recipe: the data set's recipe gives the default.
         own: a student of ``--also`` may have its own.
-        least, greatest, above, choices: what it may be.
+        least, greatest, above, choices: what it may be; choices from a registry are looked up when the flag is read.
     """
     facts = {"meaning": meaning, "limits": Limits(least, greatest, above, choices), "metavar": metavar}
     facts |= {"purpose": purpose, "recipe": recipe, "own": own}
@@ -75,8 +75,8 @@ def flag_of(name: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
-    dataset: str = option("scenes", "scenes is made on first use", "NAME", choices=sorted(DATASETS))
-    task: str | None = option(None, "what its labels are read for (its first)", "NAME", choices=sorted(TASKS))
+    dataset: str = option("scenes", "scenes is made on first use", "NAME", choices=DATASETS)
+    task: str | None = option(None, "that its labels are for (its first)", "NAME", choices=TASKS)
     data_dir: str | None = option(None, "folder of the data set", "DIR", purpose="bookkeeping")
     data_list: str | None = file_option("'image label' lines in place of the training split", "input")
     val_list: str | None = file_option("the same in place of the split that validates")
@@ -128,9 +128,7 @@ class StudentOptions:
         "NAME",
     )
     network_options: dict[str, object] = option({}, "the network's own", "key=value")
-    norm: str = option(
-        "batch_norm", f"or {', '.join(sorted(NORMS.keys() - {'batch_norm'}))}", "NAME", choices=sorted(NORMS)
-    )
+    norm: str = option("batch_norm", f"or {', '.join(sorted(NORMS.keys() - {'batch_norm'}))}", "NAME", choices=NORMS)
     student_pretrain_model_imgnet: str | None = file_option("ImageNet weights of the backbone", "input")
     S_ckpt_path: str | None = file_option("a checkpoint of the whole student to start from", "input")
 

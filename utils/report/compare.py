@@ -14,7 +14,7 @@ from segdistill.utils.tasks import Task, task_named
 # Options in which the runs of a group may differ. Teachers are files too, but compared by their checksum.
 FREE = PLACES | {"seed"}
 # Evaluations side by side agree in these.
-SUBJECT = ("dataset", "images", "classes", "protocol")
+SUBJECT = ("dataset", "task", "images", "classes", "protocol")
 
 
 @dataclass
@@ -274,10 +274,7 @@ def check_varied(groups: Sequence[Group], varied: Sequence[str]) -> None:
 
 def check_same_subject(evaluations: Mapping[str, Mapping]) -> None:
     """Raise ValueError unless all evaluations are of the same task, images and classes, by the same protocol."""
-    subjects = {
-        name: {"task": task_named(evaluation).name, **{key: evaluation.get(key) for key in SUBJECT}}
-        for name, evaluation in evaluations.items()
-    }
+    subjects = {name: {key: evaluation.get(key) for key in SUBJECT} for name, evaluation in evaluations.items()}
     (first, subject), *others = subjects.items()
     for name, other in others:
         if problems := differences(subject, other):

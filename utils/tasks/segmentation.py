@@ -45,13 +45,13 @@ class Segmentation(Task):
         """See ``TaskLoss``; the auxiliary head, where the network has one, has the weight 0.4 unless told otherwise."""
         if "logits" not in network.features:
             raise ValueError(
-                f"{type(network).__name__} has no classes to learn from labels: --task-weight 0 distils its features "
+                f"{network.config['name']} has no classes to learn from labels: --task-weight 0 distils its features "
                 "alone, and smp: builds a decoder on the same backbone "
                 "(--network smp:unet --network-options encoder_name=tu-NAME)"
             )
         has_head = "aux_logits" in network.features
         if aux_weight and not has_head:
-            raise ValueError(f"--aux-weight has no effect with {type(network).__name__}, which has no auxiliary head")
+            raise ValueError(f"--aux-weight has no effect with {network.config['name']}, which has no auxiliary head")
         return TaskLoss((0.4 if aux_weight is None else aux_weight) if has_head else 0.0, ohem, weight)
 
     def scores(self, dataset: SegmentationDataset, protocol: Mapping | None = None) -> ConfusionMatrix:

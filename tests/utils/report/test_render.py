@@ -20,6 +20,7 @@ from segdistill.utils.report.render import (
     cost_table,
     paired_table,
 )
+from segdistill.utils.visualize import colorize
 
 
 @pytest.fixture
@@ -207,9 +208,9 @@ def test_panel_shows_what_the_checkpoints_predict_on_the_images_that_were_evalua
     assert len(drawn["rows"]) == len(samples)
     for (image, truth, *predictions), sample in zip(drawn["rows"], samples, strict=False):
         assert np.array_equal(image, sample.image.permute(1, 2, 0))
-        assert np.array_equal(truth, sample.label)
+        assert np.array_equal(truth, colorize(sample.label, samples.PALETTE))
         for prediction in predictions:  # the tiny teacher drew these labels, and all three files hold it
-            assert np.array_equal(prediction[truth != 255], truth[truth != 255])
+            assert np.array_equal(prediction[sample.label != 255], truth[sample.label != 255])
 
 
 def test_panel_follows_the_data_list_and_takes_images_of_unequal_size(alone, distilled, tmp_path, monkeypatch):

@@ -43,8 +43,8 @@ class BrightnessData(CamVid):
 
     TASKS, CLASSES = ("brightness",), ()
 
-    def _read_label(self, pair, size) -> Tensor:
-        label = read_image(pair.image).float().mean(0) / 255
+    def read_label(self, index: int) -> Tensor:
+        label = read_image(self.pairs[index].image).float().mean(0) / 255
         label[:3] = math.nan
         return label
 
