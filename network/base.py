@@ -108,8 +108,8 @@ def freeze_unused(network: SegmentationNetwork, wanted: Iterable[str]) -> list[s
 
     DistributedDataParallel would wait for the gradient of a head that is not run, and weight decay would shrink it.
     """
-    shadow = copy.deepcopy(network).to("meta").eval()  # computes shapes alone
-    output = shadow(torch.empty(1, 3, 128, 128, device="meta"), wanted)
+    shadow, side = copy.deepcopy(network).cpu().eval(), max(64, network.MIN_SIDE)
+    output = shadow(torch.zeros(1, 3, side, side), wanted)
     total = sum(feature.sum() for feature in output.features.values())
     parameters = {name: value for name, value in shadow.named_parameters() if value.requires_grad}
     gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)

@@ -21,7 +21,7 @@ from segdistill.network.weights.archive import parts_of, read_file
 from segdistill.network.weights.base import Weights, is_counter
 from segdistill.network.weights.families import recognise
 from segdistill.network.weights.own import FORMAT_VERSION
-from segdistill.network.weights.shapes import blueprint, class_dependent
+from segdistill.network.weights.shapes import WithoutDrawing, blueprint, class_dependent
 
 
 @dataclass
@@ -104,7 +104,8 @@ def load_network(
     except ValueError as error:
         raise ValueError(f"{weights.source}: {error}") from error
     check_fit(own, weights, weights.state_dict, weights.config)
-    network = build_network(**weights.config, norm=norm)
+    with WithoutDrawing():  # check_fit has seen that the file has every weight
+        network = build_network(**weights.config, norm=norm)
     return network.eval(), load_weights(network, weights)
 
 
