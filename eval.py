@@ -2,10 +2,10 @@
 
     python eval.py --dataset camvid --data-dir DIR --split test --checkpoint FILE
 
-Several checkpoints may be given, each with an --output of its own: one process evaluates them in turn.
+Several checkpoints may be given, each with its own --output; they are evaluated one after the other.
 
-The network, its class count and the input convention are read from the file, ours or a released one. docs/evaluation.md
-says how scores are counted and which protocols there are.
+Network, class count and input convention are read from the file, ours or a released one. Scores and protocols:
+docs/evaluation.md.
 """
 
 import argparse
@@ -109,7 +109,7 @@ def evaluate_checkpoint(options: argparse.Namespace, dataset: SegmentationDatase
 
 
 def summarise(options: argparse.Namespace, report: LoadReport, dataset: SegmentationDataset, scores: Scores) -> dict:
-    """What was evaluated, how, and the figures, as plain data."""
+    """The evaluated subject, the protocol and the figures, as plain data."""
     mapping = {"class_map": options.class_map} if options.class_map else {}
     return {
         "checkpoint": str(options.checkpoint),

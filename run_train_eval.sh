@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# The ablation in one command: a teacher (trained here if none is given), the student alone and the student distilled,
-# with the same seeds; then all evaluated and compared. Every setting can be overridden from the environment:
+# The ablation in one command: a teacher (trained if none is given), the student alone and the distilled student, with
+# the same seeds; then all are evaluated and compared. Every setting can be overridden from the environment:
 #   methods="--cwd weight=3" seeds="0 1 2" teacher=ckpt/teacher.pth dataset=cityscapes data_dir=DIR bash run_train_eval.sh
-# labels=N keeps the labels of N training images: alone, the student learns from these; distilled, from the others too,
-# which make up the part share=S of every batch; and a third group learns, alone, from all labels.
-# check=only stops after everything was checked, before the first step.
-# The students of a seed learn beside each other: one process, each image decoded once.
-# The defaults run on generated street scenes, without any download, in minutes on two CPU cores: three seeds,
-# 20 labels of 400, and the teacher that comes with the project (ckpt/scenes_teacher.pth; teacher=train trains one).
+# labels=N keeps the labels of N training images. Group alone learns from these; group distilled also from the unlabelled
+# images, the share=S of every batch; a third group learns from all labels, without a teacher.
+# check=only stops after all checks, before the first step.
+# The students of a seed are trained in one process, so that each image is decoded once.
+# The defaults use generated street scenes, without any download, and take minutes on two CPU cores: three seeds,
+# 20 labels of 400, and the teacher in ckpt/scenes_teacher.pth (teacher=train trains one).
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"  # started by another shell
 set -euo pipefail
 cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")"  # experiments/ source this file
@@ -36,14 +36,14 @@ data_dir=${data_dir:?the folder of $dataset}
 is_pi_use=${is_pi_use:-true}    # pixel-wise distillation
 is_pa_use=${is_pa_use:-true}    # pair-wise distillation
 is_ho_use=${is_ho_use:-true}    # holistic (adversarial) distillation
-methods=${methods:-}            # any others, as train.py takes them: python train.py --list-methods
+methods=${methods:-}            # other methods as flags of train.py: python train.py --list-methods
 pi=${pi:-} pa=${pa:-} ho=${ho:-}    # settings of the three: pi="weight=80"
 seeds=${seeds:-0}
 labels=${labels:-} share=${share:-}
 teacher=${teacher:-train}       # a checkpoint; train: train one
-class_map=${class_map:-}        # a file, if the teacher has other classes
+class_map=${class_map:-}        # a file, if the teacher has other classes than the data set
 if [ "$teacher" = train ]; then teacher=; fi
-train_flags=${train_flags:-}    # what shall differ from the data set's recipe, for teacher and students alike
+train_flags=${train_flags:-}    # changes to the data set's recipe, for teacher and students
 teacher_flags=${teacher_flags:-} student_flags=${student_flags:-}
 split=${split:-val}
 name=${name:-ablation_$dataset}
@@ -65,12 +65,12 @@ if is_true "$is_ho_use" is_ho_use; then terms+=(--ho $ho); fi
 terms+=($methods)
 if [ ${#terms[@]} = 0 ]; then echo "nothing to compare: set one of is_pi_use, is_pa_use, is_ho_use or methods" >&2; exit 2; fi
 if [ -n "$teacher" ] && [ ! -f "$teacher" ]; then echo "no teacher $teacher" >&2; exit 2; fi
-# Runs of other terms get folders of their own.
+# Runs with other terms get other folders.
 distilled_name=$(printf '%s' "${terms[*]}" | sed 's/^--//; s/ --/+/g; s/[^A-Za-z0-9.=+-]/_/g')
 
 data=(--dataset "$dataset" --data-dir "$data_dir")
 common=("${data[@]}" --snapshot-dir "$output" --resume $train_flags)
-train() {  # the distilled student, and by --also those that learn beside it
+train() {  # the distilled student and, by --also, the others
     $launch train.py $student_network "${common[@]}" $student_flags ${labels:+--num-labels "$labels"} \
         ${share:+--unlabelled-share "$share"} ${class_map:+--class-map "$class_map"} "${terms[@]}" "$@"
 }

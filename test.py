@@ -1,4 +1,4 @@
-"""Predictions as files: label maps, colour maps, overlays, panels, submissions; of a data set, of pictures, of a video.
+"""Writes predictions of a data set, of images or of a video: label maps, colour maps, overlays, panels, submissions.
 
 python test.py --dataset cityscapes --data-dir DIR --checkpoint FILE --output DIR --submission cityscapes.zip
 python test.py --dataset camvid --images FOLDER --checkpoint ALONE DISTILLED --output DIR --save panels
@@ -88,7 +88,7 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
 
 
 def without_effect(options: argparse.Namespace, given: set[str]) -> dict[str, set[str]]:
-    """The flags that were given for nothing, by what makes them so."""
+    """The given flags that have no effect, by the cause."""
     if options.fps:
         return {"with --fps": given - OF_LATENCY}
     return {
@@ -136,7 +136,7 @@ def main(argv: list[str] | None = None) -> int:
         names = output_names(pictures)
         for name, file in tqdm(names.items(), desc="predicting", unit="image", disable=None):
             image = read_image(file)
-            predictions = {column: loaded.answer(image) for column, loaded in predictors.items()}
+            predictions = {column: loaded.predict(image) for column, loaded in predictors.items()}
             if archive:
                 archive.add(file.stem, next(iter(predictions.values())))
             if options.output:
@@ -154,7 +154,7 @@ def predict_video(options: argparse.Namespace, predictors: Mapping[str, LoadedPr
     with ExitStack() as stack:
         writers: dict[str, VideoWriter] = {}
         for image in read_frames(options.images):
-            predictions = {column: loaded.answer(image) for column, loaded in predictors.items()}
+            predictions = {column: loaded.predict(image) for column, loaded in predictors.items()}
             for place, picture in pictures_of(image, predictions, DATASETS[options.dataset], options.save):
                 if place not in writers:
                     path = options.output / place / f"{options.images.stem}.mp4"
@@ -170,20 +170,20 @@ def pictures_of(
     data: SegmentationDataset | type[SegmentationDataset],
     kinds: list[str],
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Folder and picture of each kind; several checkpoints have a folder each, and share the panel."""
+    """Folder and picture of each kind; each checkpoint has its own folder, the panel is shared."""
     pixels = image.permute(1, 2, 0).numpy()
     task = task_of(data)
-    overlays = {column: task.overlay(pixels, answer, data) for column, answer in predictions.items()}
+    overlays = {column: task.overlay(pixels, prediction, data) for column, prediction in predictions.items()}
     for kind in kinds:
         if kind == "panels":
             yield kind, side_by_side({"image": pixels, **overlays})
             continue
-        for column, answer in predictions.items():
+        for column, prediction in predictions.items():
             place = kind if len(predictions) == 1 else f"{column}/{kind}"
             if kind == "labels":
-                yield place, task.encode(answer, data)
+                yield place, task.encode(prediction, data)
             else:
-                yield place, overlays[column] if kind == "overlays" else task.picture(answer, data)
+                yield place, overlays[column] if kind == "overlays" else task.picture(prediction, data)
 
 
 def round_off(value: object) -> object:

@@ -2,9 +2,9 @@
 
     python train.py --network pspnet --dataset cityscapes --data-dir DIR --T_ckpt_path ckpt/teacher.pth --pi --pa --ho
 
-A run is a function of its options: data order, augmentation, dropout and the critic's draws are counted from
-(seed, step), so it can be killed at any instant and continued with --resume to the same weights, bit for bit (on CUDA
-with --deterministic). Several processes: torchrun --nproc_per_node N train.py ...
+A run depends on its options only: data order, augmentation, dropout and the critic's random numbers are functions of
+(seed, step). So it can be killed at any time and continued with --resume to the same weights, bit for bit (on CUDA with
+--deterministic). Several processes: torchrun --nproc_per_node N train.py ...
 """
 
 import logging
@@ -34,7 +34,7 @@ logger = logging.getLogger("train")
 
 
 class Group(NamedTuple):
-    """Students of the same data: of the same batches and the same teacher outputs, whose time ``watch`` takes."""
+    """Students with the same batches and teacher outputs; ``watch`` measures the teacher's time."""
 
     students: list[Student]
     train_set: SegmentationDataset
@@ -42,7 +42,7 @@ class Group(NamedTuple):
 
     @property
     def wanted(self) -> frozenset[str]:
-        """The features that the terms ask of the teacher."""
+        """The teacher features that the terms read."""
         return frozenset().union(*(student.learner.wanted for student in self.students))
 
     @property
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO if rank() == 0 else logging.ERROR, format="%(message)s")
     stop = StopSignal()
 
-    # Several students may learn beside each other: what is decoded and the teacher are the same for all.
+    # Several students may be trained in one process: decoded images and the teacher are shared.
     each = [options, *options.also]
     runs = [Run(one) for one in each]
     train_sets = build_train_sets(each)
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         Group([student for student in students if student.options.data == data], train_set, Stopwatch(device))
         for data, train_set in train_sets.items()
     ]
-    val_set = build_val_set(options) if any(student.answers for student in students) else None
+    val_set = build_val_set(options) if any(student.is_scored for student in students) else None
     warn_of_shared_images(train_sets[options.data], val_set)
     if teacher and teacher.report:  # else it is to be trained yet: --check
         verify(teacher, groups, val_set)
@@ -106,7 +106,7 @@ def fit(
     device: torch.device,
     stop: StopSignal,
 ) -> None:
-    """The steps from where the runs stand to the last one or a signal to stop."""
+    """The training loop, from the current step to the last one or a stop signal."""
     students = [student for group in groups for student in group.students]
     options, start = students[0].options, min(student.step for student in students)
     num_steps, parts = options.optimisation.num_steps, options.optimisation.accumulate
@@ -122,7 +122,7 @@ def fit(
             batches = make_batches(sample, convention, device, options.run.memory_format, done, parts)
             for part, batch in enumerate(batches if learning else ()):
                 with group.watch:
-                    # Before the students: its maps are gone when theirs, which the backward pass needs, take memory.
+                    # Before the students' forward passes, so that the teacher's intermediate maps are freed first.
                     output = (cache or teacher)(batch, group.wanted) if group.distilled else None
                 for student in learning:
                     student.accumulate(step, part, batch, output)
@@ -150,7 +150,7 @@ def build_teacher(
     dataset: SegmentationDataset,
     device: torch.device,
 ) -> Teacher | None:
-    """The teacher, if there is one; an error if it is not the one that the runs were started with."""
+    """The teacher, if there is one; an error if it differs from the one that the runs were started with."""
     options, chosen = each[0], each[0].teacher
     if not chosen.given:
         return None
@@ -179,7 +179,7 @@ def build_teacher(
 
 
 def build_cache(group: Group, teacher: Teacher | None, convention: Normalization) -> TeacherCache | None:
-    """The teacher's outputs on disk, for samples of this seed and this augmentation, if that was asked for."""
+    """The cache of teacher outputs for this seed and augmentation, if --teacher-cache is given."""
     options = group.students[0].options
     if not (options.teacher.teacher_cache and group.distilled):
         return None
@@ -191,14 +191,14 @@ def build_cache(group: Group, teacher: Teacher | None, convention: Normalization
 
 
 def verify(teacher: Teacher, groups: Sequence[Group], val_set: SegmentationDataset | None) -> None:
-    """Measure the teacher on labelled images before it is used; its features where nothing is scored."""
-    facts = teacher.verify(val_set) if val_set else teacher.verify_features(groups[0].train_set)
+    """Measure the teacher on labelled images before it is used; without validation, check its features."""
+    measured = teacher.verify(val_set) if val_set else teacher.verify_features(groups[0].train_set)
     primary = task_of(groups[0].train_set).primary
-    if facts[primary.key] is None:
-        logger.info("teacher: features are finite and differ on %d images", facts["num_images"])
+    if measured[primary.key] is None:
+        logger.info("teacher: features are finite and differ on %d images", measured["num_images"])
     else:
-        score = f"{primary.name} {primary.text(facts[primary.key])}"
-        logger.info("teacher %s on %d images of %s", score, facts["num_images"], val_set.split)
+        score = f"{primary.name} {primary.text(measured[primary.key])}"
+        logger.info("teacher %s on %d images of %s", score, measured["num_images"], val_set.split)
     for group in groups:
         crops = teacher.measure_crops(group.train_set) if group.distilled else None
         if crops:
@@ -209,7 +209,7 @@ def verify(teacher: Teacher, groups: Sequence[Group], val_set: SegmentationDatas
             )
         for student in group.students:
             if student.options.objective.terms:
-                student.run.teacher = {**facts, "crops": crops}
+                student.run.teacher = {**measured, "crops": crops}
 
 
 if __name__ == "__main__":

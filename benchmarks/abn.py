@@ -20,7 +20,7 @@ GPU_SHAPES = [*SHAPES, (8, 64, 256, 256), (8, 512, 65, 65)]
 
 
 class Producer(torch.autograd.Function):
-    """The layer before: a fresh map, which costs nothing in the backward pass."""
+    """Makes the input of the layer: a new map without cost in the backward pass."""
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:

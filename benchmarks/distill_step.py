@@ -1,9 +1,9 @@
-"""What distillation costs beyond its parts: a learner's step against teacher forward + student forward and backward.
+"""Time of a distillation step, against teacher forward + student forward and backward.
 
     python benchmarks/distill_step.py
 
-PSPNet-ResNet101 teaches PSPNet-ResNet18 with pi + pa, 2x3x512x512, float32, channels_last. The two are timed in turn in
-one run; the figure is the ratio of their medians.
+PSPNet-ResNet101 teaches PSPNet-ResNet18 with pi + pa, 2x3x512x512, float32, channels_last. Timed alternately in
+one run; the result is the ratio of their medians.
 """
 
 import argparse

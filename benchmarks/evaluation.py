@@ -1,7 +1,7 @@
-"""What scoring and sliding windows cost, as ratios within one run.
+"""Time of scoring and of sliding windows, as ratios within one run.
 
     python benchmarks/evaluation.py
-    python benchmarks/evaluation.py --checkpoint FILE --image FILE    # a real prediction besides the drawn scene
+    python benchmarks/evaluation.py --checkpoint FILE --image FILE    # a real prediction, too
 
 Scoring: logits of 1/8 of 1024x2048 to a confusion matrix, against the originals' way: bilinear upsampling to a map of
 floats, its argmax over the classes as the last axis, and a loop over all pairs of classes. Every matrix must be equal.
@@ -55,7 +55,7 @@ def score(logits: Tensor, label: Tensor) -> np.ndarray:
 
 
 def scene() -> tuple[Tensor, Tensor]:
-    """Logits as a network gives them, sure within things and unsure at their borders, and the label of the scene."""
+    """Logits like a network's, confident inside objects and uncertain at borders, and the label of the scene."""
     _, raw = render_scene(0, 0, SIZE)
     label = torch.from_numpy(id_table(Cityscapes.ID_TO_TRAIN_ID)[raw].astype(np.uint8))
     one_hot = F.one_hot(label.clamp(max=19).long(), 20).permute(2, 0, 1)[None, :19].float()
@@ -70,7 +70,7 @@ def milliseconds(run: Callable[[], object], clock: Callable[[], float]) -> float
 
 
 def compare(name: str, before: Callable, after: Callable, repeats: int, clock: Callable[[], float]) -> None:
-    """In turns, so that other work on the machine falls on both; the first turn warms up."""
+    """Time both alternately, so that other load on the machine affects both; the first round is warm-up."""
     pairs = [(milliseconds(before, clock), milliseconds(after, clock)) for _ in range(repeats + 1)][1:]
     slow, fast = (statistics.median(times) for times in zip(*pairs, strict=True))
     ratio = statistics.median(one / other for one, other in pairs)

@@ -1,4 +1,4 @@
-"""Crops a second of one process: decoded each time, and from the decoded cache.
+"""Training crops a second of one process, with decoding and from the decoded cache.
 
     python benchmarks/loader.py                     # pictures drawn for it, 2048x1024
     python benchmarks/loader.py --data-dir DIR      # a Cityscapes folder
@@ -22,7 +22,7 @@ from segdistill.dataset.transforms import RandomCrop
 
 
 def crops_per_second(dataset: SegmentationDataset, seconds: float) -> float:
-    """Of epoch after epoch, for as long as that takes, after one that is not counted."""
+    """Crops a second, measured for ``seconds`` seconds after one epoch of warm-up."""
     length = len(dataset)
     for index in range(length):
         dataset[0, index]

@@ -1,11 +1,11 @@
-"""What a training step of PSPNet keeps between its forward and its backward pass, under each memory lever.
+"""Memory that a training step of PSPNet keeps between forward and backward pass, for each way to save memory.
 
     python benchmarks/memory.py
     python benchmarks/memory.py --backbone resnet101_v1s
     python benchmarks/memory.py --device cuda    # real steps: the peak that the allocator saw
 
-Counted on fake tensors with saved-tensor hooks: bytes of distinct storages, parameters and buffers aside. The network
-alone; the two cross-entropy terms keep 0.31 GiB more at the default size, whatever the lever.
+Counted on fake tensors with saved-tensor hooks: bytes of distinct storages, parameters and buffers aside. Network
+only; the two cross-entropy terms keep 0.31 GiB more at the default size in every case.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What a teacher's answer costs with what makes it cheaper, and how far it is from the one in float32.
+"""Time of the teacher's forward pass in cheaper variants, and the difference of its logits from float32.
 
     python benchmarks/teacher.py --teacher FILE                  # a checkpoint
     python benchmarks/teacher.py                                 # PSPNet-ResNet101, untrained
@@ -48,21 +48,21 @@ def main() -> None:
     teachers = {name: build(options) for name, options in VARIANTS.items()}
     images = torch.randn(arguments.batch_size, 3, *arguments.size, device=device)
     batch = Batch(images, torch.empty(0), torch.empty(0), torch.tensor(1.0), 0.0)
-    answers, times = {}, {name: [] for name in teachers}
+    outputs, times = {}, {name: [] for name in teachers}
 
     def ask(name: str) -> None:
-        answers[name] = teachers[name](batch, {"logits"}).logits
+        outputs[name] = teachers[name](batch, {"logits"}).logits
 
     for repeat in range(arguments.repeats + 1):
         for name in teachers:
             spent = timed(lambda name=name: ask(name), device)
             if repeat:  # the first of each warms up, and compiles
                 times[name].append(spent)
-    exact, first = answers["float32"], statistics.median(times["float32"])
+    exact, first = outputs["float32"], statistics.median(times["float32"])
     machine = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
     print(f"torch {torch.__version__}, {machine}, {arguments.repeats} repeats")
     for name, seconds in times.items():
-        logits, median = answers[name].float(), statistics.median(seconds)
+        logits, median = outputs[name].float(), statistics.median(seconds)
         error = ((logits - exact).abs().max() / exact.abs().max()).item()
         same = (logits.argmax(1) == exact.argmax(1)).float().mean().item()
         print(f"{name:14}  {median:7.3f} s  {median / first:.2f} x  logits within {error:.1e}  same class {same:.2%}")

@@ -1,4 +1,4 @@
-"""What a distilled step costs when the teacher's answers are on disk: against a step of the student alone.
+"""Time of a distilled step with cached teacher outputs, against a step of the student alone.
 
     python benchmarks/teacher_cache.py
 

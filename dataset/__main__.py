@@ -39,8 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def check_all(options: argparse.Namespace) -> int:
-    """Print what is found in every split, and what two splits share; 1 if one has an error, or none is there."""
-    if not options.folder.is_dir():  # a data set that makes itself would take a misspelt name for a new one
+    """Check every split and the images that two splits share; returns 1 if one has an error or there is none."""
+    if not options.folder.is_dir():  # a generated data set would be written to a misspelt folder
         print(f"no folder {options.folder}", file=sys.stderr)
         return 1
     data_set = DATASETS[options.name]

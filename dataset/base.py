@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 class Sample(NamedTuple):
     """image: uint8 (3, H, W) RGB; label: (H, W), train ids in uint8 with 255 for void, or float values with NaN for
-    void; name: the image file's stem; key: int64 (2,), the epoch and the index that it was asked for by."""
+    void; name: the image file's stem; key: int64 (2,), epoch and index of the sample."""
 
     image: Tensor
     label: Tensor
@@ -34,7 +34,7 @@ class Sample(NamedTuple):
 
 
 class Selection(Sequence):
-    """Decoded samples of another sequence in an order of their own, those of ``unlabelled`` without their labels."""
+    """Decoded samples of another sequence, reordered; the ``unlabelled`` ones come last and lose their labels."""
 
     def __init__(self, samples: Sequence[Sample], labelled: Sequence[int], unlabelled: Sequence[int]):
         self.samples, self.indices, self.num_labelled = samples, [*labelled, *unlabelled], len(labelled)
@@ -50,8 +50,8 @@ class Selection(Sequence):
 
 
 class Source(NamedTuple):
-    """A public archive: its address, the folder in it that is wanted, the folder under the data set's that it goes to,
-    and its SHA-256 where known."""
+    """A public archive: its URL, the folder in it to unpack, the target folder below the data set's, and its SHA-256
+    if known."""
 
     url: str
     inside: str = ""
@@ -60,7 +60,7 @@ class Source(NamedTuple):
 
 
 class Recipe(NamedTuple):
-    """How a data set is trained on unless the command line says otherwise; the fields are options of train.py.
+    """The default training options of a data set; the fields are options of train.py.
 
     The defaults are SKD's for Cityscapes.
     """
@@ -84,7 +84,7 @@ class SegmentationDataset(torch.utils.data.Dataset):
     """A split of image and label files.
 
     A data set declares CLASSES, PALETTE, ID_TO_TRAIN_ID (raw label value -> train id; every other value is an error),
-    SPLITS, NORMALIZATION (for training from scratch; weights bring their own), RECIPE and ``find_pairs``.
+    SPLITS, NORMALIZATION (for training from scratch; weights have their own), RECIPE and ``find_pairs``.
 
     Items are addressed by an index or by (epoch, index). The augmentation of an item is a function of
     (seed, epoch, index) alone, so it does not depend on workers, processes or what was loaded before.
@@ -95,11 +95,11 @@ class SegmentationDataset(torch.utils.data.Dataset):
         transform: augmentation; None leaves the whole image as it is.
         seed: seeds the augmentation.
         data_list: a text file of "image label" lines, relative to ``root`` or absolute, in place of the split's own
-            layout; names that hold blanks are separated by a tab.
-        task: one of TASKS, what its labels are read for; None for the first.
+            layout; names with spaces are separated by a tab.
+        task: one of TASKS, for which labels are read; None: the first.
         labelled: false where labels are not needed: a line of ``data_list`` may name an image alone.
         unlabelled_list: a text file of images, one a line, that follow the labelled ones and are void throughout; a
-            label on the line is passed over.
+            label on the line is ignored.
 
     Raises:
         FileNotFoundError: the folder, the list or a file that it names is missing, or the split is empty.
@@ -122,9 +122,9 @@ class SegmentationDataset(torch.utils.data.Dataset):
     SUBMISSION_FOLDER: ClassVar[str] = ""
     # Label values that are void although the data set's own palette gives them the colour of a class.
     VOID_COLORS: ClassVar[dict[int, tuple[int, int, int]]] = {}
-    # A data set that is made on first use has a folder of its own.
+    # The default folder of a data set that is made on first use.
     DEFAULT_ROOT: ClassVar[str | None] = None
-    # Where it comes from: archives that ``prepare`` fetches, or a sentence that says what to fetch by hand.
+    # The source: archives that ``prepare`` downloads, or a sentence that says what to download by hand.
     SOURCES: ClassVar[tuple[Source, ...]] = ()
     BY_HAND: ClassVar[str] = ""
 
@@ -168,12 +168,12 @@ class SegmentationDataset(torch.utils.data.Dataset):
 
     @classmethod
     def recipe_of(cls, root: str | Path | None) -> Recipe:
-        """The recipe for the files in ``root``; that of the class where they do not matter or are not there."""
+        """The recipe for the files in ``root``; the default is the class's."""
         return cls.RECIPE
 
     @classmethod
     def finish(cls, folder: Path) -> None:
-        """What ``prepare`` does after the archives of SOURCES are unpacked in ``folder``."""
+        """The last step of ``prepare``, after the archives of SOURCES are unpacked in ``folder``."""
 
     def list_images(
         self,
@@ -184,8 +184,8 @@ class SegmentationDataset(torch.utils.data.Dataset):
     ) -> list[Path]:
         """The image files of a folder under ``root`` whose stems have (one of) the ending, sorted; [] if it is absent.
 
-        Hidden files and those with one of ``other_endings`` (``x_color.png``) are passed over; all others that are
-        not taken are kept in ``unused``, to be named.
+        Hidden files and those with one of ``other_endings`` (``x_color.png``) are ignored; all other files are added to
+        ``unused``, for a warning.
         """
         taken = []
         for path in walk(self.root / folder):
@@ -197,7 +197,7 @@ class SegmentationDataset(torch.utils.data.Dataset):
         return taken
 
     def locate(self, entry: str) -> Path:
-        """The file that an entry of a data list names: below ``root``, or else where an absolute path says.
+        """The file of an entry of a data list: below ``root``, or else an absolute path.
 
         The entries of the originals' lists begin with / and mean the data set's folder.
         """
@@ -205,7 +205,7 @@ class SegmentationDataset(torch.utils.data.Dataset):
         return inside if inside.is_file() or not Path(entry).is_file() else Path(entry)
 
     def pair_of(self, entries: list[str]) -> Pair:
-        """The files that a line of a data list, one or two entries, names."""
+        """The image and label file of a line of a data list, which has one or two entries."""
         return Pair(*map(self.locate, entries), *[None] * (2 - len(entries)))
 
     def train_id_table(self, label_path: Path) -> np.ndarray:
@@ -214,7 +214,7 @@ class SegmentationDataset(torch.utils.data.Dataset):
 
     @classmethod
     def encode(cls, train_ids: np.ndarray) -> np.ndarray:
-        """Train ids (H, W) uint8 as the values of the data set's label files, what its server expects.
+        """Convert train ids (H, W) uint8 to the values of the data set's label files, for its test server.
 
         The least value that means a class, or void for ids that are none.
         """
@@ -224,7 +224,7 @@ class SegmentationDataset(torch.utils.data.Dataset):
         return len(self.pairs)
 
     def keep_labels(self, number: int) -> None:
-        """Forget all labels but those of ``number`` images, evenly spaced; the others follow as images without.
+        """Keep the labels of ``number`` evenly spaced images; the other images follow without labels.
 
         Raises:
             ValueError: there are not as many labelled images.
@@ -300,11 +300,11 @@ class SegmentationDataset(torch.utils.data.Dataset):
         return table[raw].astype(np.uint8)
 
     def suspect(self, counts: np.ndarray) -> list[str]:
-        """Errors that only all labels of a split together show; ``counts`` int64 (256,), pixels of each train id."""
+        """Errors in the label statistics of a split; ``counts`` int64 (256,), pixels of each train id."""
         return []
 
     def describe_colors(self, label: Image.Image) -> str:
-        """What a label in colours is, and the remedy."""
+        """Describe a label that holds colours, and the remedy."""
         colors = {color for _, color in label.getcolors(label.width * label.height)}
         if colors <= {*self.PALETTE, (0, 0, 0)}:
             return (
@@ -316,7 +316,7 @@ class SegmentationDataset(torch.utils.data.Dataset):
         return f"this holds colours, {sorted(colors)[0]} the first, of which some are no class's here: is it a label?"
 
     def _require_palette(self, label: Image.Image, occurring: np.ndarray, table: np.ndarray, path: Path) -> None:
-        """Raise ValueError if the file's own colours say that its values mean something else."""
+        """Raise ValueError if the file's palette contradicts the meaning of its values."""
         stored = np.reshape(label.getpalette("RGB"), (-1, 3)).tolist()
         shown = {int(value): tuple(stored[value]) for value in occurring if value < len(stored)}
         if any(all(color == scheme(value) for value, color in shown.items()) for scheme in (grey, bit_color)):
@@ -325,7 +325,7 @@ class SegmentationDataset(torch.utils.data.Dataset):
             if color == self.VOID_COLORS.get(value):
                 continue
             void = table[value] == IGNORE_INDEX
-            # Void may have any colour of its own, and black.
+            # Void may have any colour that no class has, and black.
             fits = color not in self.PALETTE or color == (0, 0, 0) if void else color == self.PALETTE[table[value]]
             if not fits:
                 meant = self.CLASSES[self.PALETTE.index(color)] if color in self.PALETTE else "no class"
@@ -348,7 +348,7 @@ class SegmentationDataset(torch.utils.data.Dataset):
             if pair is None or (pair.label is None and labelled and self.split != "test"):
                 raise ValueError(
                     f"{path}:{number}: expected 'image label' (or one image a line for test), with a tab between "
-                    f"names that hold blanks, not {line!r}"
+                    f"names with spaces, not {line!r}"
                 )
             looked = f"; a name that begins with / is looked for in {self.root}, then from the system's root"
             for file in filter(None, pair):
@@ -358,25 +358,25 @@ class SegmentationDataset(torch.utils.data.Dataset):
 
 
 def void_value(labels: Tensor) -> float:
-    """What a pixel without a label holds: 255 among train ids, NaN among float values."""
+    """The value of a pixel without a label: 255 for train ids, NaN for float values."""
     return math.nan if labels.is_floating_point() else IGNORE_INDEX
 
 
 def is_labelled(labels: Tensor) -> Tensor:
-    """Where there is a label, bool of the labels' shape."""
+    """Mask of labelled pixels, bool of the labels' shape."""
     return labels.isfinite() if labels.is_floating_point() else labels != IGNORE_INDEX
 
 
 def evenly_spaced(number: int, total: int) -> list[int]:
-    """``number`` of the indices 0 ... total - 1, at equal steps from 0; all of them if there are not as many."""
+    """At most ``number`` indices of 0 ... total - 1, evenly spaced from 0."""
     number = min(number, total)
     return [i * total // number for i in range(number)]
 
 
 def seed_of(stream: str, *counters: int) -> int:
-    """A seed that is a pure function of the stream's name and the counters (seed, epoch, index ...).
+    """A random seed computed from the stream's name and the counters (seed, epoch, index ...).
 
-    Streams of different names share nothing, whatever their counters.
+    Streams of different names are independent.
     """
     seed = np.random.SeedSequence([zlib.crc32(stream.encode()), *counters]).generate_state(1, np.uint64)[0]
     return int(seed >> np.uint64(1))

@@ -17,12 +17,12 @@ from segdistill.dataset.base import Sample, SegmentationDataset
 from segdistill.dataset.contents import Contents
 from segdistill.libs.files import replacing, sync_folder
 
-VERSION = 2  # raise it when what is stored changes
+VERSION = 2  # increase it when the format changes
 PIXELS, CARD = "pixels.bin", "samples.json"
 
 
 class Place(NamedTuple):
-    """Where an item is: its first byte in the file and its size. Its image (H, W, 3) comes first, then its label.
+    """Position of an item: its first byte in the file and its size. Its image (H, W, 3) comes first, then its label.
 
     sum: CRC-32 of its bytes, size and name.
     """
@@ -35,7 +35,7 @@ class Place(NamedTuple):
 
 
 class DecodedCache:
-    """The items of a split as ``Sample``, from the folder that ``open_cache`` made; they are views of its file.
+    """The samples of a split, memory-mapped from the folder that ``open_cache`` made.
 
     Raises:
         ValueError: the folder is damaged, or an item is when it is first read.
@@ -45,14 +45,14 @@ class DecodedCache:
         self.folder = folder
         try:
             self.places = [Place(*place) for place in json.loads((folder / CARD).read_text())]
-            # Private pages: whoever writes to a sample changes a copy of them, never the file.
+            # Private pages: writing to a sample changes a copy, never the file.
             self.bytes = np.memmap(folder / PIXELS, np.uint8, mode="c")
         except (OSError, ValueError, TypeError) as error:
             raise ValueError(f"--cache-dir: {folder} is damaged ({error}): delete that folder") from error
         self.verified = set()
 
     def __reduce__(self):
-        return DecodedCache, (self.folder,)  # another process maps the file, it is not sent the bytes
+        return DecodedCache, (self.folder,)  # another process maps the file itself; the bytes are not pickled
 
     def __len__(self) -> int:
         return len(self.places)
@@ -76,9 +76,9 @@ def checksum(content: np.ndarray, place: Place) -> int:
 
 
 def open_cache(dataset: SegmentationDataset, cache_dir: str | Path) -> DecodedCache:
-    """The decoded items of a split, decoded now unless ``cache_dir`` has them for these contents and classes.
+    """Open the decoded samples of a split; decode them if ``cache_dir`` has none for these contents and classes.
 
-    One process builds while others wait for it. What is not complete is never opened, and is replaced by the next call.
+    One process builds while others wait for it. An incomplete cache is never opened, and is replaced by the next call.
 
     Raises:
         OSError: no room for it, or the folder cannot be written; says how much it needs.
@@ -88,7 +88,7 @@ def open_cache(dataset: SegmentationDataset, cache_dir: str | Path) -> DecodedCa
     cache_dir.mkdir(parents=True, exist_ok=True)
     prefix = f"{type(dataset).__name__}-{dataset.split}"
     with (cache_dir / f".{prefix}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # given back when the process ends, however it ends
+        fcntl.flock(lock, fcntl.LOCK_EX)  # released when the process ends
         contents = Contents(cache_dir / f".{prefix}.contents.json")
         meaning = repr((VERSION, dataset.CLASSES, sorted(dataset.ID_TO_TRAIN_ID.items())))
         digest = hashlib.sha256(f"{meaning} {contents.digest(dataset)}".encode()).hexdigest()[:16]

@@ -18,8 +18,8 @@ from segdistill.dataset.ids import IGNORE_INDEX
 from segdistill.dataset.pairs import describe_unused
 from segdistill.libs.files import replacing
 
-FOLDER = ".segdistill"  # under the data set's own: the verdict goes where the data go
-VERSION = 2  # raise it when another verdict would be given
+FOLDER = ".segdistill"  # in the data set's folder, so that it moves with the data
+VERSION = 2  # increase it when the checks change
 IMPROBABLE_VOID = 0.5  # of the pixels: more is probably a mistake
 MOST_LABELS = 100  # read before training in search of classes
 logger = logging.getLogger(__name__)
@@ -27,10 +27,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Verdict:
-    """What was found in a split.
+    """Result of the check of a split.
 
     num_pixels: of each class, void last. mean, std: of each channel over all pixels of the split, RGB, 0..255.
-    errors name file, value and remedy; warnings are what may be meant.
+    errors name file, value and remedy; warnings are possible mistakes.
     """
 
     num_images: int
@@ -42,7 +42,7 @@ class Verdict:
 
 
 def check(dataset: SegmentationDataset) -> Verdict:
-    """Read every file of the split, and keep the verdict beside the data; the same contents are not read twice.
+    """Read every file of the split and store the result next to the data; the same contents are not read twice.
 
     It names images that occur twice in the split; ``shared_images`` compares two splits.
     """
@@ -58,19 +58,19 @@ def check(dataset: SegmentationDataset) -> Verdict:
         with replacing(path, "w") as file:
             json.dump(asdict(verdict), file, indent=1)
     except OSError:
-        pass  # data that may not be written to are audited every time
+        pass  # read-only data are checked every time
     return verdict
 
 
 def known_verdict(dataset: SegmentationDataset) -> Verdict | None:
-    """What an earlier ``check`` said of exactly these files; None if there was none."""
+    """Stored result of ``check`` for exactly these files; None if there is none."""
     if not (dataset.root / FOLDER).is_dir():
         return None
     return read_verdict(verdict_path(dataset, Contents(dataset.root / FOLDER / "contents.json")))
 
 
 def read_verdict(path: Path) -> Verdict | None:
-    """A kept verdict; None if there is none, or if it is damaged: then the data are audited again."""
+    """Read a stored result; None if there is none or it is damaged: then the data are checked again."""
     try:
         verdict = Verdict(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):
@@ -80,7 +80,7 @@ def read_verdict(path: Path) -> Verdict | None:
 
 
 def verdict_path(dataset: SegmentationDataset, contents: Contents) -> Path:
-    """Named after what was read and what was expected there."""
+    """File of the stored result, named by a digest of the contents and the expected labels."""
     expected = repr(
         (VERSION, type(dataset).__name__, dataset.CLASSES, dataset.PALETTE, sorted(dataset.ID_TO_TRAIN_ID.items()))
     )
@@ -148,12 +148,12 @@ def lone_class(dataset: SegmentationDataset, counts: Sequence[int]) -> list[str]
 
 
 def require_labels(dataset: SegmentationDataset, num_images: int = 8) -> None:
-    """Rely on an earlier ``check``; without one, read some labels: there is little to learn from void.
+    """Raise ValueError for unusable labels, by an earlier ``check``, or else by reading some labels.
 
     Classes of which no pixel is found are named in a warning.
 
     Raises:
-        ValueError: the check found errors, or the labels are void throughout or of one class alone.
+        ValueError: the check found errors, or the labels are all void or of one class only.
     """
     verdict = known_verdict(dataset)
     if verdict and verdict.errors:
@@ -179,7 +179,7 @@ def require_labels(dataset: SegmentationDataset, num_images: int = 8) -> None:
 
 
 def count_labels(dataset: SegmentationDataset, num_images: int) -> tuple[list[int], int]:
-    """Pixels of each class, void last, in evenly spaced labels, and how many were read.
+    """Pixels of each class, void last, in evenly spaced labels, and the number of labels read.
 
     At least ``num_images``, and up to MOST_LABELS until each class was seen; where all those are of one class, all.
     """

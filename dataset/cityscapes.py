@@ -112,5 +112,5 @@ class Cityscapes(SegmentationDataset):
 
 
 def frame_of(path: Path) -> str:
-    """city/city_sequence_frame, which an image and its label share; cities may have underscores in their names."""
+    """The key city/city_sequence_frame of an image and its label; city names may contain underscores."""
     return f"{path.parent.name}/{path.stem.removesuffix(IMAGE).removesuffix(LABEL).removesuffix(TRAIN_ID_LABEL)}"

@@ -24,7 +24,7 @@ class Contents:
             self.known = {}
 
     def of(self, path: Path) -> str:
-        """SHA-256 of a file, or what keeps it from being read."""
+        """SHA-256 of a file, or the error of reading it."""
         try:
             status = path.stat()
             stamp = f"{status.st_size} {status.st_mtime_ns} {status.st_ino}"
@@ -51,5 +51,5 @@ class Contents:
 
 
 def is_entry(value: object) -> bool:
-    """Whether it is [stamp, SHA-256]."""
+    """Whether ``value`` is [stamp, SHA-256]."""
     return isinstance(value, list) and len(value) == 2 and all(isinstance(part, str) for part in value)

@@ -1,4 +1,4 @@
-"""Images of equal content: learned twice, or learned and validated on."""
+"""Finds images of equal content, within a split and between training and validation."""
 
 import filecmp
 import logging
@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 def duplicates(dataset: SegmentationDataset, contents: Contents) -> list[str]:
-    """A warning of images of the same content, which are counted or learned twice."""
+    """Warning text about images of the same content in a split."""
     seen, found = {}, []
     for pair in dataset.pairs:
         other = seen.setdefault(contents.of(pair.image), pair.image)
@@ -42,7 +42,7 @@ def shared_images(first: Sequence[Path], second: Sequence[Path]) -> list[tuple[P
 
 
 def size_of(path: Path) -> int | None:
-    """Bytes of a file; None if there is none, or no way to it."""
+    """Size of a file in bytes; None if it cannot be read."""
     try:
         return path.stat().st_size
     except OSError:
@@ -50,14 +50,14 @@ def size_of(path: Path) -> int | None:
 
 
 def part_of(path: Path, size: int) -> tuple[int, int]:
-    """Size and checksum of the middle of a file, which headers do not reach and black borders seldom."""
+    """Size and checksum of the middle of a file, where headers and black borders have no part."""
     with path.open("rb") as file:
         file.seek(max(0, size - PART) // 2)
         return size, zlib.crc32(file.read(PART))
 
 
 def warn_of_shared_images(train_set: SegmentationDataset, val_set: SegmentationDataset | None) -> None:
-    """Log a warning for images that are learned and validate, or that are in the lists with and without labels."""
+    """Log a warning for images in both training and validation, or in the lists with and without labels."""
     images = [pair.image for pair in train_set.pairs]
     parts = [(images[train_set.num_labelled :], "images without labels")]
     if val_set:

@@ -44,7 +44,7 @@ def read_bytes(path: Path) -> bytes:
         raise ValueError(f"{path} may not be read (permission denied): chmod u+r it, or ask its owner") from error
     except FileNotFoundError:
         raise
-    except OSError as error:  # a link that leads in a circle, a disk that fails
+    except OSError as error:  # a circular link, a failing disk
         raise ValueError(
             f"{path} cannot be read ({error.strerror}): is it a link to itself, is the disk well?"
         ) from error
@@ -54,9 +54,9 @@ def read_bytes(path: Path) -> bytes:
 
 
 def fingerprint(path: Path | None) -> str:
-    """Size and CRC-32 of a file, or what keeps it from being read; "" without a file.
+    """Size and CRC-32 of a file, or the error of reading it; "" without a file.
 
-    Of one that is longer than WHOLE, the first and the last ENDS bytes alone are read; a PNG's last ones depend on all
+    For a file longer than WHOLE, only the first and the last ENDS bytes are read; a PNG's last ones depend on all
     of its pixels.
     """
     if path is None:
@@ -119,7 +119,7 @@ def count_pictures(image: Image.Image) -> int:
 
 
 def has_surplus_bands(image: Image.Image) -> bool:
-    """Whether a TIFF holds bands that Pillow leaves out, or takes for alpha although nothing says so."""
+    """Whether a TIFF has bands that Pillow ignores, or treats as alpha without being declared so."""
     if image.format != "TIFF":
         return False
     tags, bands = image.tag_v2, image.getbands()
@@ -156,7 +156,7 @@ def require_whole_stream(data: bytes) -> None:
 
 
 def diagnose(data: bytes, error: Exception) -> str:
-    """What is wrong with the bytes that no decoder takes, and the remedy."""
+    """Describe bytes that no decoder reads, and the remedy."""
     if isinstance(error, Image.DecompressionBombError):
         return f"{error}; more than any camera's: is it damaged? Cut it into tiles if it is real"
     if data.startswith(b"version https://git-lfs"):
@@ -174,7 +174,7 @@ def diagnose(data: bytes, error: Exception) -> str:
 
 
 def read_image(path: Path) -> Tensor:
-    """uint8 (3, H, W) RGB, turned as its EXIF orientation says.
+    """Read an image: uint8 (3, H, W) RGB, EXIF orientation applied.
 
     Raises:
         FileNotFoundError: no such file.
@@ -190,7 +190,7 @@ def read_image(path: Path) -> Tensor:
 
 
 def read_size(path: Path) -> tuple[int, int]:
-    """(height, width) of an image file as ``read_image`` would turn it, from its header alone.
+    """(height, width) of an image file with EXIF orientation applied, read from its header.
 
     Raises:
         FileNotFoundError, ValueError: as ``read_image``.

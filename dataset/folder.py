@@ -1,4 +1,4 @@
-"""`folder`: own data without Python: images, labels, and a text file that says what the labels hold."""
+"""`folder`: your own data without Python: images, labels, and a text file that describes the label values."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -30,7 +30,7 @@ class Row(NamedTuple):
 class Folder(SegmentationDataset):
     """``<root>/images/<split>/**/X.jpg`` with ``<root>/labels/<split>/**/X.png`` and ``<root>/classes.txt``.
 
-    A line of classes.txt is a value of the label files, a colour and a name, which may hold blanks; # begins a
+    A line of classes.txt is a value of the label files, a colour and a name, which may contain spaces; # begins a
     comment::
 
         7    128,64,128   road

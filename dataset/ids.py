@@ -1,4 +1,4 @@
-"""Label values, train ids and the colours that stand for them."""
+"""Label values, train ids and their colours."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ def id_table(mapping: dict[int, int]) -> np.ndarray:
 
 
 def encode(id_to_train_id: dict[int, int], train_ids: np.ndarray) -> np.ndarray:
-    """Train ids (uint8, any shape) as the least raw value of each; those that are none become void's."""
+    """Convert train ids (uint8, any shape) to the least raw value of each; other values become void's."""
     values = sorted(id_to_train_id.items(), reverse=True)
     table = np.full(256, min((raw for raw, train_id in values if train_id == IGNORE_INDEX), default=IGNORE_INDEX))
     for raw, train_id in values:
@@ -25,7 +25,7 @@ def encode(id_to_train_id: dict[int, int], train_ids: np.ndarray) -> np.ndarray:
 
 
 def ranges(values: Sequence[int]) -> str:
-    """Sorted integers in words: "0..11, 255"."""
+    """Sorted integers as text: "0..11, 255"."""
     starts = [value for value in values if value - 1 not in values]
     ends = [value for value in values if value + 1 not in values]
     return ", ".join(str(a) if a == b else f"{a}..{b}" for a, b in zip(starts, ends, strict=True))

@@ -30,7 +30,7 @@ class Normalization:
             raise ValueError(f"a normalisation needs three finite means and stds and a scale, not {astuple(self)}")
         if 0 in (*self.std, self.scale):
             raise ValueError(f"a normalisation cannot have a std or a scale of 0: {astuple(self)}")
-        # A file may hold lists, and equality must not depend on that.
+        # Files may contain lists; equality needs tuples.
         object.__setattr__(self, "mean", tuple(self.mean))
         object.__setattr__(self, "std", tuple(self.std))
 

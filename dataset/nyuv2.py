@@ -14,7 +14,7 @@ LABELS = "https://raw.githubusercontent.com/ankurhanda/nyuv2-meta-data/b92d15c50
 class NYUv2(SegmentationDataset):
     """``<root>/nyu_<split>_rgb/nyu_rgb_NNNN.png`` with ``<root>/nyuv2_<split>_class13/new_nyu_class13_NNNN.png``.
 
-    There is no third split: the test images validate.
+    There is no third split: the test images are used for validation.
     """
 
     CLASSES = (
@@ -35,14 +35,14 @@ class NYUv2(SegmentationDataset):
     )
 
     def find_pairs(self) -> list[Pair]:
-        # The archives may or may not hold a folder of their own name.
+        # The archives may contain a folder with the archive's name.
         images = self.list_images(f"nyu_{self.split}_rgb", recursive=True)
         labels = self.list_images(f"nyuv2_{self.split}_class13", recursive=True)
         return pair_up(images, labels, f"{self.root} {self.split}", number_of)
 
 
 def number_of(path: Path) -> str:
-    """NNNN, the frame's number of the 1449, which an image and its label share."""
+    """NNNN, the frame number (of 1449) of an image and its label."""
     found = re.search(r"(\d+)$", path.stem)
     if not found:
         raise ValueError(f"{path}: the name of an image or label ends in its number, as in nyu_rgb_0003.png")

@@ -30,7 +30,7 @@ def pair_up(
 
 
 def unique(files: Sequence[Path], key: Callable[[Path], str], where: str) -> dict[str, Path]:
-    """Key -> file."""
+    """Files by key; ValueError if two have the same key."""
     found = {}
     for file in files:
         other = found.setdefault(key(file), file)
@@ -80,7 +80,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def require_listed(file: Path, where: str, hint: str = "") -> None:
-    """FileNotFoundError unless there is the file that a line of a list, ``where``, names."""
+    """Raise FileNotFoundError if the file named in a line of a list, ``where``, does not exist."""
     if not file.is_file():
         hint = "; folders are separated by /, here it is \\" if "\\" in str(file) else hint
         raise FileNotFoundError(f"{where} names {file}, which does not exist or is no file{hint}")

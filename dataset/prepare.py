@@ -24,10 +24,10 @@ COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zip
 
 
 def prepare(data_set: type[SegmentationDataset], folder: str | Path) -> str:
-    """Make ``folder`` a data set; what an interrupted call has done is not done again.
+    """Download and unpack a data set to ``folder``; an interrupted call is continued.
 
     Returns:
-        What is there, in words.
+        Text: the files of the prepared data set.
 
     Raises:
         ValueError: it is not public, and what to fetch by hand; an archive that is damaged, has another checksum or
@@ -65,7 +65,7 @@ class Member(NamedTuple):
 
 
 def unpack(archive: Path, target: Path, inside: str = "") -> None:
-    """The files of a zip or tar archive below its folder ``inside``; those that are there at their size are kept.
+    """Unpack a zip or tar archive's files below its folder ``inside``; files that exist with the right size are kept.
 
     Raises:
         ValueError: a damaged or shortened archive; a member that is a link, a device or encrypted, that leads out of
@@ -101,7 +101,7 @@ def zip_members(opened: zipfile.ZipFile) -> list[Member]:
 
 
 def tar_members(opened: tarfile.TarFile) -> list[Member]:
-    """Every file of a tar archive. tarfile takes a damaged header, or the end of a shortened archive, for the end."""
+    """The files of a tar archive; detects damaged headers and truncation, which tarfile reads as the end."""
     members = []
     for info in opened:
         if not info.isdir():
@@ -110,13 +110,13 @@ def tar_members(opened: tarfile.TarFile) -> list[Member]:
     opened.fileobj.seek(opened.offset)
     if opened.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
         raise tarfile.ReadError(f"no header and no end of the archive after {len(members)} files")
-    while opened.fileobj.read(1 << 20):  # to the checksum of what is compressed
+    while opened.fileobj.read(1 << 20):  # to the checksum of the compressed data
         pass
     return members
 
 
 def locate(members: list[Member], target: Path, inside: str, archive: Path) -> list[tuple[Path, Member]]:
-    """(path, member) of what is below ``inside`` and not there yet. ValueError: one that is not to be trusted."""
+    """(path, member) of each member below ``inside`` to unpack. Raises ValueError for an unsafe member."""
     wanted, seen = [], set()
     for member in members:
         path = PurePosixPath(member.name.removeprefix("./"))

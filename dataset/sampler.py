@@ -1,4 +1,4 @@
-"""The order of training samples, computed from (seed, step): there is nothing to save or restore."""
+"""The order of training samples, computed from (seed, step), so that it has no state to save."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from segdistill.dataset.base import generator_of
 
 
 class TrainSampler(torch.utils.data.Sampler):
-    """Batches of (epoch, index) from ``start_step`` on, the part of each global batch that is this process's.
+    """Batch sampler of (epoch, index) from ``start_step`` on; yields this process's part of each global batch.
 
     Epochs follow each other without a gap; the order within an epoch is a function of (seed, epoch). Position i of
     the stream therefore holds the same sample whatever the number of processes or the step at which a run resumed.
@@ -16,9 +16,9 @@ class TrainSampler(torch.utils.data.Sampler):
     Args:
         length: labelled samples in the data set, which come first in it.
         batch_size: labelled samples of the global batch; divisible by ``world_size``.
-        unlabelled: (samples in the data set after the labelled ones, how many of them a global batch holds beside the
-            labelled ones); a stream of its own.
-        views: epochs after which the samples come as they did before; None: they never do.
+        unlabelled: (samples in the data set after the labelled ones, how many of them each global batch has); they
+            have their own random order.
+        views: epochs after which the augmented samples repeat; None: never.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# CamVid, fine-tuning: SKD's released ESPNet-C (p 2, q 8; 56.75 test mIoU) goes on learning for a short time, alone and
-# from SKD's released ESPNet (65.13), on the 468 images of train and val, as SKD's own students did.
+# CamVid, fine-tuning: SKD's released ESPNet-C (p 2, q 8; 56.75 test mIoU) is trained for a short time, alone and
+# distilled from SKD's released ESPNet (65.13), on the 468 images of train and val, as SKD's students were.
 #   data_dir=DIR student_file=DIR/BASE56.7.pth teacher=DIR/SD+KD+CITY_65.1.pth bash experiments/camvid_finetune.sh
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"  # started by another shell
 set -euo pipefail

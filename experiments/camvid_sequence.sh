@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# CamVid with the labels of one sequence, 62 images at dusk: what are the others worth, without labels? SKD's released
+# CamVid with the labels of one sequence only, 62 images at dusk: do the unlabelled images help? SKD's released
 # ESPNet (65.13 test mIoU) teaches ESPNet-C (p 2, q 3; 0.19 M parameters) from scratch.
 #   data_dir=DIR teacher=DIR/SD+KD+CITY_65.1.pth bash experiments/camvid_sequence.sh
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"  # started by another shell

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # CIRKD (Yang et al., CVPR 2022): DeepLabV3-ResNet101 teaches DeepLabV3-ResNet18 on Cityscapes.
 #   data_dir=DIR teacher=FILE backbone=FILE bash experiments/cirkd_deeplabv3_r18.sh
-# It compares pairs of the 2 images that each of its 8 devices holds. Here as well, with
+# The original compares the 2 images on each of 8 devices. The same here, with
 #   launch="torchrun --nproc_per_node 8" accumulate=1 flags="--norm sync_batch_norm"
-# and on one device by --accumulate 8, where BatchNorm sees 2 images at a time and not 16.
+# The default is one device with --accumulate 8, where BatchNorm has batches of 2 images, not of 16.
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"  # started by another shell
 set -euo pipefail
 cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."

@@ -1,12 +1,12 @@
 # The last line of every recipe: run_train_eval.sh with the recipe's variables. From the environment, for every recipe:
 #   data_dir          folder of the data set
 #   backbone          ImageNet weights of the student's backbone
-#   teacher           a checkpoint; without it teacher_backbone, the ImageNet weights to train one from by the same recipe
-#   flags             what shall differ in all runs: flags="--num-workers 16 --precision bf16"
+#   teacher           a checkpoint; without it teacher_backbone: ImageNet weights, from which a teacher is trained by this recipe
+#   flags             further flags for all runs: flags="--num-workers 16 --precision bf16"
 #   seeds, output ... as run_train_eval.sh takes them
 # SMOKE=1 runs the recipe's losses, weights, optimizer and rates for a few steps on small crops of generated scenes, with
-# a small teacher trained on the spot; smoke=FOLDER keeps scenes and teachers for the next recipe. With check=only too, not
-# a step is done.
+# a small teacher trained for it; smoke=FOLDER keeps scenes and teachers for the next recipe. With check=only there is no
+# training step.
 python=${python:-python}
 name=${name:-$(basename "$0" .sh)}
 seeds=${seeds:-0} teacher_flags=${teacher_flags:-} student_flags=${student_flags:-}

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Any methods against the student alone, over seeds, with one teacher, student and data set. The students of a seed
-# learn beside each other: the same batches, one forward pass of the teacher. Killed at any moment, the same command
+# are trained in one process: the same batches, one forward pass of the teacher. After a kill, the same command
 # continues. SKD's own ablation is the default:
 #   teacher=FILE bash experiments/compare.sh
 #   methods="cwd: --cwd weight=3
 #       dist: --dist" seeds="0 1 2" dataset=camvid data_dir=DIR student="--network espnet_c" split=test teacher=FILE bash experiments/compare.sh
-# cache=DIR views=K keeps the teacher's answers (see --teacher-cache). Images without labels are distilled as a share=S of
-# every batch: the others of labels=N, or those that unlabelled=FILE lists. Seeds may be trained by several processes at
-# once (seeds=0, seeds=1 ...); the command with all of them then finds them trained and compares.
+# cache=DIR views=K caches the teacher's outputs (see --teacher-cache). share=S is the unlabelled share of every batch: images
+# beyond labels=N, or those of unlabelled=FILE. Several processes may train seeds in parallel (seeds=0, seeds=1 ...);
+# afterwards the command with all seeds only compares.
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"  # started by another shell
 set -euo pipefail
 cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."

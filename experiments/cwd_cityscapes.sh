@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # CWD (Shu et al., ICCV 2021), with the arguments of its exp_cwd.sh: norm divergence weight temperature kd adv feat version.
 #   data_dir=DIR teacher=FILE backbone=FILE bash experiments/cwd_cityscapes.sh channel kl 3 4 False False False v1
-# With features its student passes a 1x1 convolution, BatchNorm and ReLU whose learning rate stays; here a 1x1
-# convolution that trains with the student.
+# On features the original adapts the student by a 1x1 convolution, BatchNorm and ReLU with a constant learning rate; here
+# by a 1x1 convolution with the student's.
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"  # started by another shell
 set -euo pipefail
 cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."

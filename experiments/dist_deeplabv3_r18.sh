@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # DIST (Huang et al., NeurIPS 2022): DeepLabV3-ResNet101 teaches DeepLabV3-ResNet18 on Cityscapes.
 #   data_dir=DIR teacher=FILE backbone=FILE bash experiments/dist_deeplabv3_r18.sh
-# Its learning rate falls to 1e-4, here to 0.
+# The original's learning rate ends at 1e-4, here at 0.
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"  # started by another shell
 set -euo pipefail
 cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# SKD (Liu et al., CVPR 2019) on NYUv2, 13 classes. No script for it was published: this is the Cityscapes recipe on
-# crops of the size of the images.
+# SKD (Liu et al., CVPR 2019) on NYUv2, 13 classes. No script was published: this is the Cityscapes recipe with
+# crops of the images' size.
 #   data_dir=DIR teacher=FILE backbone=FILE bash experiments/skd_nyuv2.sh
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"  # started by another shell
 set -euo pipefail

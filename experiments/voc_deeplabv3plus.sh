@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # AKD (Mansourian et al.; pi 100, pa 1): DeepLabV3+-ResNet101 teaches DeepLabV3+-ResNet18 on the 1,464 images of VOC 2012.
 #   data_dir=DIR teacher=FILE backbone=FILE bash experiments/voc_deeplabv3plus.sh
-# Not as there: one learning rate, 7e-3 (there 7e-3 for the backbone and 7e-2 for the rest, of a loss a sixth of this
-# one); no blurring of half the samples; validation at the images' own size, where it resizes labels to a short side of
-# 513; a teacher that is never in training mode. It scales the short side to 256..1026, 0.7 to 2.8 times most images'.
+# Differences: one learning rate, 7e-3 (original: 7e-3 for the backbone, 7e-2 for the rest, with a loss a sixth as large);
+# no blurring of half the samples; validation at the images' size (original: labels resized to a short side of 513); the
+# teacher is always in eval mode. The original scales the short side to 256..1026, 0.7 to 2.8 times that of most images.
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"  # started by another shell
 set -euo pipefail
 cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."

@@ -1,4 +1,4 @@
-"""Which implementation of in-place ABN is active, and why: ``python -m segdistill.libs``."""
+"""Prints the active implementation of in-place ABN, and the reason: ``python -m segdistill.libs``."""
 
 from segdistill.libs.extension import FALLBACK
 from segdistill.libs.sources import library_path

@@ -1,7 +1,7 @@
 """BatchNorm followed by an activation, as one layer with one set of weights: plain, in place, and over processes.
 
-All of them hold what ``nn.BatchNorm2d`` holds (weight, bias, running_mean, running_var, num_batches_tracked), so that a
-state dict of one loads into any other; a file without num_batches_tracked loads as well, as it does into BatchNorm2d.
+All have the state dict of ``nn.BatchNorm2d`` (weight, bias, running_mean, running_var, num_batches_tracked), so that it
+loads into any other of them; num_batches_tracked may be missing, as for BatchNorm2d.
 """
 
 from __future__ import annotations  # torch.distributed is empty in some builds of torch
@@ -56,12 +56,12 @@ class ABN(nn.BatchNorm2d):
         return f"{super().extra_repr()}, activation={self.activation}, activation_param={self.activation_param}"
 
     def sync_group(self) -> dist.ProcessGroup | None:
-        """The process group whose statistics to share; None for those of this process alone."""
+        """The process group that shares statistics; None for this process only."""
         return None
 
     @torch.no_grad()
     def batch_moments(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | int]:
-        """Mean and biased variance of each channel, and the elements they are of; updates the running statistics."""
+        """Mean, biased variance and element count of each channel; updates the running statistics."""
         group, count = self.sync_group(), x.shape[0] * x.shape[2] * x.shape[3]
         if group is None and count < 2:
             raise ValueError(f"expected more than 1 value per channel when training, got input size {tuple(x.shape)}")
@@ -117,7 +117,7 @@ class SyncABN(Synchronized, ABN):
 
 
 class InPlaceABN(ABN):
-    """ABN whose output takes the place of its input in memory: the caller's ``x`` holds the result afterwards.
+    """In-place ABN: the output overwrites the input ``x`` in memory.
 
     The backward pass recovers what it needs from the output, so that BatchNorm and activation together keep one map
     and not two (Rota Bulo et al., CVPR 2018). x must not be a leaf that requires a gradient, nor a map that an earlier

@@ -1,4 +1,4 @@
-"""Files from the network: resumed where they broke off, checked, and complete or absent under their name."""
+"""Downloads files: resumes interrupted downloads and checks them; the final name exists only when complete."""
 
 import glob
 import http.client
@@ -21,16 +21,16 @@ AGAIN = "the same command again continues there"
 
 
 def download(url: str, target: str | os.PathLike, sha256: str | None = None) -> Path:
-    """Fetch ``url`` (http, https or file) to the file ``target``; what an earlier call left behind is continued.
+    """Fetch ``url`` (http, https or file) to the file ``target``; an interrupted download is continued.
 
     A target that exists is checked and not fetched again.
 
     Args:
-        sha256: of the whole file in hexadecimal, or its first digits; None for a file whose digest nobody knows.
+        sha256: of the whole file in hexadecimal, or its first digits; None if the digest is unknown.
 
     Raises:
         ValueError: another kind of URL, or a content that is not the one that ``sha256`` names.
-        OSError: the server refuses or breaks off, or the disk is full; says how to go on.
+        OSError: the server refuses or the connection breaks, or the disk is full; says how to continue.
     """
     target = Path(target)
     if target.exists():
@@ -53,7 +53,7 @@ def download(url: str, target: str | os.PathLike, sha256: str | None = None) -> 
 
 
 def receive(url: str, target: Path) -> Path:
-    """The whole content of ``url`` in a hidden file beside ``target``."""
+    """Download ``url`` to a hidden file next to ``target``."""
     with ExitStack() as stack:
         response = stack.enter_context(connect(url))
         size = int(response.headers.get("Content-Length", 0))

@@ -1,4 +1,4 @@
-"""Loads the compiled kernels over the pure-PyTorch ones, if they were built from the present sources."""
+"""Loads the compiled kernels in place of the pure-PyTorch ones, if they match the sources."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written under another name, synced, then renamed."""
+"""Atomic file writes: written under another name, synced, then renamed."""
 
 import hashlib
 import os
@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import IO
 
 BLOCK = 1 << 20
-# What a process holds open, which is a regular file where the shell has redirected it.
+# Open file descriptors; a regular file if the shell has redirected it.
 STREAMS = ("/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/")
 
 
 @contextmanager
 def replacing(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
-    """A file to be written, which takes the place of ``path`` when the block ends without an error.
+    """Context manager: a file to write, renamed to ``path`` when the block ends without an error.
 
     A kill or a full disk leaves the old file or the new one, whole. A link stays a link: the file that it points to is
-    replaced. What is no regular file (/dev/stdout, a pipe) is written to as it is; /dev/stdout even where the shell has
-    sent it to a file, behind what is there.
+    replaced. A target that is no regular file (/dev/stdout, a pipe) is written directly; output to /dev/stdout is
+    appended if the shell redirects it to a file.
 
     Raises:
         OSError: it could not be written; names the file.
@@ -45,7 +45,7 @@ def replacing(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename in a folder last, where the system can open a folder."""
+    """Sync a folder, so that a rename in it survives a crash, where the system supports it."""
     try:
         number = os.open(folder, os.O_RDONLY)
     except OSError:  # Windows

@@ -4,8 +4,8 @@ Rota Bulo, Porzi, Kontschieder, "In-Place Activated BatchNorm for Memory-Optimiz
 The forward pass writes y = activation(gamma * x_hat + beta) over x; the backward pass inverts the activation, reads
 x_hat = (z - beta) / gamma off the result, and so needs nothing but y and one variance per channel.
 
-Tensors are (N, C, H, W) of any strides; vectors are (C,) in float32, or float64 beside a float64 map. The kernels here
-serve every device; ``segdistill.libs.extension`` lays the compiled ones of ``libs/src`` over them.
+Tensors are (N, C, H, W) of any strides; vectors are (C,) in float32, or float64 with a float64 map. The kernels here
+work on every device; ``segdistill.libs.extension`` replaces them by the compiled ones of ``libs/src``.
 """
 
 from __future__ import annotations  # torch.distributed is empty in some builds of torch
@@ -83,7 +83,7 @@ def pieces(*maps: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 
 def check(x: Tensor, *vectors: Tensor | None, activation: int = 0, grad: Tensor | None = None) -> None:
-    """Refuse what the compiled kernels refuse, and PyTorch would broadcast. The last vectors are weight and bias."""
+    """Check shapes, dtypes and devices as the compiled kernels do. The last vectors are weight and bias."""
     if x.dim() != 4 or x.shape[1] == 0:
         raise ValueError(f"expected a map (N, C, H, W) with channels, got one of shape {tuple(x.shape)}")
     if grad is not None and (grad.shape, grad.dtype, grad.device) != (x.shape, x.dtype, x.device):
@@ -137,7 +137,7 @@ def forward_(
     activation: int,
     param: float,
 ) -> None:
-    """Overwrite ``x`` by its normalised and activated self."""
+    """Normalise and activate ``x`` in place."""
     check(x, mean, var, weight, bias, activation=activation)
     weight = invertible_weight(weight, bias, x.dtype)
     for (piece,) in pieces(x):
@@ -201,7 +201,7 @@ def backward(
 
 
 class InPlaceABNFunction(torch.autograd.Function):
-    """Backward of ``inplace_abn_``; it mutates nothing, so that it may run twice, and has no derivative of its own."""
+    """Backward of ``inplace_abn_``; it mutates nothing, so that it may run twice, and has no second derivative."""
 
     @staticmethod
     def forward(ctx, x, mean, var, weight, bias, count, batch_statistics, eps, activation, param, group):

@@ -1,4 +1,4 @@
-"""Values as text for messages, of bounded length whatever the value."""
+"""Values as text of bounded length, for error messages."""
 
 import itertools
 import reprlib

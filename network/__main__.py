@@ -3,7 +3,7 @@
 python -m segdistill.network                                              the networks and their settings
 python -m segdistill.network pspnet backbone=resnet18 --size 512 1024     what one costs, and its features
 python -m segdistill.network fetch espnet_cityscapes_q8                   released weights, checked, to ckpt/
-python -m segdistill.network convert their.pth ckpt/ours.pth              any file that we read as one of our own
+python -m segdistill.network convert their.pth ckpt/ours.pth              convert a supported file to our format
 """
 
 import argparse
@@ -61,12 +61,12 @@ def describe(argv: Sequence[str]) -> int:
         network = build_network(options.name, options.classes, **settings)
     size = tuple(options.size)
     print(f"{' '.join([options.name, *options.settings])}, {options.classes} classes, images of {size[0]}x{size[1]}\n")
-    print(card_of(cost_of(network, size), size))
+    print(format_cost(cost_of(network, size), size))
     return 0
 
 
-def card_of(cost: Cost, size: tuple[int, int]) -> str:
-    """The cost in lines for people."""
+def format_cost(cost: Cost, size: tuple[int, int]) -> str:
+    """The cost as lines of text."""
     lines = [
         f"parameters   {cost.parameters:,}",
         f"MACs         {cost.macs / 1e9:.2f} G  multiply-accumulates of an image's logits, auxiliary heads left out",

@@ -1,4 +1,4 @@
-"""What a network is to everything else here: maps by name, each with its channels and its stride."""
+"""The contract of a network: feature maps by name, each with its channels and its stride."""
 
 import copy
 from collections.abc import Iterable
@@ -16,14 +16,14 @@ CLASS_FEATURES = frozenset({"logits", "aux_logits", "encoder_logits"})
 
 
 class Feature(NamedTuple):
-    """A map (N, channels, ~H / stride, ~W / stride) that a network makes of images (N, 3, H, W)."""
+    """A feature map (N, channels, ~H / stride, ~W / stride) of images (N, 3, H, W)."""
 
     channels: int
     stride: int
 
 
 class SegmentationOutput(NamedTuple):
-    """A network's answer to a batch of N images.
+    """A network's output for a batch of N images.
 
     logits: (N, C, h, w) float at the network's own stride, not upsampled; None of a network without classes.
     features: the maps that the caller named, each (N, C_name, h_name, w_name); "logits" may be among them.
@@ -34,24 +34,24 @@ class SegmentationOutput(NamedTuple):
 
 
 class SegmentationNetwork(nn.Module):
-    """A network declares ``num_classes`` and ``features`` and writes ``maps``; the rest is here.
+    """Base class of all networks: a subclass declares ``num_classes`` and ``features`` and writes ``maps``.
 
     Feature names mean the same everywhere: ``layer1`` ... ``layer4`` the stages of the backbone, ``context`` the map
     that the classifier reads, ``logits``, ``aux_logits`` the logits of a deep-supervision head, ``NAME.pre`` a map
-    before its activation. A head that nobody asks for is not run.
+    before its activation. A head whose map is not requested is not run.
     """
 
     num_classes: int  # 0: no classes, and no "logits" among the features
     features: dict[str, Feature]
-    # The classes that it can tell; None for all. A network of other classes, mapped to these, may not know them all.
+    # The classes that it can predict; None for all. A network mapped from other classes may lack some.
     known_classes: tuple[int, ...] | None = None
-    # The input convention that its library or its author names, trained or not; None: unknown.
+    # The input convention of its library or author; None: unknown.
     normalization: "Normalization | None" = None
     # The names of its classes, where its published weights come with them; None: unknown.
     classes: tuple[str, ...] | None = None
-    # The options that build it again, where they are not those it was built with: its weights were fetched, say.
+    # The options saved in ``config`` if they differ from the given ones, such as ``pretrained``.
     rebuild: dict | None = None
-    # Set by ``build_network``: what it takes to build this network again; checkpoints carry it.
+    # The arguments of ``build_network`` for this network; saved in checkpoints.
     config: dict
     # Why bfloat16 autocast on the CPU is refused for this network; empty where it is not.
     BF16_ON_CPU: ClassVar[str] = ""
@@ -73,11 +73,11 @@ class SegmentationNetwork(nn.Module):
             ValueError: a feature that the network does not have, or images that are too small for it.
         """
         features = frozenset(features)
-        output = self.answer(images, features | ({"logits"} & self.features.keys()))
+        output = self.extract(images, features | ({"logits"} & self.features.keys()))
         return SegmentationOutput(output.logits, {name: output.features[name] for name in sorted(features)})
 
-    def answer(self, images: Tensor, wanted: frozenset[str]) -> SegmentationOutput:
-        """The wanted features alone; logits only if they are among them. Raises: as ``forward``."""
+    def extract(self, images: Tensor, wanted: frozenset[str]) -> SegmentationOutput:
+        """The features ``wanted``, no others; logits only if they are among them. Raises: as ``forward``."""
         self.check_features(wanted)
         height, width = images.shape[2:]
         if min(height, width) < self.MIN_SIDE:
@@ -97,23 +97,23 @@ class SegmentationNetwork(nn.Module):
 
 
 def resize(maps: Tensor, size: torch.Size | tuple[int, int], align_corners: bool = True) -> Tensor:
-    """Maps (N, C, h, w) at ``size``, bilinear, by default corners on corners; unchanged if they have the size."""
+    """Maps (N, C, h, w) at ``size``, bilinear, by default with aligned corners; unchanged if they have the size."""
     if maps.shape[2:] == torch.Size(size):
         return maps
     return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=align_corners)
 
 
-def freeze_idle(network: SegmentationNetwork, wanted: Iterable[str]) -> list[str]:
-    """Take the gradient from every parameter that no map in ``wanted`` depends on; returns their names.
+def freeze_unused(network: SegmentationNetwork, wanted: Iterable[str]) -> list[str]:
+    """Freeze every parameter that no map in ``wanted`` depends on; returns their names.
 
     DistributedDataParallel would wait for the gradient of a head that is not run, and weight decay would shrink it.
     """
-    shadow = copy.deepcopy(network).to("meta").eval()  # computes shapes alone
-    output = shadow(torch.empty(1, 3, 128, 128, device="meta"), wanted)
+    shadow, side = copy.deepcopy(network).cpu().eval(), max(64, network.MIN_SIDE)
+    output = shadow(torch.zeros(1, 3, side, side), wanted)
     total = sum(feature.sum() for feature in output.features.values())
     parameters = {name: value for name, value in shadow.named_parameters() if value.requires_grad}
     gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
-    idle = [name for name, gradient in zip(parameters, gradients, strict=True) if gradient is None]
-    for name in idle:
+    unused = [name for name, gradient in zip(parameters, gradients, strict=True) if gradient is None]
+    for name in unused:
         network.get_parameter(name).requires_grad_(False)
-    return idle
+    return unused

@@ -1,4 +1,4 @@
-"""What a network costs, found without computing anything: on the meta device tensors have shapes and no values."""
+"""Cost of a network in parameters, MACs and memory, from shapes alone on the meta device."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -23,7 +23,7 @@ class Cost(NamedTuple):
 
 
 class SavedBytes(torch.autograd.graph.saved_tensors_hooks):
-    """Counts what autograd keeps for the backward pass of all that is computed inside; meta tensors will do.
+    """Context manager: counts the bytes that autograd keeps for the backward pass; works on meta tensors.
 
         with SavedBytes(network) as saved:
             output = network(images)
@@ -73,7 +73,7 @@ def cost_of(network: SegmentationNetwork, size: tuple[int, int]) -> Cost:
 
 
 def activations_of(network: SegmentationNetwork, size: tuple[int, int]) -> int:
-    """Bytes an image of what autograd keeps of a training step: of the network and of cross-entropy on its logits.
+    """Bytes an image that autograd keeps in a training step, for the network and cross-entropy on its logits.
 
     Counted as ``SavedBytes`` does.
     """

@@ -1,4 +1,4 @@
-"""What the networks on a dilated backbone share: its options, its features, and where its BatchNorms are."""
+"""Base class of networks on a dilated backbone: shared options, features and BatchNorm lookup."""
 
 from torch import nn
 

@@ -46,7 +46,7 @@ class SelfAttention(nn.Module):
         self.gamma = nn.Parameter(torch.zeros(1))
 
     def attention(self, x: Tensor) -> Tensor:
-        """(N, HW, HW): how much each position (row) looks at each other; rows sum to 1."""
+        """(N, HW, HW): attention weights of each position (row); rows sum to 1."""
         return (self.query(x).flatten(2).transpose(1, 2) @ self.key(x).flatten(2)).softmax(dim=-1)
 
     def forward(self, x: Tensor) -> Tensor:

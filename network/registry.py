@@ -21,7 +21,7 @@ NETWORKS: dict[str, type[SegmentationNetwork]] = {
     "segformer": SegFormer,
     "upernet": UPerNet,
 }
-# Keywords of networks that are no settings: they have a flag or a place of their own.
+# Keywords of networks that are no settings: they have their own flag or place.
 HIDDEN = ("norm", "model", "hf_config")
 
 
@@ -47,14 +47,14 @@ def build_network(name: str, num_classes: int | None, *, norm: str = "batch_norm
     Args:
         name: one of ``NETWORKS``, a library's such as ``timm:convnext_tiny`` (docs/external.md), or the class of a
             file, ``path/to/my_net.py:MyNet``.
-        num_classes: channels of the logits; a network that has no classes stays without. None, for a library's
-            network alone, takes the classes that it has.
+        num_classes: channels of the logits, if the network has classes. None, for a library's network only: the
+            model's own class count.
         norm: normalisation factory of ``libs``; the state-dict keys do not depend on it.
         options: the network's own keywords, such as ``backbone`` of PSPNet and ``p`` and ``q`` of ESPNet.
 
     Raises:
         ValueError: an unknown name, norm or option, a value that the network refuses, or a library that is missing.
-        OSError: a file that is gone, or weights that cannot be fetched.
+        OSError: a missing file, or weights that cannot be fetched.
     """
     cls = network_class(name)
     known = settings_of(cls)

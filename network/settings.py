@@ -1,7 +1,7 @@
 """Settings: the keyword-only parameters of a constructor, and values for them as text.
 
-What a setting means is written in the ``Args`` of the class's docstring. Where the constructor takes ``**settings``,
-those of its base class belong to it too. A field of a dataclass may carry ``meaning`` and ``limits`` in its metadata.
+The ``Args`` of the class's docstring are the help texts. If the constructor takes ``**settings``, it has those
+of its base class, too. A field of a dataclass may carry ``meaning`` and ``limits`` in its metadata.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ LARGEST = 2**31 - 1  # whole number, where nothing else is said: what counters a
 
 
 class Limits(NamedTuple):
-    """The values that a number may have, and those that a text may have; None: any."""
+    """Limits of a number, or choices of a text; None: any value."""
 
     least: float | None = None
     greatest: float | None = None
@@ -26,7 +26,7 @@ class Limits(NamedTuple):
     choices: Collection[str] | None = None
 
     def describe(self) -> str:
-        """In words: "above 0 and at most 1"."""
+        """The limits as text: "above 0 and at most 1"."""
         bounds = {"{} or more": self.least, "above {}": self.above, "at most {}": self.greatest}
         return " and ".join(words.format(bound) for words, bound in bounds.items() if bound is not None)
 
@@ -57,7 +57,7 @@ def settings_of(cls: type) -> dict[str, Setting]:
     for parameter in parameters:
         if parameter.kind is parameter.KEYWORD_ONLY:
             name, note = parameter.name, noted.get(parameter.name, {})
-            kind = kinds.get(name, type(parameter.default))  # without an annotation the default tells the kind
+            kind = kinds.get(name, type(parameter.default))  # without an annotation, the default's type
             meaning = note.get("meaning", meanings.get(name, ""))
             settings[name] = Setting(kind, parameter.default, meaning, note.get("limits", UNLIMITED))
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
@@ -78,11 +78,11 @@ def meanings_of(cls: type) -> dict[str, str]:
 
 
 def parse_settings(cls: type, words: Sequence[str], what: str, hidden: Sequence[str] = ()) -> dict[str, Any]:
-    """The settings that words such as ``weight=80`` give.
+    """Parse words such as ``weight=80`` to settings.
 
     Args:
         what: what the settings are of, for the error: "--pi".
-        hidden: settings that have a flag of their own.
+        hidden: settings that have their own flag.
 
     Raises:
         ValueError: a word that is no key=value, a key that ``cls`` does not have or that is given twice, a value of

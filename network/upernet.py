@@ -15,7 +15,7 @@ bilinear = partial(resize, align_corners=False)
 
 
 class ResizedPyramidPooling(PyramidPooling):
-    """Pyramid pooling that brings the averages to full size before it convolves them."""
+    """Pyramid pooling that resizes the averages to full size before the convolution."""
 
     def pool(self, stage: nn.Sequential, x: Tensor) -> Tensor:
         average, *rest = stage

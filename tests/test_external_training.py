@@ -103,9 +103,9 @@ def test_a_backbone_is_distilled_without_labels_and_then_trained(tiny, tmp_path,
     rows = rows_of(tmp_path / "bare")
     assert not any(key.startswith("val/") or "cross_entropy" in key for row in rows for key in row)
     assert all(row["loss/fitnet"] > 0 for row in rows if "loss" in row)
-    card = json.loads((tmp_path / "bare/teacher.json").read_text())
-    assert (card["file"], card["family"], card["num_classes"], card["mean_iou"]) == (f"hf:{vit}", "hf", 0, None)
-    assert len(card["sha256"]) == 64
+    record = json.loads((tmp_path / "bare/teacher.json").read_text())
+    assert (record["file"], record["family"], record["num_classes"], record["mean_iou"]) == (f"hf:{vit}", "hf", 0, None)
+    assert len(record["sha256"]) == 64
 
     # What nothing asked for is as it was built, the backbone is not: the last weights are kept as the best.
     last = torch.load(tmp_path / "bare/last.pth", weights_only=True)["student"]

@@ -38,6 +38,13 @@ ALL_TERMS = ["--pi", "--pa", "--ho", "--fitnet"]
 PSPNET = ["--network", "pspnet"]
 
 
+@pytest.fixture(autouse=True)
+def no_curves(request, monkeypatch):
+    """They take most of a run of six steps; one test looks at them."""
+    if request.node.originalname != "test_a_run_leaves_what_it_takes_to_read_it":
+        monkeypatch.setattr("segdistill.utils.report.pictures.plot_curves", lambda *_: None)
+
+
 def arguments(tiny, folder, name, terms, *more):
     teacher = ["--T_ckpt_path", str(tiny / "teacher.pth")] if terms else []
     return [
@@ -148,12 +155,13 @@ def test_a_run_leaves_what_it_takes_to_read_it(tiny, tmp_path):
     (term,) = json.loads((run / "options.json").read_text())["terms"]
     assert (term["name"], term["method"], term["weight"], term["void"]) == ("pi", "pi", 10.0, "keep")
     assert json.loads((run / "environment.json").read_text())["torch"] == torch.__version__
-    card = json.loads((run / "teacher.json").read_text())
-    assert card["mean_iou"] == 1.0
-    assert card["crops"]["num_crops"] == 4
-    assert 0.1 < card["crops"]["mean_iou"] < 1  # it labelled the images, not the crops
+    record = json.loads((run / "teacher.json").read_text())
+    assert record["mean_iou"] == 1.0
+    assert record["crops"]["num_crops"] == 4
+    assert 0.1 < record["crops"]["mean_iou"] < 1  # it labelled the images, not the crops
     assert list(run.glob("events.out.tfevents.*"))
-    assert (run / "report.md").read_text()
+    curves = re.search(r"\((\S+\.png)\)", (run / "report.md").read_text())[1]
+    assert Image.open(run / curves).size[0] > 100
     network, report = load_network(run / "best.pth")
     assert (network.num_classes, report.family) == (11, "segdistill")
     assert not any("discriminator" in key or "teacher" in key for key in network.state_dict())
@@ -391,7 +399,7 @@ def test_a_run_is_not_continued_with_another_teacher(tiny, tmp_path):
 
 
 def test_a_teacher_of_other_classes_trains_the_student_that_its_class_map_says(tiny, tmp_path):
-    """The teacher under other names, with a class more that becomes none: it teaches what it taught."""
+    """The teacher under other names, with a class more that becomes none: it teaches the same."""
     content = torch.load(tiny / "teacher.pth", weights_only=True)
     classifier = content["state_dict"]["classifier.conv.weight"]
     content["state_dict"]["classifier.conv.weight"] = torch.cat([classifier, classifier[:1]])
@@ -426,7 +434,7 @@ def test_without_a_terminal_progress_is_plain_lines(tiny, tmp_path):
 BESIDE = {"main": ["--pi", "--ho"], "alone": [], "mgd": ["--mgd", "on=layer3", "--cwd"]}
 
 
-def beside(tiny, folder, *more):
+def together(tiny, folder, *more):
     also = [f"--also={name}={' '.join(terms)}" for name, terms in BESIDE.items() if name != "main"]
     return arguments(tiny, folder, "main", BESIDE["main"], *also, *more)
 
@@ -435,16 +443,16 @@ def beside(tiny, folder, *more):
 @pytest.mark.parametrize(
     "more", [[], ["--accumulate", "2", "--ema", "0.5", "--batch-size", "4"]], ids=["plain", "parts"]
 )
-def test_students_beside_each_other_are_what_they_are_alone(tiny, tmp_path, monkeypatch, more):
+def test_students_of_one_process_are_what_they_are_alone(tiny, tmp_path, monkeypatch, more):
     for name, terms in BESIDE.items():
         train.main(arguments(tiny, tmp_path / "own", name, terms, *more))
     with monkeypatch.context() as context:
         stop_before(context, 4)
         with pytest.raises(MemoryError):
-            train.main(beside(tiny, tmp_path / "beside", *more, "--save-every", "1"))
+            train.main(together(tiny, tmp_path / "beside", *more, "--save-every", "1"))
     # One of them was saved a step later than the others.
     train.main(arguments(tiny, tmp_path / "beside", "alone", [], *more, "--save-every", "1", "--resume"))
-    train.main(beside(tiny, tmp_path / "beside", *more, "--save-every", "1", "--resume"))
+    train.main(together(tiny, tmp_path / "beside", *more, "--save-every", "1", "--resume"))
     for name in BESIDE:
         assert_same(last(tmp_path / "beside", name), last(tmp_path / "own", name))
         options, own = (json.loads((tmp_path / side / name / "options.json").read_text()) for side in ("beside", "own"))
@@ -527,9 +535,9 @@ def test_images_without_labels_are_distilled_and_no_more(tiny, tmp_path, few_lab
     batches = []
     accumulate = Learner.accumulate
 
-    def watch(learner, batch, taught):
+    def watch(learner, batch, output):
         batches.append(batch)
-        return accumulate(learner, batch, taught)
+        return accumulate(learner, batch, output)
 
     monkeypatch.setattr(Learner, "accumulate", watch)
     more = ["--batch-size", "4", "--unlabelled-share", "0.25"]

@@ -1,4 +1,4 @@
-"""A training batch on the device, and the step's one collective."""
+"""A training batch on the device, with the step's one collective operation."""
 
 from typing import NamedTuple
 
@@ -11,14 +11,14 @@ from segdistill.utils.distributed import mean_over_processes
 
 
 class Batch(NamedTuple):
-    """What a step learns from.
+    """A training batch.
 
     images: (N, 3, H, W) float32, normalised by the student's convention.
     labels: (N, H, W), as in ``Sample``: uint8 ids, 255 void, or floats, NaN void; an unlabelled image is all void.
     keys: (N, 2) int64, the epoch and the index of each sample.
     num_valid: scalar, the labelled pixels of a process's share of the global batch, on average. A sum over a share
         divided by it, averaged over the processes (as their gradients are), is the mean over the global batch.
-    progress: 0..1, how much of the training lies behind.
+    progress: 0..1, the completed share of the training.
     num_kept: as ``num_valid``, of the pixels that terms with void=mask count: the labelled ones and those of wholly
         unlabelled images. None where it is not known, then they count their own.
     """
@@ -39,7 +39,7 @@ def make_batches(
     progress: float = 0.0,
     parts: int = 1,
 ) -> list[Batch]:
-    """A collated sample as ``parts`` equal batches on the device.
+    """Split a collated sample into ``parts`` equal batches on the device.
 
     Raises:
         ValueError: the samples do not divide into ``parts``.
@@ -60,7 +60,7 @@ def make_batches(
 
 
 def join_batches(batches: list[Batch]) -> Batch:
-    """The parts of a batch as one."""
+    """Concatenate the parts of a batch."""
     if len(batches) == 1:
         return batches[0]
     first, parts = batches[0], len(batches)

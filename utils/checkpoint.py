@@ -1,4 +1,4 @@
-"""From a file of weights to predictions for a data set: the one way of eval.py, test.py and the report."""
+"""Loads a checkpoint as a predictor for a data set; used by eval.py, test.py and the report."""
 
 import argparse
 import os
@@ -20,9 +20,9 @@ from segdistill.utils.tasks import Task, task_of
 
 
 class LoadedPredictor(NamedTuple):
-    """What ``load_predictor`` makes of a file.
+    """A checkpoint that is ready to predict.
 
-    predictor: of images in the weights' own input convention, ``report.normalization``. network: answers in the data
+    predictor: of images in the weights' own input convention, ``report.normalization``. network: predicts the data
     set's classes; if its report says ``counts_void``, possibly with void as one more.
     """
 
@@ -31,8 +31,8 @@ class LoadedPredictor(NamedTuple):
     report: LoadReport
     task: Task
 
-    def answer(self, image: Tensor) -> np.ndarray:
-        """The task's answer at each pixel, (H, W), of one image (3, H, W) uint8 RGB: its class, as uint8."""
+    def predict(self, image: Tensor) -> np.ndarray:
+        """The prediction (H, W) of one image (3, H, W) uint8 RGB; for segmentation class ids, uint8."""
         maps = self.predictor.coarse(self.report.normalization(image[None]))
         return self.task.read(maps, image.shape[1:])[0].numpy()
 
@@ -50,15 +50,15 @@ def load_predictor(
 ) -> LoadedPredictor:
     """Load a checkpoint, ours or released, to predict images as a protocol says.
 
-    A release that counts void as its last class may predict it: id ``len(dataset.CLASSES)``, which is scored as an
+    A release with void as its last class may predict void: id ``len(dataset.CLASSES)``, which is scored as an
     error, drawn black and encoded as void. The published scores of such files count it so. A class map leaves it out.
 
     Args:
         protocol: as ``protocol_of`` of ``segdistill.utils.protocol`` returns it.
         class_map: a file, see ``read_class_map`` of ``segdistill.utils.classes``.
-        batch_size: tiles shown to the network together.
-        network_options: ``key=value`` settings of the network in place of what the file says.
-        trusted: names of networks, of which a FILE.py:CLASS may be run; the one that a plain state dict is of.
+        batch_size: tiles in a batch.
+        network_options: ``key=value`` settings of the network that override the file's.
+        trusted: names of networks whose FILE.py:CLASS may be run; and the network of a plain state dict.
 
     Raises: as ``segdistill.network.load_network`` and ``segdistill.utils.classes.match_classes``.
     """
@@ -78,7 +78,7 @@ def load_predictor(
 
 
 def add_network_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags of eval.py and test.py: what it takes, besides its file, to use a network."""
+    """Flags of eval.py and test.py about the network, besides its file."""
     group = parser.add_argument_group("network")
     group.add_argument("--network", nargs="+", default=[], metavar="NAME", help="required; a FILE.py:CLASS is run")
     group.add_argument(
@@ -89,6 +89,6 @@ def add_network_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def require_network(report: LoadReport, names: Collection[str], file: str | os.PathLike) -> None:
-    """ValueError unless the file holds one of the networks named; if none is named, any will do."""
+    """Raise ValueError unless the file has one of the given networks; if none is given, any is accepted."""
     if names and report.config["name"] not in names:
         raise ValueError(f"{file} holds a {report.config['name']}, not a {' or '.join(names)}")

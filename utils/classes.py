@@ -4,10 +4,10 @@ A class map merges classes in probability space. With K(c) the network's classes
 
     p_c = sum_{k in K(c)} q_k / sum_{k in some K} q_k,    q = softmax(z),
 
-so what is mapped to ``none`` is left out and the rest renormalised. As logits that is log sum_{k in K(c)} exp z_k: a
+so classes mapped to ``none`` are left out and the rest renormalised. As logits that is log sum_{k in K(c)} exp z_k: a
 class that maps one to one keeps its logits as they are. A class with an empty K(c) is unknown to the network. It is
-never predicted, and distillation terms on logits compare the known classes alone: they leave the student's logits of
-the unknown ones without a gradient.
+never predicted, and distillation terms on logits compare the known classes only: the student's logits of unknown
+classes get no gradient from them.
 """
 
 import difflib
@@ -56,7 +56,7 @@ class ClassMap(NamedTuple):
 
 
 class MappedNetwork(SegmentationNetwork):
-    """A network that answers in the classes of another data set; all but its logits are the network's own."""
+    """A network whose logits are mapped to the classes of another data set; all else is unchanged."""
 
     def __init__(self, network: SegmentationNetwork, class_map: ClassMap):
         super().__init__()
@@ -76,7 +76,7 @@ class MappedNetwork(SegmentationNetwork):
         return self.network.norm_before(feature)
 
     def __getattr__(self, name: str) -> object:
-        """What it does not have itself is the network's own: its library's model, its config."""
+        """Attributes that are not defined here are those of the wrapped network."""
         try:
             return super().__getattr__(name)
         except AttributeError:
@@ -90,16 +90,16 @@ def match_classes(
     dataset: SegmentationDataset | type[SegmentationDataset],
     file: str | Path | None = None,
 ) -> ClassMap:
-    """Find what each class of a network becomes in a data set.
+    """The map from a network's classes to a data set's.
 
     Args:
         report: of the network's file; None for a network without one.
-        source: what an error calls it.
+        source: its name, for errors.
         file: a class map, see ``read_class_map``. Without it the classes must be the data set's, in any order if both
             are named, or those and void if the report says ``counts_void``.
 
     Raises:
-        FileNotFoundError, ValueError: as ``read_class_map``, or classes that do not fit, with both lists.
+        FileNotFoundError, ValueError: as ``read_class_map``, or classes that differ, with both lists.
     """
     classes = tuple(dataset.CLASSES)
     count = network.num_classes
@@ -125,9 +125,9 @@ def match_classes(
 
 
 def same_names(sources: Sequence[str], targets: Sequence[str]) -> tuple[int, ...] | None:
-    """Where each of ``sources`` is among ``targets``, if both are the same names in any order; else None.
+    """Index in ``targets`` of each of ``sources``, if both are the same names in any order; else None.
 
-    Case and punctuation do not count: torchvision's ``__background__`` is ``background``.
+    Case and punctuation are ignored: torchvision's ``__background__`` is ``background``.
     """
     sources, targets = (
         ["".join(filter(str.isalnum, name.casefold())) for name in names] for names in (sources, targets)
@@ -138,9 +138,9 @@ def same_names(sources: Sequence[str], targets: Sequence[str]) -> tuple[int, ...
 
 
 def usual_names(count: int, report: LoadReport | None) -> tuple[str, ...]:
-    """The names of the one data set with so many classes, and void if the report counts it; () without such a set.
+    """Class names of the one data set with that class count, plus void if the report counts it; () if there is none.
 
-    They name the lines of a class map and complete an error; no file is accepted on their account.
+    Used for the lines of a class map and in errors only.
     """
     void = (VOID,) if report and report.counts_void else ()
     names = {tuple(dataset.CLASSES) for dataset in DATASETS.values() if len(dataset.CLASSES) + len(void) == count}
@@ -150,8 +150,8 @@ def usual_names(count: int, report: LoadReport | None) -> tuple[str, ...]:
 def read_class_map(file: str | Path, sources: Sequence[str], targets: Sequence[str]) -> ClassMap:
     """A text file of lines ``class of the network -> class of the data set`` or ``-> none``; # begins a comment.
 
-    Every class of the network has one line; several may become one. A class may be given by its number, from 0. The
-    class void needs no line, it becomes none.
+    Every class of the network has one line; several may map to one. A class may be given by its number, from 0. The
+    class void needs no line, it maps to none.
 
     Args:
         sources, targets: the names of the network's and of the data set's classes.

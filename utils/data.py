@@ -1,4 +1,4 @@
-"""The data of a run: the split to train on and the one that validates, decoded once, and the batches of the steps."""
+"""The data of a run: training and validation split, decoded once, and the batches of the steps."""
 
 import copy
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from segdistill.utils.options import DataOptions, Options
 
 
 def build_train_sets(each: Sequence[Options]) -> dict[DataOptions, SegmentationDataset]:
-    """The augmented training split for each choice of labels; what is decoded is shared."""
+    """The augmented training split for each choice of labels; decoded images are shared."""
     first = each[0]
     data, needs_labels = first.data, first.objective.task_weight > 0
     split = build_dataset(
@@ -53,7 +53,7 @@ def build_val_set(options: Options) -> SegmentationDataset:
 
 
 def keep_decoded(dataset: SegmentationDataset, options: Options) -> None:
-    """Decode the images once, into memory or into a file, if that was asked for and there will be steps."""
+    """Decode the images once, into memory or a file, if --preload or --cache-dir is given and training follows."""
     if options.data.preload and not options.run.check:
         dataset.preload()
     if options.data.cache_dir:

@@ -1,4 +1,4 @@
-"""One process or many (torchrun, torch.distributed.launch): everything here is the identity without a process group."""
+"""Collective operations (torchrun, torch.distributed.launch); without a process group each is the identity."""
 
 import os
 import re
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 def start_device(name: str | None = None, deterministic: bool = False) -> torch.device:
     """Join torchrun's process group if there is one, and pick this process's device (cuda if there is one).
 
-    With ``deterministic``, operations whose bits would differ from run to run take another way or raise RuntimeError.
+    With ``deterministic``, operations that are not reproducible are replaced or raise RuntimeError.
 
     Raises:
         ValueError: not a device, or one that this machine does not have.
@@ -54,20 +54,20 @@ def world_size() -> int:
 
 
 def collective_device() -> torch.device:
-    """Where a tensor has to be for the process group to reduce it."""
+    """The device on which the process group reduces tensors."""
     nccl = dist.is_initialized() and dist.get_backend() == "nccl"
     return torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
 
 
 def any_process(flag: bool) -> bool:
-    """Whether ``flag`` is set in any process; every process has to ask."""
+    """Whether ``flag`` is set in any process; every process must call it."""
     if world_size() == 1:
         return flag
     return bool(sum_over_processes(torch.tensor(float(flag), device=collective_device())))
 
 
 def wait_for_all() -> None:
-    """Return when every process has come here."""
+    """Barrier: return when every process has called it."""
     if world_size() > 1:
         dist.barrier()
 
@@ -87,7 +87,7 @@ def mean_over_processes(x: Tensor) -> Tensor:
 
 
 def gather_rows(x: Tensor) -> Tensor:
-    """Every process's ``x`` (R, ...), R its own, one below the other in the order of the processes; no gradient."""
+    """``x`` (R, ...) of all processes, concatenated in the order of the processes; R may differ; no gradient."""
     if world_size() == 1:
         return x
     count = torch.tensor([len(x)], device=x.device)
@@ -102,7 +102,7 @@ def gather_rows(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def share_buffers(module: nn.Module) -> None:
-    """Give every process the first one's buffers: BatchNorm statistics that were not synchronised."""
+    """Broadcast the first process's buffers: BatchNorm statistics that were not synchronised."""
     if world_size() > 1:
         for buffer in module.buffers():
             dist.broadcast(buffer, 0)

@@ -25,9 +25,8 @@ def evaluate(
 ) -> Scores:
     """The scores over ``dataset`` (or its ``indices``) at the size of the labels; a confusion matrix for segmentation.
 
-    Several processes share the images, each counted exactly once. Of ``batch_size`` images those of one size are shown
-    to the network together. ``description`` shows a progress bar under that name. ``protocol`` is that of eval.py, for
-    tasks that count by it.
+    Several processes share the images, each counted exactly once. Of ``batch_size`` images those of one size form a
+    batch. ``description`` is the name of a progress bar. ``protocol`` is that of eval.py, for tasks that use it.
 
     Raises:
         ValueError: no pixel of the images is labelled, so there is nothing to score.

@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a run."""
+"""TensorBoard event files."""
 
 import io
 import os
@@ -17,7 +17,7 @@ from segdistill.utils.files import append
 
 
 class EventFile:
-    """An event file that is written at once, so that an error is raised where it is made.
+    """A TensorBoard event file without a writer thread, so that errors are raised at the call.
 
     SummaryWriter writes in a thread: on a full disk it prints a traceback, and closing it can wait for ever.
 

@@ -1,4 +1,4 @@
-"""The small files of a run: a kill or a full disk leaves the old one or the new one, and every error names its file."""
+"""Reads and writes the small files of a run atomically; every error names its file."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ REMEDY = "restore it from a copy, or train anew under another --save-name"
 
 
 def stamp(path: Path) -> tuple[int, int] | None:
-    """What tells one version of a file from the next; None without a file."""
+    """Inode and modification time of a file, to detect a new version; None without a file."""
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -18,7 +18,7 @@ def stamp(path: Path) -> tuple[int, int] | None:
 
 
 def keep_rows(path: Path, step: int) -> None:
-    """Drop from metrics.jsonl what was written after ``step``, and the half row that a kill leaves."""
+    """Remove rows of metrics.jsonl after ``step``, and an incomplete last row."""
     lines = path.read_text(errors="replace").splitlines() if path.exists() else []
     kept = [line + "\n" for line in lines if (row := read_row(line)) and row["step"] <= step]
     write_text(path, "".join(kept))
@@ -35,7 +35,7 @@ def read_row(line: str) -> dict | None:
 
 
 def read_json(path: Path) -> object:
-    """A file that a run wrote. ValueError, naming it, if it is missing or damaged."""
+    """Read a JSON file of a run. Raises ValueError, naming it, if it is missing or damaged."""
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError, RecursionError) as error:
@@ -44,7 +44,7 @@ def read_json(path: Path) -> object:
 
 
 def append(path: Path, content: bytes) -> None:
-    """Add to a file. OSError, naming it, if there is no room."""
+    """Append to a file. Raises OSError, naming it, if the disk is full."""
     try:
         with path.open("ab") as file:
             file.write(content)
@@ -53,7 +53,7 @@ def append(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, content: object) -> None:
-    """Plain data as a file; by rename, so that a reader never sees half of it. ValueError for NaN and infinity."""
+    """Write plain data as JSON, by rename, so that a reader never sees half of it. ValueError for NaN and infinity."""
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 

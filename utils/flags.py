@@ -11,14 +11,14 @@ from typing import Any, NoReturn
 from segdistill.network.settings import UNLIMITED, Limits, parse_value, shortened
 from segdistill.utils import originals
 
-# What a user can mend; everything else is a defect of ours and keeps its traceback.
+# User errors; all other exceptions are bugs and keep their traceback.
 USER_ERRORS = (ValueError, OSError, FloatingPointError)
-# What torch says on CPU and GPU, in a RuntimeError.
+# Texts of torch's out-of-memory RuntimeErrors on CPU and GPU.
 NO_MEMORY = re.compile(r"can't allocate memory|out of memory", re.IGNORECASE)
 
 
 class Parser(argparse.ArgumentParser):
-    """An error is one line, without the list of all flags; no abbreviations. ``origin`` says where the words stand."""
+    """Argument parser whose errors are one line, without abbreviations; ``origin`` names the source of the words."""
 
     def __init__(self, *args, origin: str = "", **kwargs):
         super().__init__(*args, allow_abbrev=False, **kwargs)
@@ -34,12 +34,12 @@ class Parser(argparse.ArgumentParser):
         if message.startswith("unrecognized arguments: --"):
             message += " (--help lists the options)"
         if not self.origin:
-            message = originals.answer(self.prog, self.words, self._option_string_actions) or message
+            message = originals.suggest(self.prog, self.words, self._option_string_actions) or message
         self.exit(2, f"{self.prog}: error: {self.origin}{message}\n")
 
 
 def run_command(main: Callable[[], int]) -> NoReturn:
-    """Exit with ``main()``'s code, or with 1 and one line for an error that the user can mend."""
+    """Exit with ``main()``'s code, or with 1 and one line for a user error."""
     if sys.stderr is None:  # closed (2>&-): the next file that is opened would be number 2, and take what is said there
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     try:
@@ -57,7 +57,7 @@ def run_command(main: Callable[[], int]) -> NoReturn:
 
 
 def reader(kind: Any, limits: Limits = UNLIMITED) -> Callable[[str], Any]:
-    """The type of an argument: text to a value of an annotation, as ``segdistill.network.settings`` reads settings."""
+    """An argparse type: parses text to a value of an annotation, as ``segdistill.network.settings`` reads settings."""
 
     def read(text: str) -> Any:
         try:
@@ -71,7 +71,7 @@ def reader(kind: Any, limits: Limits = UNLIMITED) -> Callable[[str], Any]:
 def number(
     kind: type, least: float | None = None, greatest: float | None = None, above: float | None = None
 ) -> Callable[[str], float]:
-    """A type of numbers in least..greatest, greater than ``above``, finite."""
+    """An argparse type of finite numbers in least..greatest, greater than ``above``."""
     return reader(kind, Limits(least, greatest, above))
 
 

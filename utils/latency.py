@@ -1,4 +1,4 @@
-"""How long a network takes, measured so that the figure can be repeated."""
+"""Measures the latency of a network's forward pass."""
 
 import platform
 import statistics
@@ -56,7 +56,7 @@ def measure_latency(
 
 
 def now(device: torch.device) -> float:
-    """Seconds, when all that was asked of the device is done."""
+    """Seconds, after all work of the device is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()

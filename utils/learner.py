@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from segdistill.network import SegmentationNetwork, SegmentationOutput
-from segdistill.network.base import freeze_idle
+from segdistill.network.base import freeze_unused
 from segdistill.network.cost import SavedBytes
 from segdistill.utils.batch import Batch, join_batches
 from segdistill.utils.distributed import world_size
@@ -19,7 +19,7 @@ from segdistill.utils.precision import autocast
 
 
 class Objective(nn.Module):
-    """The student, the task loss and the distillation terms: all that trains, as one module.
+    """The total loss as one module: student, task loss and distillation terms.
 
     Parameters of the student that none of them depends on are frozen. Without a task loss the student learns from the
     terms alone and needs no labels.
@@ -39,24 +39,24 @@ class Objective(nn.Module):
             frozenset().union(*(loss.needs.teacher for loss in losses.values())),
         )
         student.check_features(self.needs.student)
-        freeze_idle(student, self.needs.student)
+        freeze_unused(student, self.needs.student)
 
     def forward(
         self, batch: Batch, teacher_output: SegmentationOutput | None
     ) -> tuple[SegmentationOutput, dict[str, Tensor]]:
-        """The student's output, of what is wanted alone, and the unweighted terms by name."""
-        output = self.student.answer(batch.images, self.needs.student)
+        """The student's output, with the needed features only, and the unweighted terms by name."""
+        output = self.student.extract(batch.images, self.needs.student)
         terms = {self.task_loss.name: self.task_loss(output, batch)} if self.task_loss else {}
         return output, terms | {name: loss(output, teacher_output, batch) for name, loss in self.losses.items()}
 
     def weights_at(self, progress: float) -> dict[str, float]:
-        """The factor of each term when ``progress`` (0..1) of the training lies behind."""
+        """The weight of each term at ``progress`` (0..1) of the training."""
         weights = {name: loss.weight_at(progress) for name, loss in self.losses.items()}
         return ({self.task_loss.name: self.task_loss.weight} if self.task_loss else {}) | weights
 
 
 class Learner:
-    """An objective, its optimizer and what a step takes.
+    """One optimisation step of an objective: autocast, clipping, optimizer, moving average.
 
         for batch in batches:                       # equal parts of the step's samples
             learner.accumulate(batch, teacher(batch, learner.wanted))
@@ -103,12 +103,12 @@ class Learner:
 
     @property
     def wanted(self) -> frozenset[str]:
-        """The features that the terms ask of the teacher."""
+        """The teacher features that the terms read."""
         return self.objective.needs.teacher
 
     @property
     def network(self) -> SegmentationNetwork:
-        """The student to evaluate and to keep: the moving average if there is one."""
+        """The student to evaluate and to save: the moving average if there is one."""
         return self.objective.student if self.average is None else self.average.module
 
     @property
@@ -132,7 +132,7 @@ class Learner:
         self.terms.append({"loss": total.detach(), **{name: term.detach() for name, term in terms.items()}})
 
     def update(self) -> dict[str, Tensor]:
-        """Step by the accumulated gradient, then what the methods do after it; returns scalars to log.
+        """Optimizer step with the accumulated gradient, then the methods' ``after_step``; returns scalars to log.
 
         Raises:
             FloatingPointError: a term or the gradient is not finite; the weights are unchanged then.
@@ -169,14 +169,14 @@ class Learner:
         return {f"share/{name}": size / whole for name, size in sizes.items()}
 
     def _refuse_what_is_not_finite(self, terms: dict[str, Tensor], norm: Tensor) -> None:
-        # One look at the device; what was wrong is only asked for when something is.
+        # One synchronisation with the device; the wrong term is searched only if there is one.
         values = torch.stack([*(term.float() for term in terms.values()), norm.float()])
         if values.isfinite().all():
             return
         wrong = [name for name, term in terms.items() if name != "loss" and not term.isfinite()]
         if not wrong:
             if self.scaler.is_enabled() and self.scaler.get_scale() > 1:
-                return  # float16 overflowed: the scaler passes over this step and lowers the scale
+                return  # float16 overflow: the scaler skips this step and lowers the scale
             wrong = [f"gradient of {name}" for name, p in self.parameters.items() if not finite(p.grad)][:3]
         self.optimizer.zero_grad()
         raise FloatingPointError(f"{', '.join(wrong) or 'the total'} not finite")
@@ -214,7 +214,7 @@ def detached(output: SegmentationOutput) -> SegmentationOutput:
 
 
 def join_outputs(outputs: tuple[SegmentationOutput | None, ...]) -> SegmentationOutput | None:
-    """The outputs of a batch's parts as that of the batch."""
+    """Concatenate the outputs of a batch's parts."""
     first = outputs[0]
     if first is None or len(outputs) == 1:
         return first

@@ -11,7 +11,7 @@ from segdistill.utils.flags import USER_ERRORS
 
 # Ctrl-C, a terminal's SIGHUP and torchrun's or a scheduler's SIGTERM go to every process of a job.
 SENT_TO_ALL = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
-# What PyTorch says when a worker was killed, or when /dev/shm or the files that a process may open are used up.
+# PyTorch's texts when a worker was killed, /dev/shm is full or the limit of open files is reached.
 NO_ROOM = ("DataLoader worker", "shared memory", "ancdata", "Too many open files", "unable to mmap")
 
 
@@ -19,7 +19,7 @@ class Loader(torch.utils.data.DataLoader):
     """As ``torch.utils.data.DataLoader``.
 
     Raises:
-        OSError: a worker was killed, or there is no room for what it sends.
+        OSError: a worker was killed, or shared memory is full.
     """
 
     def __init__(self, dataset: torch.utils.data.Dataset, **options):
@@ -29,7 +29,7 @@ class Loader(torch.utils.data.DataLoader):
         try:
             yield from self._start()
         except (RuntimeError, ConnectionError, EOFError) as error:
-            # From a worker an error arrives as the text of its traceback.
+            # A worker's error arrives as the text of its traceback.
             reason = str(error).strip().rpartition("\n")[2]
             if isinstance(error, RuntimeError) and not any(words in reason for words in NO_ROOM):
                 raise
@@ -51,7 +51,7 @@ class Loader(torch.utils.data.DataLoader):
             return super().__iter__()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            # PyTorch's handler raises wherever the program is; a batch that does not come says the same.
+            # PyTorch's handler raises at any place of the program; a missing batch is noticed anyway.
             if signal.getsignal(signal.SIGCHLD) is not child_ended:
                 signal.signal(signal.SIGCHLD, child_ended)
 

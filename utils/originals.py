@@ -1,8 +1,8 @@
-"""Commands of the original code bases, answered with the equivalent command of this project.
+"""Translates commands of the original code bases to the equivalent commands of this project.
 
     python -m segdistill.utils.originals bash exp_cwd.sh channel kl 3 4 False False False v1
 
-``TABLES`` is the one table of their flags: errors of train.py, eval.py and test.py are answered from it, and
+``TABLES`` is the one table of their flags: train.py, eval.py and test.py make their error messages from it, and
 docs/methods.md shows it.
 """
 
@@ -59,7 +59,7 @@ class Table:
         terms: rows of distillation terms.
         default_terms: the flags of a command that names no term.
         same: flags that are called the same here.
-        idle: flags that need nothing here.
+        unneeded: flags that have no counterpart and need none.
         always: our words for what is fixed there.
         fits: whether flags are this table's, where another has the same ones.
     """
@@ -71,14 +71,14 @@ class Table:
     terms: tuple[Row, ...] = ()
     default_terms: str = ""
     same: str = ""
-    idle: str = ""
+    unneeded: str = ""
     always: Callable[[Values], str] = lambda values: ""
     fits: Callable[[Values], bool] = lambda given: True
 
     @property
     def flags(self) -> set[str]:
         rows = {flag for row in (*self.options, *self.terms) for flag in row.values}
-        return rows | {*self.same.split(), *self.idle.split()}
+        return rows | {*self.same.split(), *self.unneeded.split()}
 
     def asked(self, script: str, given: Values) -> Values:
         """``given`` and the defaults of ``script``."""
@@ -100,7 +100,7 @@ class Table:
         options = [row for row in self.options if any(shown.get(flag, "None") != "None" for flag in row.values)]
         words = [] if mixed else self.always(values).split()
         words += [word for row in options for word in row.render(values).split()]
-        listed = {flag for row in (*self.options, *self.terms) for flag in row.values} | {*self.idle.split()}
+        listed = {flag for row in (*self.options, *self.terms) for flag in row.values} | {*self.unneeded.split()}
         words += [word for flag, value in shown.items() if flag not in listed for word in (flag, *value.split())]
         if self.terms and not terms and "--T_ckpt_path" in words:  # a teacher has no effect without a term
             at = words.index("--T_ckpt_path")
@@ -108,8 +108,8 @@ class Table:
         return words + [word for row in terms for word in row.render(values).split()]
 
 
-def answer(script: str, words: Sequence[str], known: Collection[str] = ()) -> str:
-    """What to type here in place of ``words`` to our ``script``; "" if no word is an original's.
+def suggest(script: str, words: Sequence[str], known: Collection[str] = ()) -> str:
+    """A message with our command for ``words`` given to ``script``; "" if no word is an original's flag.
 
     Args:
         known: the flags that ``script`` has.
@@ -133,7 +133,7 @@ def answer(script: str, words: Sequence[str], known: Collection[str] = ()) -> st
 
 
 def translate(words: Sequence[str]) -> str:
-    """Our command for a whole command of theirs: ``CUDA_VISIBLE_DEVICES=0 python train_kd.py --backbone resnet18``.
+    """Our command for a whole original command: ``CUDA_VISIBLE_DEVICES=0 python train_kd.py --backbone resnet18``.
 
     Raises:
         ValueError: no script of an original is in it.
@@ -158,7 +158,7 @@ def translate(words: Sequence[str]) -> str:
 
 
 def recognise(script: str, given: Values) -> Table | None:
-    """The table that knows most of the flags; of two, the one by which something is distilled."""
+    """The table that has most of the flags; of two equal ones the one that distils."""
     tables = [table for table in TABLES if script in table.scripts and table.fits(given)]
     known = {id(table): len(table.flags & given.keys()) for table in tables}
     learns = {id(table): any(row.learns(table.asked(script, given)) for row in table.terms) for table in tables}
@@ -213,7 +213,7 @@ def markdown() -> str:
                 ours = f"`{row.render({**defaults, **row.values}).strip()}`" if row.ours else ""
                 lines.append(f"| `{row.theirs}` | {'; '.join(filter(None, (ours, row.note)))} |")
                 shown.add(id(row))
-        for flags, here in ((table.same, "the same"), (table.idle, "not needed")):
+        for flags, here in ((table.same, "the same"), (table.unneeded, "not needed")):
             if flags and flags not in shown:
                 lines.append(f"| {', '.join(f'`{flag}`' for flag in flags.split())} | {here} |")
                 shown.add(flags)
@@ -277,7 +277,7 @@ DATA_SETS = {
 }
 NETWORKS = {
     **dict.fromkeys(("deeplabv3", "deeplab_mobile", "deeplabv3_mobilenet_ssseg"), "deeplabv3 --network-options"),
-    **dict.fromkeys(("psp", "pspnet", "psp_mobile"), "pspnet --network-options family=cirkd"),
+    **dict.fromkeys(("psp", "pspnet", "psp_mobile"), "pspnet --network-options variant=cirkd"),
     "upernet": "upernet --network-options width=512",
     "upernet_lite": "upernet --network-options",
     "segformer": "segformer --network-options",
@@ -304,16 +304,16 @@ FAMILY = (  # SKD, and CWD and IFVD that grew from it
     Row("--data-listval FILE", "--val-list {data_listval}"),
     Row("--gpu 0,1", "", "`CUDA_VISIBLE_DEVICES=0,1 torchrun --nproc_per_node 2 train.py ...`"),
 )
-FAMILY_SAME = (
+SKD_SAME = (
     "--data-dir --data-list --input-size --batch-size --num-steps --lr-g --momentum --power --weight-decay "
     "--snapshot-dir --save-name --T_ckpt_path --S_ckpt_path --student-pretrain-model-imgnet"
 )
-FAMILY_IDLE = (
+SKD_UNNEEDED = (
     "--classes_num --num_classes --ignore-label --is-student-load-imgnet --S_resume --D_resume --D_ckpt_path "
     "--last-step --is-training --recurrence --start_epoch --epoch_nums --best-mean-IU --parallel --imsize-for-adv "
     "--adv-conv-dim --save-ckpt-start --save-ckpt-every"
 )
-FAMILY_DEFAULTS = "--data_set cityscape --data-dir DIR --random-scale false --random-mirror false --batch-size 8"
+SKD_DEFAULTS = "--data_set cityscape --data-dir DIR --random-scale false --random-mirror false --batch-size 8"
 CITY_CKPT = "--T_ckpt_path ckpt/teacher_city.pth --student-pretrain-model-imgnet ckpt/resnet18-imagenet.pth"
 
 
@@ -365,7 +365,7 @@ CIRKD_STUDENT = (
     ),
 )
 CIRKD_SAME = "--batch-size --momentum --weight-decay --aux-weight"
-CIRKD_IDLE = (
+CIRKD_UNNEEDED = (
     "--teacher-model --teacher-backbone --teacher-pretrained-base --aux --ignore-label --log-dir --local-rank "
     "--start_epoch --save-epoch --val-epoch --skip-val --dist-url --world-size"
 )
@@ -422,7 +422,7 @@ AKD_OPTIONS = (
 )
 AKD_TEACHER = Row("--teacher_path FILE", "--T_ckpt_path {teacher_path}")
 AKD_SAME = "--batch-size --momentum --weight-decay --seed"
-AKD_IDLE = (
+AKD_UNNEEDED = (
     "--use-sbd --nesterov --base-size --freeze-bn --loss-type --start_epoch --test-batch-size --use-balanced-weights "
     "--lr-scheduler --ft --eval-interval --no-val"
 )
@@ -450,7 +450,7 @@ CHECKPOINT = (
     Row("--flip-eval", "--flip"),
     Row("--no-cuda", "--device cpu"),
 )
-CHECKPOINT_IDLE = "--model --backbone --method --crop-size --aux --ignore-label --gpu-id --local-rank"
+CHECKPOINT_UNNEEDED = "--model --backbone --method --crop-size --aux --ignore-label --gpu-id --local-rank"
 CHECKPOINT_DEFAULTS = "--dataset citys --data ./dataset/cityscapes/ --pretrained FILE"
 ESPNET_SIZE = Row("--inWidth 1024 --inHeight 512", "--input-size {inHeight},{inWidth}")
 
@@ -458,12 +458,12 @@ TABLES: tuple[Table, ...] = (
     Table(
         "IFVD",
         "train.py",
-        {"train.py": f"{FAMILY_DEFAULTS} {CITY_CKPT}"},
+        {"train.py": f"{SKD_DEFAULTS} {CITY_CKPT}"},
         FAMILY,
         (KD_TERM, ADV_TERM, IFV_TERM),
         "--kd True --adv True --ifv True",
-        FAMILY_SAME,
-        FAMILY_IDLE,
+        SKD_SAME,
+        SKD_UNNEEDED,
         pspnet,
     ),
     Table(
@@ -471,7 +471,7 @@ TABLES: tuple[Table, ...] = (
         "train.py",
         dict.fromkeys(
             ("train_and_eval.py", "train.py"),
-            f"{FAMILY_DEFAULTS} --weight-decay 1e-4 --T_ckpt_path ckpt/Teacher/CS_scenes_38413_0.7832174615268139.pth",
+            f"{SKD_DEFAULTS} --weight-decay 1e-4 --T_ckpt_path ckpt/Teacher/CS_scenes_38413_0.7832174615268139.pth",
         ),
         FAMILY,
         (
@@ -483,14 +483,14 @@ TABLES: tuple[Table, ...] = (
             ),
         ),
         "--pi True --pa True --lambda-pa 1 --ho True",
-        FAMILY_SAME,
-        FAMILY_IDLE,
+        SKD_SAME,
+        SKD_UNNEEDED,
         pspnet,
     ),
     Table(
         "CWD",
         "train.py",
-        {"train.py": f"{FAMILY_DEFAULTS} {CITY_CKPT}"},
+        {"train.py": f"{SKD_DEFAULTS} {CITY_CKPT}"},
         FAMILY,
         (
             Row(
@@ -505,8 +505,8 @@ TABLES: tuple[Table, ...] = (
             IFV_TERM,
         ),
         "--kd True --cwd True",
-        FAMILY_SAME,
-        FAMILY_IDLE,
+        SKD_SAME,
+        SKD_UNNEEDED,
         pspnet,
     ),
     Table(
@@ -515,7 +515,7 @@ TABLES: tuple[Table, ...] = (
         dict.fromkeys(("val.py", "eval.py"), "--data-dir DIR"),
         (Row("--restore-from FILE", "--checkpoint {restore_from}"), Row("--data-dir DIR", "--data-dir {data_dir}")),
         same="--data-list",
-        idle="--num_classes --gpu",
+        unneeded="--num_classes --gpu",
         always=lambda values: "--dataset cityscapes",
     ),
     Table(
@@ -528,7 +528,7 @@ TABLES: tuple[Table, ...] = (
             Row("--data-dir DIR", "--data-dir {data_dir}"),
         ),
         same="--data-list",
-        idle="--num_classes --gpu",
+        unneeded="--num_classes --gpu",
         always=lambda values: "--dataset cityscapes --output outputs --submission outputs/cityscapes.zip",
     ),
     Table(
@@ -562,7 +562,7 @@ TABLES: tuple[Table, ...] = (
         ),
         "",
         CIRKD_SAME,
-        CIRKD_IDLE,
+        CIRKD_UNNEEDED,
         scaled_up,
     ),
     Table(
@@ -573,7 +573,7 @@ TABLES: tuple[Table, ...] = (
         CIRKD_TERMS,
         "",
         CIRKD_SAME,
-        CIRKD_IDLE,
+        CIRKD_UNNEEDED,
         scaled_up,
     ),
     Table(
@@ -600,7 +600,7 @@ TABLES: tuple[Table, ...] = (
         ),
         "",
         CIRKD_SAME,
-        CIRKD_IDLE,
+        CIRKD_UNNEEDED,
         scaled_up,
     ),
     Table(
@@ -617,7 +617,7 @@ TABLES: tuple[Table, ...] = (
             Row("--pretrained FILE", "--S_ckpt_path {pretrained}"),
         ),
         same=CIRKD_SAME,
-        idle=CIRKD_IDLE,
+        unneeded=CIRKD_UNNEEDED,
         always=scaled_up,
     ),
     Table(
@@ -635,7 +635,7 @@ TABLES: tuple[Table, ...] = (
         ),
         "--lambda-kd 1",
         CIRKD_SAME,
-        CIRKD_IDLE,
+        CIRKD_UNNEEDED,
         scaled_up,
     ),
     Table(
@@ -648,7 +648,7 @@ TABLES: tuple[Table, ...] = (
             Row("--save-dir DIR", "--output {save_dir}/evaluation.json"),
         ),
         same="--data-list --scales",
-        idle=CHECKPOINT_IDLE,
+        unneeded=CHECKPOINT_UNNEEDED,
         fits=lambda given: "--save-pred" not in given,
     ),
     Table(
@@ -661,7 +661,7 @@ TABLES: tuple[Table, ...] = (
             Row("--save-pred --blend", "--split val --save colours overlays"),
         ),
         same="--data-list --scales",
-        idle=f"{CHECKPOINT_IDLE} --workers",
+        unneeded=f"{CHECKPOINT_UNNEEDED} --workers",
         fits=lambda given: "--save-pred" in given,
     ),
     Table(
@@ -670,7 +670,7 @@ TABLES: tuple[Table, ...] = (
         dict.fromkeys(("test.py", "test_segformer.py"), f"{CHECKPOINT_DEFAULTS} --save-dir predictions"),
         (*CHECKPOINT, Row("--save-dir DIR", "--output {save_dir}")),
         same="--data-list --scales",
-        idle=f"{CHECKPOINT_IDLE} --workers --save-pred",
+        unneeded=f"{CHECKPOINT_UNNEEDED} --workers --save-pred",
     ),
     Table(
         "AKD",
@@ -688,7 +688,7 @@ TABLES: tuple[Table, ...] = (
         ),
         "",
         AKD_SAME.removeprefix("--batch-size "),
-        f"{AKD_IDLE} --batch-size",
+        f"{AKD_UNNEEDED} --batch-size",
         akd,
         lambda given: not is_aicsd(given),
     ),
@@ -731,7 +731,7 @@ TABLES: tuple[Table, ...] = (
         ),
         "",
         AKD_SAME.removeprefix("--batch-size "),
-        f"{AKD_IDLE} --batch-size",
+        f"{AKD_UNNEEDED} --batch-size",
         akd,
         is_aicsd,
     ),
@@ -741,7 +741,7 @@ TABLES: tuple[Table, ...] = (
         {"train_with_distillation.py": AKD_FILE},
         (*AKD_OPTIONS, AKD_TEACHER),
         same=AKD_SAME.removeprefix("--batch-size "),
-        idle=f"{AKD_IDLE} --batch-size",
+        unneeded=f"{AKD_UNNEEDED} --batch-size",
         always=lambda values: f"{akd(values)} {overhaul(values)}",
     ),
     Table(
@@ -768,7 +768,8 @@ TABLES: tuple[Table, ...] = (
             Row("--savedir DIR", "--snapshot-dir {savedir}"),
             Row("--resume True", "--resume {resume}"),
         ),
-        idle="--model --decoder --pretrained --step_loss --visualizeNet --classes --cached_data_file --logFile --onGPU",
+        unneeded="--model --decoder --pretrained --step_loss --visualizeNet --classes --cached_data_file --logFile "
+        "--onGPU",
         always=lambda values: "--dataset cityscapes --optimizer adam --weight-decay 5e-4",
     ),
     Table(
@@ -789,7 +790,7 @@ TABLES: tuple[Table, ...] = (
             Row("--savedir DIR", "--output {savedir}"),
             Row("--inWidth 1024 --inHeight 512", "--input-size {inHeight} {inWidth}"),
         ),
-        idle="--model --img_extn --scaleIn --gpu --decoder --cityFormat --colored --overlay --classes",
+        unneeded="--model --img_extn --scaleIn --gpu --decoder --cityFormat --colored --overlay --classes",
         always=lambda values: "--dataset cityscapes --save labels colours overlays",
     ),
 )

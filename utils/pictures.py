@@ -1,4 +1,4 @@
-"""The pictures that test.py is given, and the names of what it writes."""
+"""Input images and output names of test.py."""
 
 import logging
 from collections import Counter
@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 
 def checkpoint_names(files: Sequence[Path]) -> list[str]:
-    """Names for columns and folders: those of the files, with their folders' where these are the same."""
+    """Names for columns and folders: the file names, with their folder's name where they are equal."""
     names = [file.stem for file in files]
     if len(set(names)) < len(names):
         names = [f"{file.absolute().parent.name}_{file.stem}" for file in files]
@@ -23,7 +23,7 @@ def checkpoint_names(files: Sequence[Path]) -> list[str]:
 
 
 def picture_files(path: Path) -> list[Path]:
-    """The pictures of a folder, or those that the lines of a list name, relative to the list; other files are named.
+    """The images of a folder, or of a list (relative to the list); other files are logged.
 
     Raises:
         FileNotFoundError: no such folder or list, no picture in it, or a line names none.
@@ -49,7 +49,7 @@ def picture_files(path: Path) -> list[Path]:
 
 
 def output_names(files: Sequence[Path]) -> dict[str, Path]:
-    """Each file by a name of its own: its stem or, if any two share that, its whole path below their common folder."""
+    """Unique output names: the stem or, if two files share it, the path below their common folder."""
     stems = [file.stem for file in files]
     if len(set(stems)) == len(stems):
         return dict(zip(stems, files, strict=True))

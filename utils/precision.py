@@ -1,4 +1,4 @@
-"""The names of precisions, and what they switch on."""
+"""Autocast by the names of precisions."""
 
 import torch
 

@@ -36,7 +36,7 @@ def whole(network: SegmentationNetwork, feature: str = "logits") -> Predictor:
     """Predict each image in one piece. The network runs in eval mode and is put back into the mode it was in.
 
     Args:
-        feature: the map that answers, see ``Task.feature``.
+        feature: the feature map to predict from, see ``Task.feature``.
 
     Raises:
         ValueError: the network has no such map.
@@ -48,7 +48,7 @@ def whole(network: SegmentationNetwork, feature: str = "logits") -> Predictor:
         network.eval()
         parameter = next(network.parameters())
         images = images.to(parameter.device).contiguous(memory_format=torch.channels_last)
-        maps = network.answer(images, frozenset({feature})).features[feature].float()
+        maps = network.extract(images, frozenset({feature})).features[feature].float()
         network.train(training)
         return maps
 
@@ -66,7 +66,7 @@ def sliding(
     Args:
         tile: (height, width).
         overlap: share of a tile that its neighbour covers too, at least; one for both axes, or vertical, horizontal.
-        batch_size: tiles shown to the network together.
+        batch_size: tiles in a batch.
 
     Raises:
         ValueError: overlap outside 0 <= overlap < 1.
@@ -92,8 +92,8 @@ def sliding(
             if total is None:
                 total = logits.new_zeros(len(images), logits.shape[1], *images.shape[2:])
                 hits = logits.new_zeros(len(images), 1, *images.shape[2:])
-            for (n, ys, xs), answer in zip(part, logits, strict=True):
-                total[n, :, ys, xs] += answer
+            for (n, ys, xs), one in zip(part, logits, strict=True):
+                total[n, :, ys, xs] += one
                 hits[n, :, ys, xs] += 1
         return total.div_(hits)[:, :, :rows, :columns]
 
@@ -101,7 +101,7 @@ def sliding(
 
 
 def tile_starts(length: int, tile: int, overlap: float) -> list[int]:
-    """Where tiles begin that cover ``length`` without a gap."""
+    """Start positions of tiles that cover ``length`` without a gap."""
     stride = math.ceil(round(tile * (1 - overlap), 6))
     return [min(i * stride, length - tile) for i in range(math.ceil((length - tile) / stride) + 1)]
 
@@ -119,21 +119,21 @@ def multi_scale(
         total = 0
         for scale in scales:
             shown = resize(images, [max(1, round(side * scale)) for side in size])
-            answers = [predictor.coarse(shown)]
+            views = [predictor.coarse(shown)]
             if flip:
-                answers.append(predictor.coarse(shown.flip(3)).flip(3))
-            for answer in answers:
-                logits = resize(answer, size)
+                views.append(predictor.coarse(shown.flip(3)).flip(3))
+            for view in views:
+                logits = resize(view, size)
                 total = total + (logits if of_logits else logits.softmax(1))
         mean = total / (len(scales) * (1 + flip))
-        # A probability of 0 would be an infinite logit, which no interpolation survives.
+        # A probability of 0 would be an infinite logit, which interpolates to NaN.
         return mean if of_logits else mean.clamp_(min=torch.finfo(mean.dtype).tiny).log_()
 
     return Predictor(coarse)
 
 
 def resized(predictor: Predictor, size: tuple[int, int] | float) -> Predictor:
-    """Show the network the images at another size (bilinear, without antialiasing).
+    """Resize the images before prediction (bilinear, without antialiasing).
 
     Args:
         size: (height, width), or a factor of the images' own.
@@ -147,7 +147,7 @@ def resized(predictor: Predictor, size: tuple[int, int] | float) -> Predictor:
 
 
 def class_ids(logits: Tensor, size: Sequence[int] | None = None) -> Tensor:
-    """The best class of each position, (N, H, W) uint8 on the CPU, of logits (N, C, h, w) brought to ``size`` (H, W).
+    """Argmax over the classes, (N, H, W) uint8 on the CPU, of logits (N, C, h, w) resized to ``size`` (H, W).
 
     Equal to ``resize(logits, size).argmax(1)``; of classes that tie exactly, any.
     """
@@ -186,8 +186,8 @@ def enlarged_class_ids(logits: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def interpolation(old: int, new: int) -> tuple[Tensor, Tensor]:
-    """For ``new`` positions, ends on ends: the one of ``old`` before each, and the weight of the one after it."""
-    # In float32, as torch's own: the weights are to be the same to the last bit.
+    """Linear interpolation from ``old`` to ``new`` positions, ends aligned: lower index and upper weight of each."""
+    # In float32, so that the weights equal torch's bit for bit.
     places = torch.arange(new) * (torch.tensor(float(old - 1)) / (new - 1))
     before = places.long().clamp_(max=old - 2)
     return before, places - before

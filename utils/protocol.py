@@ -1,4 +1,4 @@
-"""How images are predicted: the options of eval.py and test.py, as plain data that goes into evaluation.json."""
+"""The prediction protocol: options of eval.py and test.py, as plain data that is stored in evaluation.json."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -33,9 +33,9 @@ def add_protocol_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def protocol_of(options: argparse.Namespace, parser: Parser) -> dict:
-    """What decides the prediction, as plain data; exits with an error for options that miss each other.
+    """The prediction options as plain data; exits with an error if they contradict each other.
 
-    ``input_size`` is None where images are shown at the size that belongs to the weights.
+    ``input_size`` None: the input size of the weights.
     """
     if options.predict == "whole" and (options.tile or options.overlap is not None):
         parser.error("--tile and --overlap have no effect without --predict sliding")
@@ -58,8 +58,8 @@ def build_predictor(
     """The predictor that a protocol describes.
 
     Args:
-        input_size: (H, W), the one that belongs to the weights, if any.
-        feature: the map that answers; of a map of classes probabilities are averaged, else the values.
+        input_size: (H, W) of the weights, if any.
+        feature: the feature map to predict from; of logits the probabilities are averaged, of other maps the values.
     """
     predictor = whole(network, feature)
     if protocol["predict"] == "sliding":
@@ -71,7 +71,7 @@ def build_predictor(
 
 
 def describe(protocol: Mapping) -> str:
-    """One line for people: "whole images; scales 0.75 1; mirrored too; shown at 512x1024"."""
+    """The protocol as one line of text: "whole images; scales 0.75 1; mirrored too; shown at 512x1024"."""
     parts = ["whole images"]
     if protocol["predict"] == "sliding":
         height, width = protocol["tile"]

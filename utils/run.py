@@ -45,7 +45,7 @@ class Run:
         self.best = self.folder / "best.pth"
         self.options = plain(options)
         self.writes = rank() == 0
-        self.teacher = None  # what is known of the teacher, for teacher.json
+        self.teacher = None  # the content of teacher.json
         self.state, self.start = None, None  # of a run to be continued: what last.pth holds, and its step
         # Kept in last.pth: what the run is made of.
         self.origin = {"options": experiment(self.options), "data": None, "teacher": None, "class_map": None}
@@ -117,7 +117,7 @@ class Run:
         return state["step"], state["best"]
 
     def open(self) -> None:
-        """Make the folder this process's own and begin to write; a run without a checkpoint leaves no trace in it.
+        """Lock the folder and begin to write; remove files of a run that has no checkpoint.
 
         Raises:
             BlockingIOError: another process is writing there, or was since this run was made.
@@ -136,7 +136,7 @@ class Run:
         os.register_at_fork(after_in_child=self.lock.close)
         if stamp(self.last) != self.found:
             raise BlockingIOError(f"another process has just trained in {self.folder}: start again")
-        for path in self.folder.glob(".*.pth.*.tmp"):  # half a checkpoint that a kill left
+        for path in self.folder.glob(".*.pth.*.tmp"):  # an incomplete checkpoint of a killed run
             path.unlink()
         if self.start is not None:
             keep_rows(self.folder / "metrics.jsonl", self.start)
@@ -151,7 +151,7 @@ class Run:
         self.events = EventFile(self.folder, purge_step=(self.start or 0) + 1)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Add a row to metrics.jsonl and to TensorBoard, without what is not finite: a float16 overflow, say.
+        """Add a row to metrics.jsonl and to TensorBoard, without values that are not finite (float16 overflow).
 
         Raises:
             OSError: it could not be written; names the file.
@@ -198,7 +198,7 @@ def experiment(options: Mapping) -> dict:
 
 
 class StopSignal:
-    """Turns Ctrl-C, SIGTERM and SIGHUP into a number to look at between two steps; a second Ctrl-C stops at once."""
+    """Stores Ctrl-C, SIGTERM and SIGHUP as a number, checked between steps; a second Ctrl-C stops at once."""
 
     def __init__(self):
         self.received = 0
@@ -212,7 +212,7 @@ class StopSignal:
         self.received = number
 
     def agreed(self) -> bool:
-        """Whether any process has received one. All processes ask at the same place, so that all stop there."""
+        """Whether any process has received a signal. All processes call it at the same step, so that all stop there."""
         stop = any_process(self.received > 0)
         if stop and not self.received:
             self.received = signal.SIGTERM
@@ -220,7 +220,7 @@ class StopSignal:
 
 
 class Progress:
-    """A bar on a terminal; elsewhere a plain line now and then: step, loss, the task's primary figure, time left."""
+    """A progress bar on a terminal, else a log line at intervals: step, loss, the task's primary figure, time left."""
 
     SECONDS = 30  # between two lines
 
@@ -256,7 +256,7 @@ class Progress:
 
 
 def environment() -> dict:
-    """What the run's numbers depend on besides its options."""
+    """The environment that a run's numbers depend on besides its options."""
     git = None
     if shutil.which("git"):
         command = ["git", "describe", "--always", "--dirty"]

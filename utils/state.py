@@ -24,14 +24,14 @@ def read_state(file: Path) -> dict:
 
 
 def verified(content: Mapping, file: Path) -> dict:
-    """What ``with_checksums`` was given. ValueError, naming file and entry, if it is not as it was then."""
+    """Undo ``with_checksums``. Raises ValueError, naming file and entry, if a checksum is wrong."""
     state = dict(content)
     sums = state.pop("checksums", None)
     if not isinstance(sums, Mapping):
         raise ValueError(f"{file} is no checkpoint of a run: {REMEDY}")
     left, altered = dict(sums), None
     for path, value in entries(state):
-        if path not in sums:  # at once: what a file describes may be endless
+        if path not in sums:  # at once, since nested containers of a file may be endless
             raise ValueError(f"{file} has an entry that no run wrote, {path!r:.80}: {REMEDY}")
         if left.pop(path, None) != checksum(value):
             altered = path
@@ -43,7 +43,7 @@ def verified(content: Mapping, file: Path) -> dict:
 
 
 def check_fit(state: Mapping, own: Mapping, file: Path) -> None:
-    """Raise ValueError unless ``state`` has the entries of ``own``, what ``Learner.state_dict`` says before step 1.
+    """Raise ValueError unless ``state`` has the entries of ``own``, the ``Learner.state_dict`` before step 1.
 
     Compared are names, shapes, types and the optimizer's settings, but the learning rate. Not compared is what steps
     add: the optimizer's state, and the methods' queues and critics (extra state).

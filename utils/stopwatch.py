@@ -1,4 +1,4 @@
-"""What a step's parts take, on whatever device they run."""
+"""Times parts of a step, on any device."""
 
 import statistics
 import time
@@ -6,11 +6,11 @@ from collections import deque
 
 import torch
 
-RECENT = 50  # laps that a median is of, at most
+RECENT = 50  # greatest number of laps in the median
 
 
 class Stopwatch:
-    """Seconds of a piece of work that comes again and again; of the last laps the median.
+    """Context manager that times repeated work; gives the median of the last laps.
 
         with watch:     # once or several times
             ...

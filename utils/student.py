@@ -1,4 +1,4 @@
-"""A student in training: its options, its learner and its run's folder, together for as many steps as it takes."""
+"""A student in training: its options, its learner and its run's folder."""
 
 import copy
 import logging
@@ -28,14 +28,14 @@ logger = logging.getLogger(__name__)
 
 
 class Student:
-    """What happens to it depends on its own options alone, not on the students that are trained beside it.
+    """One student of a training process; its result does not depend on the other students.
 
     Args:
         options: of train.py.
         run: the folder; what it holds is continued.
-        train_set: what it learns from; its classes are the student's.
+        train_set: training data; its classes are the student's.
         network, normalization: from ``build_student``.
-        teacher: of its terms; a student without terms learns alone, whatever the teacher.
+        teacher: of its terms; not used without terms.
         device: where the network is.
 
     Raises:
@@ -67,12 +67,12 @@ class Student:
         self.watch = Stopwatch(device)
 
     @property
-    def answers(self) -> bool:
-        """Whether the map that the task scores is trained, so that there is something to score."""
+    def is_scored(self) -> bool:
+        """Whether the feature map that the task scores is trained."""
         return self.task.feature in self.learner.objective.needs.student
 
     def open(self) -> None:
-        """Begin to write into the run's folder, a first checkpoint if there is none."""
+        """Begin to write to the run's folder; without a checkpoint, write the first one."""
         self.run.open()
         if self.run.start is not None:
             logger.info("continuing %s at step %d", self.run.folder, self.step)
@@ -90,7 +90,7 @@ class Student:
     def finish(
         self, step: int, stopping: bool, teacher_watch: Stopwatch, val_set: SegmentationDataset | None
     ) -> dict[str, float]:
-        """Update, and validate, save and log when it is time to; returns the numbers that were logged.
+        """Update the weights; validate, save and log at the set intervals; returns the logged numbers.
 
         ``teacher_watch`` has measured the teacher; ``val_set`` is for scores.
 
@@ -129,7 +129,7 @@ class Student:
         return (step - before) * self.options.optimisation.batch_size / (self.logged[1] - then)
 
     def costs(self, teacher_watch: Stopwatch) -> dict[str, float]:
-        """Seconds of its own part of a step and of the teacher's answers; bytes that a part of a batch keeps."""
+        """Seconds of a step, without and of the teacher; bytes that autograd keeps of a part of a batch."""
         teacher = {"cost/teacher": teacher_watch.median()} if self.options.objective.terms else {}
         return {"cost/step": self.watch.median(), **teacher, "cost/saved": self.learner.saved_bytes}
 
@@ -139,37 +139,37 @@ class Student:
     def validate(self, val_set: SegmentationDataset | None) -> dict[str, float]:
         """Scores on ``val_set``, with pictures of two of its images: image, truth, prediction.
 
-        Keeps the weights if they are the best so far; those of a student without scores in any case.
+        Saves the weights if they are the best so far; always for a student without scores.
         """
         network = self.learner.network
         share_buffers(network)
-        facts = {"dataset": self.options.data.dataset, "step": self.step}
-        facts |= {"classes": self.train_set.CLASSES} if network.num_classes else {}
-        if not self.answers:  # nothing says which step was best, so it is the last
-            self.run.save(self.run.best, export_weights(network, self.normalization, **facts))
+        metadata = {"dataset": self.options.data.dataset, "step": self.step}
+        metadata |= {"classes": self.train_set.CLASSES} if network.num_classes else {}
+        if not self.is_scored:  # no score to choose the best step, so it is the last
+            self.run.save(self.run.best, export_weights(network, self.normalization, **metadata))
             return {}
         predictor = whole(network, self.task.feature)
-        # Decoded images need no help, and starting processes takes longer than reading a few.
+        # Decoded images need no workers: starting them takes longer than reading the images.
         num_workers = 0 if self.options.data.preload else self.options.data.num_workers
         scores = evaluate(predictor, val_set, self.normalization, None, num_workers, "validation")
         for i in sorted({0, len(val_set) // 2}):
             image, label, name, _ = val_set[i]
             prediction = self.task.read(predictor.coarse(self.normalization(image[None])), label.shape)[0]
-            maps = [self.task.picture(answer.numpy(), val_set) for answer in (label, prediction)]
+            maps = [self.task.picture(values.numpy(), val_set) for values in (label, prediction)]
             panel = np.concatenate([image.permute(1, 2, 0).numpy(), *maps], axis=1)
             self.run.show(self.step, f"val/{name}", panel)
         figures, primary = scores.figures(), self.task.primary
         if primary.is_better(figures[primary.key], self.best):
             self.best = figures[primary.key]
-            facts[primary.key] = self.best
-            self.run.save(self.run.best, export_weights(network, self.normalization, **facts))
+            metadata[primary.key] = self.best
+            self.run.save(self.run.best, export_weights(network, self.normalization, **metadata))
         return {f"val/{key}": value for key, value in figures.items()}
 
 
 def build_student(
     options: Options, dataset: SegmentationDataset, device: torch.device
 ) -> tuple[SegmentationNetwork, Normalization]:
-    """The network and the input convention of its weights; its library's or the data set's, if they do not tell."""
+    """The network and its input convention: that of its weights, else of its library, else of the data set."""
     student = options.student
     num_channels = task_of(dataset).num_channels(dataset)
     torch.manual_seed(options.optimisation.seed)
@@ -190,10 +190,10 @@ def build_learner(
     teacher: SegmentationNetwork | None,
     device: torch.device,
 ) -> Learner:
-    """What the network learns by: its losses, and the optimizer of all that trains.
+    """The learner of a network: its losses and the optimizer of all trained parameters.
 
     Raises:
-        ValueError: the network has not what an option is for.
+        ValueError: an option that has no effect on this network.
     """
     settings = {"aux_weight": options.aux_weight, "ohem": options.ohem}
     task_loss = build_loss(task, network, options.task_weight, settings) if options.task_weight else None
@@ -234,7 +234,7 @@ def check_single_image(network: SegmentationNetwork, wanted: frozenset[str], siz
 
 
 def trains_on_one_image(network: SegmentationNetwork, wanted: frozenset[str], size: tuple[int, int]) -> bool:
-    """Whether a batch of one image of ``size`` (H, W) can be normalised in train mode; computes shapes alone."""
+    """Whether BatchNorm works in train mode on one image of ``size`` (H, W); computes shapes only."""
     shadow = copy.deepcopy(network).to("meta").train()
     try:
         shadow.maps(torch.empty(1, 3, *size, device="meta"), wanted)

@@ -1,4 +1,4 @@
-"""Predictions in one archive, laid out as the servers of the benchmarks want them."""
+"""Archives of predictions in the layout of the benchmark servers."""
 
 import io
 import tarfile
@@ -52,7 +52,7 @@ def palette_of(dataset: SegmentationDataset | type[SegmentationDataset]) -> byte
 
 @contextmanager
 def submission(path: Path, dataset: SegmentationDataset | type[SegmentationDataset]) -> Iterator[Archive]:
-    """An archive to add predictions to; it gets its name when it is whole.
+    """Context manager: an archive to add predictions to, renamed to its final name when complete.
 
     Raises:
         ValueError: a suffix other than .zip (label ids in PNGs) and, where the data set's server takes it, .tar.

@@ -1,4 +1,4 @@
-"""The teacher: a frozen network that answers the student's batches."""
+"""The teacher: a frozen network whose outputs the distillation losses read."""
 
 import logging
 import math
@@ -25,16 +25,16 @@ from segdistill.utils.tasks import task_of
 
 logger = logging.getLogger(__name__)
 
-# How much better another input convention scores where it is mentioned, and where the teacher is refused.
+# Gain of another input convention that gives a warning, and that is an error.
 NOTED, REFUSED = 0.02, 0.1
 
 
 @dataclass(frozen=True)
 class Inference:
-    """How a teacher is run.
+    """Options of the teacher's forward pass.
 
-    scale: size of the images that it is shown over that of those it is given; None for what its file says, or 1.
-    stride: maps that are finer are resized to this stride, corners on corners; None for its own.
+    scale: resizing factor of the input images; None for the file's, or 1.
+    stride: finer maps are resized to this stride, aligned corners; None: no resizing.
     precision: "float32", or "bf16" or "fp16" autocast, whatever the student's.
     compiled: by torch.compile, with the weights as constants: BatchNorm is folded into the convolutions.
     """
@@ -50,14 +50,14 @@ class Inference:
 class Teacher(nn.Module):
     """A frozen network with its own input convention, image size and classes.
 
-    It has no gradient, stays in eval mode whatever ``train()`` says, and shows no parameters, buffers or submodules, so
-    no optimizer, DistributedDataParallel or checkpoint can hold it.
+    It has no gradient, stays in eval mode after ``train()``, and exposes no parameters, buffers or submodules, so no
+    optimizer, DistributedDataParallel or checkpoint contains it.
 
     Args:
         network: any segmentation network; moved to the device.
         normalization: the input convention that the network was trained with.
-        student_normalization: that of the batches that it will be given.
-        class_map: what its classes become in the student's; None for its own.
+        student_normalization: that of its input batches.
+        class_map: from its classes to the student's; None: none.
         report: of its weights; None of an untrained one.
         source: its file or name, for errors.
     """
@@ -78,8 +78,8 @@ class Teacher(nn.Module):
         network = network.to(inference.device, memory_format=inference.memory_format).eval().requires_grad_(False)
         self._hidden = (network,)  # a tuple, so that nn.Module does not register it
         self.inference = replace(inference, scale=inference.scale or 1.0)
-        self.answer = (
-            torch.compile(network.answer, options={"freezing": True}) if inference.compiled else network.answer
+        self.extract = (
+            torch.compile(network.extract, options={"freezing": True}) if inference.compiled else network.extract
         )
         self.normalization, self.student_normalization = normalization, student_normalization
         self.class_map, self.report, self.source = class_map, report, source
@@ -109,9 +109,8 @@ class Teacher(nn.Module):
         Args:
             name, settings: as ``segdistill.network.build_network``; without a file the settings say pretrained=true.
             path: a file that describes the same network, or a plain state dict in its keys or its library's.
-            num_classes: of the network in a file that does not say it, or of an untrained one.
-            untrained: take random weights where there are no others, to see what terms would ask of the network; such
-                a teacher has no report.
+            num_classes: of the network, if the file does not have it or there is none.
+            untrained: allow random weights, to check the terms against the network; such a teacher has no report.
             options: of ``from_report``.
 
         Raises: as ``build_network``, ``segdistill.network.load_network`` and ``from_report``, and ValueError for a
@@ -143,16 +142,16 @@ class Teacher(nn.Module):
         normalization: Normalization | None = None,
         inference: Inference = Inference(),
     ) -> "Teacher":
-        """A network that was loaded, in the classes of a data set.
+        """A loaded network, mapped to the classes of a data set.
 
         Args:
             report: of its weights; None of an untrained one, which takes the student's convention.
-            dataset: what the student learns; gives its classes and the size of its images. None for the teacher's own.
-            class_map: a file that says what the teacher's classes become, see ``segdistill.utils.classes``.
-            normalization: the input convention, where the report does not say it or is wrong.
+            dataset: the student's, for its classes and image size; None: the teacher's.
+            class_map: a file that maps the teacher's classes, see ``segdistill.utils.classes``.
+            normalization: the input convention, if the report has none or a wrong one.
 
-        Raises: as ``segdistill.utils.classes.match_classes``, and ValueError for a network without classes whose input
-            convention nobody says: there is nothing to measure that would show a wrong one.
+        Raises: as ``segdistill.utils.classes.match_classes``, and ValueError for a network without classes and with an
+            unknown input convention, since no score would show a wrong one.
         """
         owner = f"teacher {source}"
         mapped = None
@@ -188,11 +187,11 @@ class Teacher(nn.Module):
         images = self.student_normalization.convert(batch.images, self.normalization)
         images = self.rescale(images).contiguous(memory_format=self.inference.memory_format)
         with autocast(images.device.type, self.inference.precision):
-            output = self.answer(images, frozenset(features))
+            output = self.extract(images, frozenset(features))
         return self.coarsen(output, batch.images.shape[2:]) if self.inference.stride else output
 
     def coarsen(self, output: SegmentationOutput, size: torch.Size) -> SegmentationOutput:
-        """Maps that are finer than the stride of images of ``size`` (H, W) at that stride."""
+        """Resize maps finer than ``inference.stride`` to that stride; ``size`` (H, W) is the images'."""
         limit = [-(-side // self.inference.stride) for side in size]
         features = {
             name: resize(x, [min(side, most) for side, most in zip(x.shape[2:], limit, strict=True)])
@@ -201,7 +200,7 @@ class Teacher(nn.Module):
         return SegmentationOutput(features.get("logits"), features)
 
     def rescale(self, images: Tensor) -> Tensor:
-        """Images (N, 3, H, W) at the size at which the network is shown them."""
+        """Images (N, 3, H, W) resized by the teacher's scale."""
         scale = self.inference.scale
         if scale == 1:
             return images
@@ -211,16 +210,16 @@ class Teacher(nn.Module):
     def verify(self, dataset: SegmentationDataset, num_images: int = 8) -> dict:
         """Measure the teacher on evenly spaced labelled images before it is used.
 
-        One that does not answer is measured by ``verify_features``.
+        A network without the task's feature map is checked by ``verify_features``.
 
         Returns:
             What ``teacher.json`` holds: file, network, family, sha256, num_classes, class_map, normalization, scale,
-            stride, precision, num_images and the task's primary figure (None where the network does not answer).
+            stride, precision, num_images and the task's primary figure (None if it cannot be scored).
 
         Raises:
             ValueError: the classes are not the data set's, no image has a label, another common input convention scores
-                far better, or the teacher does no better than the best answer that is the same at every pixel; features
-                that cannot teach.
+                far better, or the teacher does no better than the best constant prediction; features that
+                ``verify_features`` refuses.
         """
         task = task_of(dataset)
         if task.feature not in self.network.features:
@@ -237,7 +236,7 @@ class Teacher(nn.Module):
         if not primary.is_better(score, constant):
             raise ValueError(
                 f"teacher {self.source} scores {primary.text(score)} {primary.name} on {num_images} images of the "
-                f"{dataset.split} split, no better than one answer everywhere ({primary.text(constant)}): is it "
+                f"{dataset.split} split, no better than a constant prediction ({primary.text(constant)}): is it "
                 "trained, and for these labels?"
             )
         return self._describe(num_images, primary.key, score)
@@ -248,7 +247,7 @@ class Teacher(nn.Module):
         """Warn or raise ValueError if the images in another common convention give a better ``score``."""
         primary = task_of(dataset).primary
         if primary.gain(score, 1) <= REFUSED:
-            return  # of a share none can be much better
+            return  # the score is too high for a large gain
         gains, scores = {}, {}
         for name, other in CONVENTIONS.items():
             if other != self.normalization:
@@ -267,15 +266,15 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def measure_crops(self, dataset: SegmentationDataset, num_crops: int = 32) -> dict | None:
-        """Measure what the teacher says of evenly spaced labelled samples as a student is shown them in epoch 0.
+        """Score the teacher on evenly spaced labelled samples with the training augmentation of epoch 0.
 
-        Nothing is refused, and no random state changes.
+        Never an error, and no random state changes.
 
         Args:
             dataset: the training split with its augmentation.
 
         Returns:
-            num_crops and what ``Task.measure`` says; None of a network that does not answer, or without labels.
+            num_crops and the scores of ``Task.measure``; None without labels, or without the task's feature map.
         """
         task = task_of(dataset)
         if task.feature not in self.network.features:
@@ -291,12 +290,12 @@ class Teacher(nn.Module):
         return figures and {"num_crops": len(indices), **figures}
 
     def _coarse(self, feature: str, images: Tensor) -> Tensor:
-        """A map of images in the teacher's own convention, shown to it at its scale."""
+        """A feature map of images in the teacher's input convention, at the teacher's scale."""
         return whole(self.network, feature).coarse(self.rescale(images))
 
     @torch.no_grad()
     def verify_features(self, dataset: SegmentationDataset) -> dict:
-        """What can be checked without classes or labels, on two images of ``dataset``. Returns: as ``verify``.
+        """Check the features of two images of ``dataset``; needs no classes or labels. Returns: as ``verify``.
 
         Raises:
             ValueError: a feature is not finite, is the same for two images, or the same all over an image; or there
@@ -308,7 +307,7 @@ class Teacher(nn.Module):
         outputs = []
         for index in (0, len(dataset) // 2):
             images = self.normalization(dataset.read(index).image[None]).to(device)
-            outputs.append(self.network.answer(images, frozenset(self.network.features)).features)
+            outputs.append(self.network.extract(images, frozenset(self.network.features)).features)
         for name, first in outputs[0].items():
             first, second = first.double(), outputs[1][name].double()
             if not (first.isfinite().all() and second.isfinite().all()):
@@ -337,7 +336,7 @@ class Teacher(nn.Module):
 
 
 def own_scale(report: LoadReport | None, dataset: SegmentationDataset) -> float:
-    """The size of the images that a file's network was trained on, over that of a data set's; 1 if it is not known."""
+    """Size of the images that a network was trained on, over that of a data set's; 1 if unknown."""
     if report is None or not report.input_size:
         return 1.0
     height, width = dataset.read(0).image.shape[1:]

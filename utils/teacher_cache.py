@@ -37,20 +37,20 @@ class MapFiles(NamedTuple):
 
 
 class TeacherCache:
-    """Called like a teacher; reads from ``folder`` the answers that are there, and asks the teacher for the others.
+    """Called like a teacher; reads outputs that ``folder`` holds, and runs the teacher for the others.
 
-    Answers have float16 precision, the first time too, so that a run does not depend on what it found in the folder.
-    Several processes and runs may fill the same folder. In every run the teacher answers the first batch, and what is
-    stored of it is compared.
+    Outputs have float16 precision, the first time too, so that a run does not depend on what the folder held. Several
+    processes and runs may fill the same folder. In every run the teacher is run on the first batch, and the stored
+    outputs are compared with it.
 
     Args:
         folder: holds a folder for every key.
-        teacher: asked in its own precision.
-        key: what the answers depend on beside the sample and its view, as plain data: teacher, images, augmentation.
+        teacher: run in its own precision.
+        key: all other things that the outputs depend on, as plain data: teacher, images, augmentation.
         num_samples, views: samples of the training set, and how many views each has.
 
     Raises:
-        ValueError: what is stored is not what this teacher says, or float16 cannot hold it.
+        ValueError: the stored outputs are not this teacher's, or float16 cannot hold them.
         OSError: the disk has no room; says how much is needed.
     """
 
@@ -68,24 +68,24 @@ class TeacherCache:
         places = index * self.views + view
         stored = {name: self.read(name, places) for name in features if name in self.files}
         if len(stored) < len(features) or not all(known.all() for _, known in stored.values()):
-            answer = self.teacher(batch, features).features
+            output = self.teacher(batch, features).features
             for name in features:
                 if name not in self.files:
-                    self.files[name] = self.open(name, answer[name].shape[1:])
-                self.write(name, places, answer[name])
+                    self.files[name] = self.open(name, output[name].shape[1:])
+                self.write(name, places, output[name])
                 stored[name] = self.read(name, places)
-                self.verify(name, stored[name][0], answer[name])
+                self.verify(name, stored[name][0], output[name])
         maps = {name: torch.from_numpy(maps).to(batch.images.device).float() for name, (maps, _) in stored.items()}
         return SegmentationOutput(maps.get("logits"), maps)
 
     def read(self, name: str, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The maps (N, C, h, w) float16 at these places, and which of them are there, whole, (N,) bool."""
+        """The maps (N, C, h, w) float16 at these places, and which of them are stored and undamaged, (N,) bool."""
         files = self.files[name]
-        maps = files.maps[places]  # a copy, so that what is used is what was checked
+        maps = files.maps[places]  # a copy, so that the checked bytes are the used ones
         return maps, np.array([checksum(*one) for one in zip(maps, places, strict=True)]) == files.sums[places]
 
     def write(self, name: str, places: np.ndarray, maps: Tensor) -> None:
-        """Keep those of the maps (N, C, h, w) that are not there yet; the others stay as earlier steps saw them."""
+        """Store those of the maps (N, C, h, w) that are not stored yet; stored ones are not replaced."""
         maps = maps.detach().half().cpu().contiguous().numpy()
         if not np.isfinite(maps).all():
             raise ValueError(f"the teacher's {name} does not fit into float16: train without --teacher-cache")
@@ -96,7 +96,7 @@ class TeacherCache:
                 files.sums[place] = checksum(one, place)
 
     def verify(self, name: str, stored: np.ndarray, maps: Tensor) -> None:
-        """Compare what is stored with what the teacher says now."""
+        """Compare stored maps with the teacher's."""
         expected = maps.float().cpu()
         worst = (torch.from_numpy(stored).float() - expected).abs().max() / expected.abs().max().clamp(min=1e-6)
         if worst > TOLERANCE:
@@ -116,7 +116,7 @@ class TeacherCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not sums.exists():  # it is the last that is made
+            if not sums.exists():  # made last
                 free = shutil.disk_usage(self.folder).free
                 logger.info("teacher cache %s: %s %s, %d views in %s", self.folder, name, shape, self.length, gib(size))
                 if size > free:
@@ -138,7 +138,7 @@ class TeacherCache:
 
 
 def checksum(array: np.ndarray, place: int) -> int:
-    """CRC-32 of a map and of the place where it belongs, never 0."""
+    """CRC-32 of a map and of its index, never 0."""
     return zlib.crc32(array, int(place)) or 1
 
 

@@ -61,7 +61,7 @@ def describe_video(path: Path) -> tuple[float, float]:
 
 
 class VideoWriter:
-    """An .mp4 (VP9, which browsers play) of pictures (H, W, 3) uint8 RGB of one size; named when it is whole.
+    """An .mp4 (VP9, which browsers play) of pictures (H, W, 3) uint8 RGB of one size; renamed when complete.
 
     VP9 halves its colours' resolution, so odd heights and widths are made even by doubling the last row or column.
     """

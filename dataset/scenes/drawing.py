@@ -1,4 +1,4 @@
-"""A canvas with a camera, and how to draw what stands in a street: houses, walls, trees, poles, people, vehicles.
+"""Draws the objects of a street on a canvas with a camera: houses, walls, trees, poles, people, vehicles.
 
 Everything goes through ``Canvas.paint``, which gives a pixel its colour and its label at once. Places are in metres
 (x right, y up, z ahead of the camera). Classes share their colours on purpose: greys between road, sidewalk and wall,
@@ -63,7 +63,7 @@ BARK, TILES = (.22, .18, .15), (.40, .25, .20)
 
 
 def pick(rng: np.random.Generator, palette, shade: float = 0.15, tint: float = 0.02) -> np.ndarray:
-    """A colour of the palette, somewhat lighter or darker and off its hue."""
+    """A colour of the palette with random changes of brightness and hue."""
     color = np.array(palette[rng.integers(len(palette))])
     return np.clip(color * math.exp(rng.normal(0, shade)) + rng.normal(0, tint, 3), 0.03, 0.95)
 
@@ -79,7 +79,7 @@ def fractal_noise(rng: np.random.Generator, size: int = 256) -> np.ndarray:
 
 
 class Canvas:
-    """What every pixel shows (a colour, its brightness, its depth, its label), and the camera and light to draw by."""
+    """Colour, brightness, depth and label of every pixel, with the camera and the light."""
 
     def __init__(self, rng: np.random.Generator, size: tuple[int, int]):
         shape = self.height, self.width = size[0] * SUPERSAMPLE, size[1] * SUPERSAMPLE

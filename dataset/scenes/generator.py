@@ -1,4 +1,4 @@
-"""Writing the scenes to a folder in Cityscapes' layout, whole or not at all."""
+"""Writes the scenes to a folder in Cityscapes' layout, completely or not at all."""
 
 import glob
 import json
@@ -29,8 +29,8 @@ def generate(
 ) -> Path:
     """Write the data set under ``root``, unless it is there already.
 
-    Everything is drawn into a folder beside ``root`` that gets its name at the end, so an interrupted call leaves
-    nothing under that name; what a killed one left beside it is deleted by the next.
+    Scenes are drawn to a temporary folder next to ``root`` that is renamed at the end. The next call deletes temporary
+    folders of killed processes.
 
     Args:
         root: folder to make; its parents are made too.
@@ -74,7 +74,7 @@ def generate(
 
 
 def remove_leftovers(root: Path) -> None:
-    """Delete what processes of this machine that are dead by now have begun for ``root``."""
+    """Delete temporary folders of ``root`` whose process on this machine has ended."""
     for folder in root.parent.glob(f".{glob.escape(f'{root.name}.{socket.gethostname()}')}.*.unfinished"):
         number = folder.name.split(".")[-2]
         if number.isdecimal() and not is_alive(int(number)):
@@ -92,7 +92,7 @@ def is_alive(process: int) -> bool:
 
 
 def draw(root: Path, scenes: list[tuple[str, int]], size: tuple[int, int], seed: int, progress: tqdm) -> None:
-    """Draw (split, number) scenes by a process a core; this one draws its share and waits for the others.
+    """Draw (split, number) scenes with one process per core, this one included.
 
     Raises:
         OSError: a scene could not be written.
@@ -114,7 +114,7 @@ def draw(root: Path, scenes: list[tuple[str, int]], size: tuple[int, int], seed:
 def draw_share(root: Path, scenes: list[tuple[str, int]], size: tuple[int, int], seed: int) -> None:
     parent = multiprocessing.parent_process()
     for scene in scenes:
-        if not parent.is_alive():  # it was killed, and nobody waits for the rest
+        if not parent.is_alive():  # it was killed
             return
         write_scene(root, *scene, size, seed)
 

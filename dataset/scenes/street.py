@@ -70,7 +70,7 @@ class Street:
     rails: float | None  # where the tram runs
 
     def x(self, lateral, z):
-        """x of a point so far to the right of the centre line; the bend is a parabola, straight after 50 m."""
+        """x of a point at a distance to the right of the centre line; the bend is a parabola, straight after 50 m."""
         near = np.minimum(z, 50.0)
         return self.offset + lateral + self.bend * near * (2 * z - near)
 
@@ -119,7 +119,7 @@ def draw_sky(canvas: Canvas, rng: np.random.Generator):
 
 
 def draw_skyline(canvas: Canvas, rng: np.random.Generator):
-    """What closes the view where the street ends."""
+    """The skyline at the end of the street."""
     x, z = -90.0, FAR + 10
     while x < 90:
         width, height, house, leaves = rng.uniform(15, 40), rng.uniform(4, 20), plan_house(rng), pick(rng, GREENS)
@@ -177,7 +177,7 @@ def lane_markings(street: Street, lateral: np.ndarray, z: np.ndarray, dashed: bo
 
 
 def house_shadow(canvas: Canvas, street: Street, lateral: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """Where a house at the building line on the sunny side stands in the way to the sun."""
+    """Mask of the shadow of a house at the building line on the sunny side."""
     side = street.sides[int(canvas.sun[0] > 0)]
     distance = (side.front - side.sign * lateral) / max(abs(canvas.sun[0]), 0.05)
     meets = np.clip(z + distance * canvas.sun[1], 0, FAR).astype(np.int32)
@@ -185,7 +185,7 @@ def house_shadow(canvas: Canvas, street: Street, lateral: np.ndarray, z: np.ndar
 
 
 class Thing(NamedTuple):
-    """Something standing on the ground: ``draw(canvas, *arguments)``, called far to near."""
+    """An object on the ground: ``draw(canvas, *arguments)``, called far to near."""
 
     depth: float
     draw: Callable
@@ -340,7 +340,7 @@ def put_people(street: Street, rng: np.random.Generator) -> Iterator[Thing]:
 
 
 def draw_shadow(canvas: Canvas, x, z, half_width: float, half_length: float, height: float):
-    """The ground under a thing, and its shadow drawn out away from the sun."""
+    """The ground under an object, and its shadow."""
     foot = np.array([(x - half_width, 0, z - half_length), (x + half_width, 0, z - half_length),
                      (x + half_width, 0, z + half_length), (x - half_width, 0, z + half_length)])  # fmt: skip
     tip = foot - np.array([canvas.sun[0], 0, canvas.sun[1]]) * (height / canvas.sun_slope)
@@ -361,7 +361,7 @@ def draw_hood(canvas: Canvas, rise: float, color):
 
 
 def expose(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """What a sensor makes of (3, H, W): exposure, colour cast, vignetting, contrast and noise. (H, W, 3) uint8."""
+    """Simulate a camera sensor on (3, H, W): exposure, colour cast, vignetting, contrast and noise. (H, W, 3) uint8."""
     gain = math.exp(rng.normal(0.05, 0.12)) * (1 + rng.normal(0, 0.03, (3, 1, 1)))
     rows, columns = (np.linspace(-1, 1, n, dtype=np.float32) ** 2 for n in image.shape[1:])
     vignette = 1 - np.float32(rng.uniform(0, 0.15)) * (rows[:, None] + columns)

@@ -1,6 +1,6 @@
 """Backbones by name; each turns images into the maps ``layer1`` ... ``layer4``.
 
-``resnet18`` is what torchvision, timm and everybody else calls so (7x7 stem); ``resnet18_v1s`` has the stem of three
+``resnet18`` is torchvision's and timm's (7x7 stem); ``resnet18_v1s`` has the stem of three
 3x3 convolutions, as GluonCV, CIRKD and DIST call it and as SKD, CWD and IFVD use it.
 """
 
@@ -46,7 +46,7 @@ def build_backbone(name: str, *, variant: str = "", **options) -> Backbone:
 
     Args:
         name: one of ``BACKBONES``.
-        variant: the code base whose form of it it is: "skd", "akd"; any other: the backbone as it is usually known.
+        variant: the code base whose variant is built: "skd", "akd"; any other: the usual form.
         options: the backbone's own keywords; one that is None is left at the backbone's default.
 
     Raises:

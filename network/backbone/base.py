@@ -1,4 +1,4 @@
-"""What a backbone is to the networks: the maps ``layer1`` ... ``layer4``, each with its channels and its stride."""
+"""The contract of a backbone: the feature maps ``layer1`` ... ``layer4`` with their channels and strides."""
 
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import nullcontext
@@ -46,7 +46,7 @@ class Backbone(nn.Module):
 
 
 def dilate(strides: Iterable[int], reached: int, output_stride: int, begin: str) -> Iterator[tuple[int, int, int, int]]:
-    """Turn the strides beyond an output stride into dilation.
+    """Replace the strides beyond an output stride by dilation.
 
     Args:
         strides: of each group of blocks.

@@ -51,7 +51,7 @@ class Attention(nn.Module):
 
 
 class MixFFN(nn.Module):
-    """Two linear layers around a 3x3 convolution of each channel by itself, which tells positions apart."""
+    """Two linear layers around a 3x3 depthwise convolution, which encodes positions."""
 
     def __init__(self, channels: int):
         super().__init__()

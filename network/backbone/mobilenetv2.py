@@ -22,7 +22,7 @@ def conv_norm(
 
 
 class InvertedResidual(nn.Module):
-    """Expand by a 1x1 convolution, 3x3 of each channel by itself, reduce by 1x1 without activation; a shortcut."""
+    """Inverted residual: 1x1 expansion, 3x3 depthwise, 1x1 projection without activation; a shortcut."""
 
     def __init__(
         self,

@@ -76,7 +76,7 @@ class ConvNormAct(nn.Sequential):
 
 
 class SqueezeExcitation(nn.Module):
-    """Scale each channel by what the means of all channels say (Hu et al., CVPR 2018)."""
+    """Squeeze-and-excitation: scale each channel by a function of all channel means (Hu et al., CVPR 2018)."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -92,7 +92,7 @@ class SqueezeExcitation(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """Expand by a 1x1 convolution, filter each channel by itself, squeeze and excite, reduce by 1x1; a shortcut."""
+    """Inverted residual: 1x1 expansion, depthwise convolution, squeeze-and-excitation, 1x1 projection; a shortcut."""
 
     def __init__(
         self,

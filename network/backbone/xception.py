@@ -23,7 +23,7 @@ EXIT = (1536, 1536, 2048)
 def separable(
     in_channels: int, channels: int, norm: Callable[..., nn.Module], activation: str, stride: int, dilation: int
 ) -> nn.Sequential:
-    """3x3 of each channel by itself, BatchNorm, 1x1 convolution, BatchNorm with ``activation``."""
+    """Separable convolution: 3x3 depthwise, BatchNorm, 1x1, BatchNorm with ``activation``."""
     return nn.Sequential(
         nn.Conv2d(
             in_channels, in_channels, 3, stride, padding=dilation, dilation=dilation, groups=in_channels, bias=False

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from segdistill.network.base import SegmentationNetwork
 
-# Prefix of a network's name: the package that it stands for and its adapter's class.
+# Prefix of a network's name: its package and its adapter's class.
 LIBRARIES = {
     "hf": ("transformers", "HuggingFaceNetwork"),
     "smp": ("segmentation_models_pytorch", "SMPNetwork"),
@@ -55,7 +55,7 @@ def class_in_file(name: str, base: type = SegmentationNetwork) -> type:
 def _module(path: Path):
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.parent))  # what it imports from beside it
+    sys.path.insert(0, str(path.parent))  # for its imports from the same folder
     try:
         spec.loader.exec_module(module)
     finally:

@@ -1,4 +1,4 @@
-"""What the adapters share: measuring a network's maps, fitting images to its grid, watching one of its layers."""
+"""Shared code of the adapters: channels and strides of feature maps, resizing of images, the output of a layer."""
 
 import copy
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,7 +14,7 @@ STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 
 def measure(network: SegmentationNetwork, names: Iterable[str], side: int = 256) -> dict[str, Feature]:
-    """Channels and stride of the maps ``names``, as an image of side ``side`` gives them; computes shapes alone."""
+    """Channels and stride of the maps ``names``, from an image of side ``side`` on the meta device."""
     shadow = copy.deepcopy(network).to("meta").eval()
     maps = shadow.maps(torch.empty(1, 3, side, side, device="meta"), frozenset(names))
     return {name: Feature(maps[name].shape[1], round(side / maps[name].shape[2])) for name in names}
@@ -26,8 +26,8 @@ def number_stages(stages: list) -> dict[str, object]:
     return dict(zip(STAGES[-len(stages) :], stages, strict=True))
 
 
-def fit(images: Tensor, multiple: int) -> Tensor:
-    """Images (N, 3, H, W) with both sides at their nearest multiple of ``multiple``."""
+def resize_to_multiple(images: Tensor, multiple: int) -> Tensor:
+    """Images (N, 3, H, W) resized so that both sides are the nearest multiple of ``multiple``."""
     return resize(images, [max(round(side / multiple), 1) * multiple for side in images.shape[2:]])
 
 
@@ -40,7 +40,7 @@ def convention(channels: str, mean: Sequence[float], std: Sequence[float], great
 
 @contextmanager
 def watch(layer: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """Inside, ``layer`` leaves in the dictionary what it read (``context``) and what it made of it (``logits``)."""
+    """Context manager: a dictionary that receives the input (``context``) and output (``logits``) of ``layer``."""
     seen = {}
 
     def note(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:

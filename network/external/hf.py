@@ -14,17 +14,17 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATI
 
 from segdistill.dataset import Normalization
 from segdistill.network.base import SegmentationNetwork
-from segdistill.network.external.base import STAGES, convention, fit, measure, number_stages, watch
+from segdistill.network.external.base import STAGES, convention, measure, number_stages, resize_to_multiple, watch
 
 
 class HuggingFaceNetwork(SegmentationNetwork):
     """A model of the hub, a local folder (config.json, weights) or a config's JSON file.
 
     A model for semantic segmentation has classes, ``context`` (what its classifier reads) and logits that are not
-    upsampled; any other has its features alone. ``layer1`` ... ``layer4``: the last map at each of its last four
+    upsampled; any other has features only. ``layer1`` ... ``layer4``: the last map at each of its last four
     strides, or a plain ViT's map after each quarter of its blocks; ``context`` of a network without classes: its last
-    hidden state, the patch tokens as a map. A network with a patch size sees the image at its nearest multiple. The
-    image processor beside the model tells the input convention, the config's ``id2label`` the names of the classes.
+    hidden state, the patch tokens as a map. For a network with a patch size the image is resized to the nearest
+    multiple. The image processor next to the model has the input convention, the config's ``id2label`` the class names.
 
     Args:
         num_classes: of the logits; None takes the model's own. A network without a segmentation head has 0.
@@ -32,7 +32,7 @@ class HuggingFaceNetwork(SegmentationNetwork):
             untrained
 
     Raises:
-        ValueError: a model that gives no maps.
+        ValueError: a model without feature maps.
         OSError: no such model, or no connection to fetch it.
     """
 
@@ -52,7 +52,7 @@ class HuggingFaceNetwork(SegmentationNetwork):
             self.model = kind.from_pretrained(model, config=config, ignore_mismatched_sizes=True)
         else:
             self.model = kind.from_config(config)
-        if hf_config is None:  # else a checkpoint builds it again: it tells both itself
+        if hf_config is None:  # else it is built again from a checkpoint, which has both
             self.normalization = convention_of(model)
             self.classes = names_of(config) if self.num_classes else None
         self.model.float()  # published weights may be of half precision
@@ -68,7 +68,7 @@ class HuggingFaceNetwork(SegmentationNetwork):
         self.features = measure(self, names, side)
 
     def maps(self, images: Tensor, wanted: frozenset[str]) -> dict[str, Tensor]:
-        images = fit(images, self.patch)
+        images = resize_to_multiple(images, self.patch)
         grid = [side // self.patch for side in images.shape[2:]]
         if wanted & {"context", "logits"} and self.num_classes:
             with watch(self.model.get_submodule(self.classifier)) as maps:
@@ -99,7 +99,7 @@ def names_of(config: transformers.PretrainedConfig) -> tuple[str, ...] | None:
 
 
 def convention_of(model: str) -> Normalization | None:
-    """The input convention that the image processor beside a model or its config describes; None without one."""
+    """The input convention of the image processor next to a model or its config; None without one."""
     folder = str(Path(model).parent) if model.endswith(".json") else model
     try:
         given, _ = transformers.image_processing_utils.ImageProcessingMixin.get_image_processor_dict(folder)
@@ -132,7 +132,7 @@ def classifier_of(model: nn.Module, num_classes: int) -> str:
 
 
 def find_stages(model: nn.Module, side: int, patch: int) -> tuple[dict[str, int], bool]:
-    """Which hidden states are layer1 ... layer4, and whether all have one size, as in a plain ViT."""
+    """Indices of the hidden states layer1 ... layer4, and whether all have one size, as in a plain ViT."""
     output = run(copy.deepcopy(model).to("meta").eval(), torch.empty(1, 3, side, side, device="meta"))
     states = [as_map(state, [side // patch] * 2) for state in hidden_states(output)]
     last = {state.shape[2]: index for index, state in enumerate(states)}
@@ -142,7 +142,7 @@ def find_stages(model: nn.Module, side: int, patch: int) -> tuple[dict[str, int]
 
 
 def run(model: nn.Module, images: Tensor) -> transformers.utils.ModelOutput:
-    """The library's answer with its hidden states, position embeddings fitted to the images."""
+    """The library's output with its hidden states; position embeddings are resized to the images."""
     known = inspect.signature(model.forward).parameters
     words = {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in known else {}
     return model(images, output_hidden_states=True, **words)
@@ -153,7 +153,7 @@ def hidden_states(output: transformers.utils.ModelOutput) -> tuple[Tensor, ...]:
 
 
 def as_map(state: Tensor, grid: Sequence[int]) -> Tensor:
-    """Tokens (N, L, C), of which the last are patches, as a map (N, C, h, w) on the ``grid``; a map as it is."""
+    """Convert tokens (N, L, C), patches last, to a map (N, C, h, w) of size ``grid``; a map is unchanged."""
     if state.dim() == 4:
         return state
     return state[:, -grid[0] * grid[1] :].mT.unflatten(2, tuple(grid))

@@ -6,15 +6,15 @@ from torch import Tensor
 
 from segdistill.dataset import Normalization
 from segdistill.network.base import SegmentationNetwork
-from segdistill.network.external.base import convention, fit, measure, number_stages
+from segdistill.network.external.base import convention, measure, number_stages, resize_to_multiple
 
 
 class SMPNetwork(SegmentationNetwork):
     """``layer1`` ... ``layer4``: the encoder's last four stages; ``context``: the decoder's map; logits not upsampled.
 
-    The input convention is that of the encoder's published weights, trained or not; it is unknown where only a file to
-    fetch tells it and ``pretrained`` is false. Where the library wants sides that divide by the encoder's stride, the
-    image is seen at their nearest multiple.
+    The input convention is that of the encoder's published weights, trained or not; it is unknown if it is only
+    in a file to download and ``pretrained`` is false. If the library needs sides that are multiples of the encoder's
+    stride, the image is resized to the nearest ones.
 
     Args:
         encoder_name: one of the library's encoders; tu-NAME for one of timm's
@@ -48,7 +48,7 @@ class SMPNetwork(SegmentationNetwork):
         self.features = measure(self, [*self.stages, "context", "logits"])
 
     def maps(self, images: Tensor, wanted: frozenset[str]) -> dict[str, Tensor]:
-        stages = self.model.encoder(fit(images, self.multiple))
+        stages = self.model.encoder(resize_to_multiple(images, self.multiple))
         maps = number_stages(stages[1:])
         if wanted & {"context", "logits"}:
             maps["context"] = self.model.decoder(stages)

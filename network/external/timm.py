@@ -6,21 +6,21 @@ import timm
 from torch import Tensor, nn
 
 from segdistill.network.base import SegmentationNetwork
-from segdistill.network.external.base import STAGES, convention, fit, measure, number_stages
+from segdistill.network.external.base import STAGES, convention, measure, number_stages, resize_to_multiple
 
-# How timm's transformers are told to take images of any size; other networks know neither word and need none.
+# Keywords by which timm's transformers accept any image size; other networks have and need neither.
 ANY_SIZE = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
 
 
 class TimmBackbone(SegmentationNetwork):
     """``layer1`` ... ``layer4``: the last four stages, or a plain ViT's map after each quarter of its blocks.
 
-    ``context``: layer4, or a ViT's patch tokens after its last norm. A transformer sees the image at its nearest
-    multiple of the patch size. There are no classes, whatever ``num_classes`` is.
+    ``context``: layer4, or a ViT's patch tokens after its last norm. For a transformer the image is resized to the
+    nearest multiple of the patch size. There are no classes, whatever ``num_classes`` is.
 
     Args:
         pretrained: start from timm's published weights, true or false
-        output_stride: 8 or 16 for dilated convolutions, where the backbone can; none leaves its own
+        output_stride: 8 or 16 for dilated convolutions, where the backbone can; none: the model's own
 
     Raises:
         ValueError: no such model, or one that timm cannot take maps from.
@@ -52,7 +52,7 @@ class TimmBackbone(SegmentationNetwork):
         self.features = measure(self, [*self.stages, "context"], side=-(-256 // self.multiple) * self.multiple)
 
     def maps(self, images: Tensor, wanted: frozenset[str]) -> dict[str, Tensor]:
-        images = fit(images, self.multiple)
+        images = resize_to_multiple(images, self.multiple)
         last, stages = self.model.forward_intermediates(images, indices=list(self.stages.values()), output_fmt="NCHW")
         maps = dict(zip(self.stages, stages, strict=True))
         if self.is_plain:
@@ -62,7 +62,7 @@ class TimmBackbone(SegmentationNetwork):
 
 
 def create(model: str, pretrained: bool, settings: dict) -> nn.Module:
-    """timm's model without its classifier, open to any image size where it can be."""
+    """timm's model without its classifier, for any image size if the model supports it."""
     for any_size in ANY_SIZE:
         try:
             return timm.create_model(model, pretrained=pretrained, num_classes=0, **any_size, **settings)

@@ -55,7 +55,7 @@ class TorchvisionNetwork(SegmentationNetwork):
         self.features = measure(self, names)
 
     def _stages_by_stride(self) -> dict[str, str]:
-        """Which children of the backbone are the last before the map shrinks."""
+        """The backbone's last child at each stride."""
         last, x = {}, torch.empty(1, 3, 256, 256, device="meta")
         for name, child in copy.deepcopy(self.backbone).to("meta").eval().items():
             x = child(x)

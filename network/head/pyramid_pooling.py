@@ -12,7 +12,7 @@ BINS = (1, 2, 3, 6)
 
 
 class PyramidPooling(nn.Module):
-    """Averages over 1x1, 2x2, 3x3 and 6x6 bins, each brought back to full size, beside the map itself, then merged.
+    """Averages over 1x1, 2x2, 3x3 and 6x6 bins, resized to full size, concatenated with the map, then merged.
 
     Args:
         in_channels: of the map.

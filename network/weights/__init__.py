@@ -1,4 +1,4 @@
-"""Files of weights, our own and every released one, through one door; one module per code base."""
+"""Loading of weight files, our own and released ones; one module per code base."""
 
 from segdistill.network.weights.checkpoint import LoadReport, load_network, load_weights
 

@@ -1,6 +1,6 @@
 """DeepLabV3+ of AKD and AICSD, and of the DeepLab of jfzhang95 before them. Colours: RGB, ImageNet's mean and std.
 
-Nothing in a file tells the output stride; theirs is 16.
+The files do not contain the output stride; it is 16.
 """
 
 import re

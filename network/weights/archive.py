@@ -1,9 +1,9 @@
-"""Files of tensors, read without running anything that is in them: PyTorch's two formats and safetensors.
+"""Reads tensor files without running code from them: PyTorch's two formats and safetensors.
 
-Why nothing can run: a pickle reaches the world only through the names that it asks for, and ``find_class`` answers with
-the rebuilding of a tensor, three containers, data types, and for all else ``Placeholder``, which takes anything and
-does nothing. No name is looked up in a module, nothing is imported. BUILD, which sets attributes, and the registry of
-extension codes are switched off, so that a file cannot change those few answers for the next one either.
+Why no code can run: a pickle reaches Python only by the names that it looks up, and ``find_class`` returns tensor
+rebuilding, three containers, data types, and for all other names ``Placeholder``, which accepts anything and does
+nothing. No module is searched or imported. BUILD, which sets attributes, and the registry of extension codes are
+switched off, so that a file cannot change these results for the next file.
 """
 
 import collections
@@ -33,15 +33,15 @@ DTYPES = {
     **{"BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32},
     **{"ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8},
     **{"BoolStorage": torch.bool, "ComplexFloatStorage": torch.complex64, "ComplexDoubleStorage": torch.complex128},
-    # Later types have no storage class of their own.
+    # Newer types have no storage class.
     "UntypedStorage": torch.uint8,
     **{name: getattr(torch, name) for name in LATER_DTYPES if hasattr(torch, name)},
 }
-# Containers nested deeper, or with more elements when each is counted wherever it is shared, are no checkpoint's.
+# Limits of depth and of elements (shared ones counted each time) of a checkpoint's containers.
 MOST_LEVELS, MOST_ELEMENTS, MOST_IN_KEY = 50, 10_000_000, 10_000
-# The end of the name of one of several files that hold the entries together.
+# End of the name of one part of a checkpoint in parts.
 PART = re.compile(r"-\d{5}-of-(\d{5})(?=\.\w+$)")
-# How files begin that are none of ours, and what they are.
+# First bytes of other kinds of files.
 OTHERS = {
     b"version https://git-lfs": "a git-LFS pointer, not the file that it points to (git lfs pull fetches that)",
     b"<!doctype html": "an HTML page",
@@ -60,11 +60,11 @@ class Refused(Exception):
 
 
 class Foreign(Exception):
-    """A whole file, of another kind."""
+    """The file is of another kind."""
 
 
 class Placeholder:
-    """Stands for whatever a pickle names that is neither tensor nor container: takes anything, does nothing."""
+    """Replaces any object of a pickle that is neither tensor nor container: accepts anything, does nothing."""
 
     state = None
 
@@ -86,7 +86,7 @@ def rebuild_tensor(
     hooks: Mapping | None = None,
     metadata: Mapping[str, bool] | None = None,
 ) -> Tensor:
-    """A tensor as torch.save took it apart; ``metadata`` tells whether it is its storage negated or conjugated."""
+    """Rebuild a tensor of torch.save; ``metadata`` says whether its storage is negated or conjugated."""
     if math.prod(size) > storage.numel():
         raise ValueError("a tensor is larger than its storage")
     # as_strided checks its bounds, where Tensor.set_ would enlarge the storage.
@@ -133,7 +133,7 @@ class TensorUnpickler(pickle._Unpickler):  # the one in Python: C's allocates wh
 
     Args:
         storage: (dtype, key, number of elements) -> those elements, a flat tensor.
-        only_tensors: put a ``Placeholder`` in the place of everything else; without it that is ``Refused``.
+        only_tensors: replace all other objects by a ``Placeholder``; otherwise they raise ``Refused``.
     """
 
     dispatch = {
@@ -195,7 +195,7 @@ def read_file(path: Path, remedy: str = "fetch it again", only_tensors: bool = F
 
     Args:
         path: the file, or the index (``*.index.json``) of one that was saved in parts.
-        only_tensors: read past what is neither; a pickled module becomes its state dict.
+        only_tensors: skip other objects; a pickled module becomes its state dict.
 
     Raises:
         FileNotFoundError: no such file, or no such part.
@@ -216,7 +216,7 @@ def read_file(path: Path, remedy: str = "fetch it again", only_tensors: bool = F
 
 
 def read_one(path: Path, remedy: str, only_tensors: bool) -> Mapping:
-    """As ``read_file``, of one file."""
+    """Like ``read_file``, for a single file."""
     try:
         with path.open("rb") as file:
             content = read(file, only_tensors)
@@ -237,7 +237,7 @@ def read_one(path: Path, remedy: str, only_tensors: bool) -> Mapping:
 
 
 def read_parts(index: Path, remedy: str, only_tensors: bool) -> dict[str, Tensor]:
-    """The entries of a file that was saved in parts, as Hugging Face does, beside the index that names them."""
+    """Read a file that was saved in parts, with an index, as by Hugging Face."""
     try:
         place_of, parts = places_in(index), parts_of(index)
         if not parts or any(part.parent != index.parent for part in parts):
@@ -255,7 +255,7 @@ def read_parts(index: Path, remedy: str, only_tensors: bool) -> dict[str, Tensor
 
 
 def places_in(index: Path) -> dict[str, str]:
-    """Which part holds which entry."""
+    """The part of each entry."""
     return dict(json.loads(index.read_text())["weight_map"])
 
 
@@ -267,9 +267,9 @@ def parts_of(path: Path) -> list[Path]:
 
 
 def count_elements(value: object, known: dict[int, int], level: int = 0) -> int:
-    """How many elements containers have in all, a shared one counted wherever it is.
+    """Number of elements of nested containers, shared ones counted each time.
 
-    Raises: ValueError for containers that are nested as in no checkpoint: whatever walks through them would not end.
+    Raises: ValueError for containers nested so deeply that walking through them would not end.
     """
     if isinstance(value, Mapping):
         items = [*value.keys(), *value.values()]
@@ -311,7 +311,7 @@ def read(file: BinaryIO, only_tensors: bool) -> object:
 
 
 def check_foreign(head: bytes) -> None:
-    """Raise Foreign if a file that begins like this is of a kind known to be none of ours."""
+    """Raise Foreign if the first bytes are those of another known kind of file."""
     start = head.lstrip().lower()
     for first, kind in OTHERS.items():
         if start.startswith(first):
@@ -357,7 +357,7 @@ def read_zip(file: BinaryIO, only_tensors: bool) -> object:
 def read_stream(file: BinaryIO, only_tensors: bool) -> object:
     """torch.save's format before PyTorch 1.6: pickles, of which the fourth is the content, then the storages.
 
-    The content is read twice, since it comes before the storages and alone tells their types.
+    The content is read twice, since it comes before the storages and has their types.
     """
     size = os.fstat(file.fileno()).st_size
     storages = {}
@@ -398,7 +398,7 @@ def state_dict_of(module: Placeholder, known: dict[int, dict] | None = None, lev
     Args:
         known: those of the modules met so far, by id.
 
-    Raises: ValueError for modules that are nested or shared as in no network.
+    Raises: ValueError for modules nested or shared in an impossible way.
     """
     known = {} if known is None else known
     if id(module) in known:

@@ -1,4 +1,4 @@
-"""What a file of weights becomes, whoever wrote it."""
+"""The common form of all weight files."""
 
 import re
 from collections.abc import Mapping
@@ -14,8 +14,8 @@ class Weights:
     """A recognised file: the state dict in our key names and what it says about its network.
 
     family: the file of ``segdistill.network.weights`` that read it. config: the arguments of ``build_network``; empty
-    for a backbone alone. normalization: None where the file does not tell. skipped: entries of the file that no network
-    of ours has a place for. input_size: height and width that an image is shown at; None for its own. counts_void: the
+    for a backbone alone. normalization: None if the file has none. skipped: entries of the file that our network does
+    not have. input_size: height and width of the network's input image; None for the image's size. counts_void: the
     last class is void, one more than the data set's.
     """
 
@@ -32,7 +32,7 @@ class Weights:
 
 
 def is_state_dict(content: object) -> bool:
-    """Whether it is a mapping of names to tensors, and not empty."""
+    """Whether ``content`` is a non-empty mapping of names to tensors."""
     return (
         isinstance(content, Mapping)
         and len(content) > 0
@@ -46,7 +46,7 @@ def is_counter(key: str) -> bool:
 
 
 def count_blocks(state_dict: Mapping[str, Tensor], prefix: str) -> int:
-    """How many different numbers follow ``prefix.`` in the keys."""
+    """Number of blocks: distinct numbers after ``prefix.`` in the keys."""
     return len({match[1] for key in state_dict if (match := re.match(rf"{re.escape(prefix)}\.(\d+)\.", key))})
 
 

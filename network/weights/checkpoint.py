@@ -1,4 +1,4 @@
-"""One door for weights: our own checkpoints and every released format, recognised by their keys."""
+"""Loading and saving of checkpoints: our own and every released format, recognised by their keys."""
 
 import hashlib
 import math
@@ -21,15 +21,15 @@ from segdistill.network.weights.archive import parts_of, read_file
 from segdistill.network.weights.base import Weights, is_counter
 from segdistill.network.weights.families import recognise
 from segdistill.network.weights.own import FORMAT_VERSION
-from segdistill.network.weights.shapes import blueprint, class_dependent
+from segdistill.network.weights.shapes import WithoutDrawing, blueprint, class_dependent
 
 
 @dataclass
 class LoadReport:
-    """What ``load_weights`` did: entries used, in the file but not used, and left at their initial values.
+    """Result of ``load_weights``: entries used, skipped (in the file only) and missing (initial values kept).
 
-    normalization: None if nobody tells: neither the file, nor the library that the network is of.
-    input_size: height and width that an image is shown at; None for its own.
+    normalization: None if neither the file nor the network's library has one.
+    input_size: height and width of the network's input image; None for the image's size.
     counts_void: the last class is void, one more than the data set's.
     """
 
@@ -68,12 +68,11 @@ def load_network(
     """Build the network that a checkpoint describes and load it; eval mode, on the CPU.
 
     Args:
-        options: ``key=value`` settings of the network in place of what the file says, for what a file cannot tell:
-            ``output_stride=8``.
-        described: the network that the file must hold, arguments of ``build_network`` as far as they are known: a name
-            at least. A plain state dict, which describes none, is read as it.
-        trusted: names of networks whose code may be run although it is not ours (``FILE.py:CLASS``); the one described
-            is.
+        options: ``key=value`` settings of the network that override the file's, such as ``output_stride=8``, which
+            files lack.
+        described: the expected network: known arguments of ``build_network``, at least the name. A plain state dict
+            is read as this network.
+        trusted: names of networks whose code may be run (``FILE.py:CLASS``); ``described`` is trusted, too.
 
     Raises: as ``load_weights``, and ValueError for a file that holds only a backbone or another network than
         described, or options its network lacks.
@@ -105,7 +104,8 @@ def load_network(
     except ValueError as error:
         raise ValueError(f"{weights.source}: {error}") from error
     check_fit(own, weights, weights.state_dict, weights.config)
-    network = build_network(**weights.config, norm=norm)
+    with WithoutDrawing():  # check_fit has seen that the file has every weight
+        network = build_network(**weights.config, norm=norm)
     return network.eval(), load_weights(network, weights)
 
 
@@ -150,7 +150,7 @@ def load_weights(
 
 
 def check_fit(own: Mapping[str, Tensor], weights: Weights, given: Mapping[str, Tensor], config: Mapping) -> None:
-    """Raise ValueError if ``given``, entries of ``weights``, are not what the network of ``config`` has, ``own``."""
+    """Raise ValueError if ``given``, entries of ``weights``, differ from ``own``, the network's of ``config``."""
     problems = [misfit for key in given.keys() & own.keys() if (misfit := compare(key, given[key], own[key]))]
     absent = [key for key in own if key not in given and not is_counter(key)]
     if not weights.config:
@@ -168,12 +168,12 @@ def check_fit(own: Mapping[str, Tensor], weights: Weights, given: Mapping[str, T
 
 
 def compare(key: str, given: Tensor, own: Tensor) -> str:
-    """What keeps an entry from being used in the place of ``own``; empty if nothing does."""
+    """Why an entry cannot replace ``own``; empty if it can."""
     if given.shape != own.shape:
         return f"{key}: {tuple(given.shape)} -> {tuple(own.shape)}"
     if given.dtype == torch.bool or given.is_complex() or (own.is_floating_point() and not given.is_floating_point()):
         return f"{key}: {given.dtype} where {own.dtype} belongs"
-    values = given if given.dtype.itemsize > 1 else given.float()  # PyTorch tells of no float8 whether it is finite
+    values = given if given.dtype.itemsize > 1 else given.float()  # isfinite does not support float8
     if not values.isfinite().all() or not values.to(own.dtype).isfinite().all():
         return f"{key}: not finite"
     if key.endswith("running_var") and (values < 0).any():
@@ -191,7 +191,7 @@ def read_weights(
 
     Args:
         described: as in ``load_network``.
-        only_tensors: read past what in the file is neither tensor nor container.
+        only_tensors: skip objects that are neither tensor nor container.
         entry: which to take of several networks in one file.
 
     Raises: as ``load_weights``.
@@ -211,7 +211,7 @@ def digest_of(path: Path) -> str:
 
 
 def describe(network: SegmentationNetwork) -> LoadReport:
-    """The report of a network whose weights its library fetched; the checksum is that of its tensors."""
+    """The LoadReport of a network whose library fetched the weights; the checksum is that of its tensors."""
     digest = hashlib.sha256()
     for key, value in sorted(network.state_dict().items()):
         digest.update(key.encode() + value.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
@@ -229,17 +229,17 @@ def convert(
     classes: Sequence[str] | None = None,
     normalization: Normalization | None = None,
 ) -> LoadReport:
-    """Make our own file of any recognised one, or of a bare state dict whose network is described.
+    """Convert a recognised file, or a plain state dict whose network is described, to our own format.
 
-    Reads tensors alone: what else a pickle holds is passed over, and none of it is run.
+    Reads tensors only: other objects of a pickle are skipped, and no code is run.
 
     Args:
-        described: as in ``load_network``, needed where the file does not tell; it goes before what the file tells.
+        described: as in ``load_network``, needed if the file has no config; it overrides the file's.
         entry: which to take of several networks in one file.
         classes: their names.
-        normalization: the input convention; needed where the file does not tell, goes before it where it does.
+        normalization: the input convention; needed if the file has none, overrides the file's.
 
-    Raises: as ``load_network``, and ValueError if the names are not as many as the classes, or if nobody tells the
+    Raises: as ``load_network``, and ValueError if the names are not as many as the classes, or without an
         input convention.
     """
     weights = read_weights(source, described, only_tensors=True, entry=entry)
@@ -254,18 +254,18 @@ def convert(
     if not weights.normalization:
         raise ValueError(f"{source} does not tell the colours that its network was trained with: give a normalization")
     loaded, report = load_network(weights)
-    card = {"source_sha256": report.sha256} | ({"classes": report.classes} if report.classes else {})
-    card |= {"counts_void": True} if report.counts_void else {}
-    atomic_save(export_weights(loaded, report.normalization, report.input_size, **card), output)
+    metadata = {"source_sha256": report.sha256} | ({"classes": report.classes} if report.classes else {})
+    metadata |= {"counts_void": True} if report.counts_void else {}
+    atomic_save(export_weights(loaded, report.normalization, report.input_size, **metadata), output)
     return report
 
 
 def export_weights(
-    network: nn.Module, normalization: Normalization, input_size: tuple[int, int] | None = None, **card
+    network: nn.Module, normalization: Normalization, input_size: tuple[int, int] | None = None, **metadata
 ) -> dict:
-    """What ``best.pth`` holds: a network's weights and all it takes to use them; ``card`` is plain data for people.
+    """The content of ``best.pth``: a network's weights, its config and further ``metadata``, plain data.
 
-    input_size: height and width that an image is shown at; None for its own.
+    input_size: height and width of the network's input image; None for the image's size.
     """
     return {
         "format": "segdistill",
@@ -274,7 +274,7 @@ def export_weights(
         "normalization": astuple(normalization),
         "input_size": input_size,
         "state_dict": network.state_dict(),
-        **card,
+        **metadata,
     }
 
 
@@ -292,7 +292,7 @@ def atomic_save(content: Mapping, path: str | os.PathLike) -> None:
 
 
 def not_finite(content: object, path: str = "") -> list[str]:
-    """The places in nested containers where a tensor or a number is not finite."""
+    """Paths in nested containers of tensors and numbers that are not finite."""
     if isinstance(content, Tensor):
         return [] if not content.is_floating_point() or content.isfinite().all() else [path]
     if isinstance(content, float):

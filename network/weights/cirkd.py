@@ -11,7 +11,7 @@ from torch import Tensor
 from segdistill.dataset.normalization import CAFFE
 from segdistill.network.weights.base import Weights, flat_mobilenetv2, name_of_mit, name_of_resnet, rename
 
-# Our classifier is ``head`` and our deep supervision ``dsn``; activations are no entries of their own.
+# Our classifier is ``head`` and our deep supervision ``dsn``; activations have no entries.
 COMMON = {
     r"^auxlayer\.block\.([01])\.": r"dsn.\1.",
     r"^auxlayer\.block\.4\.": "dsn.3.",

@@ -1,6 +1,6 @@
-"""Files of weights: one module per code base, which says whether it claims a state dict and reads it.
+"""Registry of code bases: each module recognises its own state dicts and converts them.
 
-``claims(state_dict) -> bool`` looks at key names alone and is true of that code base's files and no others;
+``claims(state_dict) -> bool`` looks at key names only and is true for that code base's files only;
 ``read(state_dict) -> Weights`` renames the entries to ours and describes the network they belong to.
 """
 
@@ -25,24 +25,24 @@ __all__ = ["FAMILIES", "Weights", "recognise"]
 
 
 def recognise(content: Mapping, source: str, described: Mapping | None = None, entry: str | None = None) -> Weights:
-    """Read the content of a file: our own format, or what exactly one family claims.
+    """Convert the content of a file: our own format, or that of the one family that claims it.
 
     Args:
         source: its name, for errors.
-        described: what is known of its network, arguments of ``build_network``; a plain state dict in the key names of
-            that network, or of its library, is read as it.
+        described: known arguments of ``build_network``; a plain state dict in the key names of that network, or of its
+            library, is read as this network.
         entry: which to take of several networks in one file.
 
     Raises:
-        ValueError: nobody claims it, or more than one does, or it is not what it seems to be.
+        ValueError: no family claims it, or more than one does, or its entries are invalid.
     """
     try:
         if own.claims(content) and entry is None:
             weights = own.read(content)
         else:
-            state_dict, beside = unwrap(content, entry)
+            state_dict, skipped = unwrap(content, entry)
             weights = read(state_dict, described)
-            weights.skipped += beside
+            weights.skipped += skipped
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
     weights.source = source

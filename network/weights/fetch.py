@@ -1,4 +1,4 @@
-"""Released weights by name: where they are hosted, what they are, and how to tell that they arrived whole."""
+"""Released weights by name: URL, description and SHA-256."""
 
 import difflib
 import re

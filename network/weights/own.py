@@ -1,4 +1,4 @@
-"""Our own files: weights with all it takes to use them. Every field is checked before anything is built from it."""
+"""Our own file format: weights with metadata. Every field is checked before it is used."""
 
 from collections.abc import Mapping
 
@@ -45,8 +45,8 @@ def read(content: Mapping) -> Weights:
 def read_plain(state_dict: Mapping[str, Tensor], described: Mapping, whole: bool) -> Weights | None:
     """A plain state dict in the key names of the network described, or of its library; None if it is not.
 
-    It does not tell its class count, which is computed if ``described`` lacks it, nor its colours: the library's are
-    taken; of our own networks they are not known.
+    The class count is computed if ``described`` lacks it. The input convention is the library's, or unknown for our
+    networks.
 
     Args:
         whole: read it only if it is of a library's network and lacks nothing.
@@ -56,7 +56,7 @@ def read_plain(state_dict: Mapping[str, Tensor], described: Mapping, whole: bool
         return None
     network = blueprint({"num_classes": 20, **described})
     own = {key: value.shape for key, value in network.state_dict().items()}
-    # The library's model is an attribute of its adapter, and the prefixes that all names share were taken off.
+    # The library's model is an attribute of its adapter, and prefixes that all names share were removed.
     prefixes = ("", *(f"{root}." for root in ROOTS))
     prefix = max(prefixes, key=lambda prefix: sum(prefix + key in own for key in state_dict))
     renamed = {prefix + key: value for key, value in state_dict.items()}
@@ -75,7 +75,7 @@ def read_plain(state_dict: Mapping[str, Tensor], described: Mapping, whole: bool
 
 
 def without_downloads(config: Mapping) -> dict:
-    """A config without the options by which a network fetches weights: the file holds them already.
+    """A config without the options that download weights.
 
     Raises:
         ValueError: it names a model that is described nowhere but on a hub.
@@ -88,7 +88,7 @@ def without_downloads(config: Mapping) -> dict:
 
 
 def offline(value: object) -> object:
-    """A setting in which nothing named ``*pretrained*`` is true, however deep."""
+    """A setting with every nested ``*pretrained*`` set to false."""
     if not isinstance(value, Mapping):
         return value
     return {key: False if "pretrained" in str(key) and item is True else offline(item) for key, item in value.items()}

@@ -1,4 +1,4 @@
-"""What a network's description says about the shapes of its weights, with nothing allocated."""
+"""Shapes of the weights of a described network, on the meta device."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -6,10 +6,20 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.overrides import TorchFunctionMode
 
 from segdistill.libs.text import shown
 from segdistill.network.base import SegmentationNetwork
 from segdistill.network.registry import build_network
+
+
+class WithoutDrawing(TorchFunctionMode):
+    """Networks built inside leave their weights as the memory was: drawing them takes most of the time."""
+
+    DRAWS = (Tensor.uniform_, Tensor.normal_)
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        return args[0] if function in self.DRAWS else function(*args, **(kwargs or {}))
 
 
 def blueprint(config: Mapping, most: int | None = None) -> SegmentationNetwork:
@@ -32,7 +42,7 @@ def blueprint(config: Mapping, most: int | None = None) -> SegmentationNetwork:
 
     hook = register_module_parameter_registration_hook(stop)
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), WithoutDrawing():
             return build_network(**{key: value for key, value in config.items() if key != "pretrained"})
     except Exception as error:  # values from a file break a constructor in any way
         raise ValueError(f"its config {shown(dict(config))} builds no network that fits it: {error}") from error
@@ -64,7 +74,7 @@ def count_classes(state_dict: Mapping[str, Tensor], config: Mapping) -> int:
     for key in few.keys() & state_dict.keys():
         if few[key].ndim == state_dict[key].ndim:
             for at_20, at_200, size in zip(few[key].shape, many[key].shape, state_dict[key].shape, strict=True):
-                # A side that grows by a whole number a class tells the count.
+                # A side that grows by a whole number a class gives the count.
                 growth, rest = divmod(at_200 - at_20, 180)
                 if growth and not rest:
                     votes[20 + (size - at_20) / growth] += 1

@@ -7,7 +7,7 @@ from torch import Tensor
 from segdistill.dataset.normalization import IMAGENET
 from segdistill.network.weights.base import Weights, name_of_resnet
 
-# A key that one head alone has.
+# A key that only one head has.
 HEADS = {
     "deeplabv3": "classifier.0.convs.1.0.weight",
     "fcn": "classifier.1.running_mean",

@@ -1,4 +1,4 @@
-"""What trainers leave around a network's weights: checkpoints with other things in them, and prefixes of the names."""
+"""Removes what trainers add around a network's weights: outer dictionaries and key prefixes."""
 
 import re
 from collections import Counter
@@ -11,15 +11,15 @@ from segdistill.network.weights.base import is_state_dict
 
 # torch.compile, FSDP and activation checkpointing put these before the names of a module inside any other.
 ANYWHERE = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-# DataParallel and DistributedDataParallel ("module"), and what trainers call the network in a module of their own.
+# DataParallel and DistributedDataParallel ("module"), and usual names of the network in a trainer's module.
 ROOTS = ("module", "model", "net", "network", "student", "teacher", "ema", "ema_model", "model_ema")
-# Entries of the losses and metrics that stand beside the network in a module of a trainer.
+# Entries of losses and metrics in a trainer's module.
 BESIDE = re.compile(r"\w*(criterion|criteria|loss|losses|metric|metrics)(_\w+)?\.", re.IGNORECASE)
 COUNTER = "n_averaged"  # of torch.optim.swa_utils.AveragedModel
 
 
 def unwrap(content: Mapping, entry: str | None = None) -> tuple[dict[str, Tensor], list[str]]:
-    """The state dict of one network in a training checkpoint, and the entries beside it that are no network's.
+    """The state dict of one network in a training checkpoint, and the other entries, which are skipped.
 
     The one mapping of names to tensors at the top or one level down; without the prefixes that all names share, in any
     order and number.
@@ -45,7 +45,7 @@ def unwrap(content: Mapping, entry: str | None = None) -> tuple[dict[str, Tensor
 
 
 def peel(state_dict: Mapping[str, Tensor], entry: str | None) -> tuple[dict[str, Tensor], list[str]]:
-    """Take prefixes off the names; the rest as ``unwrap``."""
+    """Remove prefixes from the keys; otherwise like ``unwrap``."""
     dropped = []
     while True:
         names = {key: ANYWHERE.sub("", key) for key in state_dict}

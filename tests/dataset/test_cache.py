@@ -104,8 +104,8 @@ DAMAGES = {
     "pixels-cut": lambda folder: (folder / "pixels.bin").write_bytes((folder / "pixels.bin").read_bytes()[:-9]),
     "pixels-gone": lambda folder: (folder / "pixels.bin").unlink(),
     "sizes": swap_sizes,
-    "card-empty": lambda folder: (folder / "samples.json").write_text(""),
-    "card-other": lambda folder: (folder / "samples.json").write_text("[7]"),
+    "index-empty": lambda folder: (folder / "samples.json").write_text(""),
+    "index-other": lambda folder: (folder / "samples.json").write_text("[7]"),
 }
 
 

@@ -224,8 +224,8 @@ def test_command_line_writes_what_it_is_told(tmp_path):
     root = tmp_path / "deep" / "scenes"
     counts = "--num-train 1 --num-val 1 --num-test 0 --seed 7 --size 64 160"
     assert command_line([str(root), *counts.split()]) == 0
-    card = json.loads((root / "scenes.json").read_text())
-    assert (card["seed"], card["size"], card["train"], card["val"], card["test"]) == (7, [64, 160], 1, 1, 0)
+    record = json.loads((root / "scenes.json").read_text())
+    assert (record["seed"], record["size"], record["train"], record["val"], record["test"]) == (7, [64, 160], 1, 1, 0)
     image = np.asarray(Image.open(next(root.glob("leftImg8bit/val/*/*.png"))))
     np.testing.assert_array_equal(image, render_scene(7, 1_000_000, (64, 160))[0])
 

@@ -1,8 +1,7 @@
 """What stands in the place of a file that is written."""
 
+import multiprocessing
 import os
-import subprocess
-import sys
 
 import pytest
 
@@ -25,19 +24,23 @@ def test_a_link_stays_a_link_and_its_file_is_replaced(tmp_path):
 
 @pytest.mark.parametrize("redirected", [False, True], ids=["a pipe", "a file"])
 def test_standard_output_is_written_to_and_stays_what_it_is(redirected, tmp_path):
-    code = (
-        "from segdistill.libs.files import replacing\n"
-        "print('first', flush=True)\n"
-        "with replacing('/dev/stdout', 'w') as file:\n    file.write('second\\n')"
-    )
-    with (tmp_path / "out.txt").open("w") as file:
-        node = os.fstat(file.fileno()).st_ino
-        to = file if redirected else subprocess.PIPE
-        done = subprocess.run([sys.executable, "-c", code], stdout=to, text=True, check=True)
-    written = (tmp_path / "out.txt").read_text() if redirected else done.stdout
-    assert written == "first\nsecond\n"
-    assert (tmp_path / "out.txt").stat().st_ino == node
-    assert os.listdir(tmp_path) == ["out.txt"]
+    path = tmp_path / "out.txt"
+    reader, writer = (None, os.open(path, os.O_WRONLY | os.O_CREAT)) if redirected else os.pipe()
+
+    def write():
+        os.dup2(writer, 1)
+        os.write(1, b"first\n")
+        with replacing("/dev/stdout", "w") as file:
+            file.write("second\n")
+
+    process = multiprocessing.get_context("fork").Process(target=write)
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    written = path.read_bytes() if redirected else os.read(reader, 100)
+    assert written == b"first\nsecond\n"
+    assert os.fstat(writer).st_ino == (path.stat().st_ino if redirected else os.fstat(reader).st_ino)
+    assert os.listdir(tmp_path) == ["out.txt"] * redirected
 
 
 def test_a_failure_leaves_the_old_file(tmp_path):

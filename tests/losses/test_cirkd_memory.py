@@ -150,7 +150,7 @@ def process(rank, folder):
 
 
 def test_processes_keep_equal_queues_with_the_entries_of_both(tmp_path):
-    mp.spawn(process, (str(tmp_path),), nprocs=2)
+    mp.start_processes(process, (str(tmp_path),), nprocs=2, start_method="fork")
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     torch.testing.assert_close(first, second, rtol=0, atol=0)
     memory, channel = first

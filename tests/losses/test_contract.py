@@ -466,7 +466,7 @@ def train_in_process(rank: int, folder: str) -> None:
 
 @pytest.mark.slow
 def test_two_processes_keep_the_same(tmp_path):
-    mp.spawn(train_in_process, (str(tmp_path),), nprocs=2)
+    mp.start_processes(train_in_process, (str(tmp_path),), nprocs=2, start_method="fork")
     states = [torch.load(tmp_path / f"{rank}.pth") for rank in range(2)]
     for key, value in states[0].items():
         if not RUNNING.search(key):

@@ -9,7 +9,7 @@ import torch
 from segdistill.dataset import DATASETS
 from segdistill.dataset.normalization import IMAGENET
 from segdistill.network import build_network, network_class
-from segdistill.network.base import freeze_idle
+from segdistill.network.base import freeze_unused
 from segdistill.network.external import LIBRARIES
 from segdistill.network.weights.checkpoint import atomic_save, describe, export_weights, load_network
 from segdistill.utils.classes import match_classes
@@ -120,7 +120,7 @@ def test_what_nothing_asks_for_is_not_run(case, built):
         if isinstance(module, torch.nn.Conv2d) and module.out_channels == NUM_CLASSES:
             module.register_forward_hook(lambda *_, key=key: ran.append(key))
     with torch.no_grad():
-        assert network.answer(torch.randn(2, 3, 64, 64), frozenset({"layer1"})).features.keys() == {"layer1"}
+        assert network.extract(torch.randn(2, 3, 64, 64), frozenset({"layer1"})).features.keys() == {"layer1"}
         assert not ran
         if "aux_logits" in network.features:
             network(torch.randn(2, 3, 64, 64))
@@ -132,12 +132,12 @@ def test_the_logits_and_the_deepest_stage_depend_on_the_image_and_train(case, bu
     name, options, features, _ = case
     network = built(name, options).train()
     wanted = frozenset({"logits"} if "logits" in features else {"context"})
-    idle = set(freeze_idle(network, wanted))
+    unused = set(freeze_unused(network, wanted))
     try:
-        maps = network.answer(torch.randn(2, 3, 64, 64), wanted).features
+        maps = network.extract(torch.randn(2, 3, 64, 64), wanted).features
         sum(value.square().mean() for value in maps.values()).backward()
         silent = {key for key, value in network.named_parameters() if value.grad is None}
-        assert silent == idle
+        assert silent == unused
     finally:
         network.zero_grad()
         network.requires_grad_(True)

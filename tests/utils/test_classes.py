@@ -192,19 +192,19 @@ def test_terms_on_logits_are_finite_and_leave_classes_the_teacher_does_not_know_
     student = Fixed(4)
     given = dict(setting.split("=", 1) for setting in settings)
     (loss,) = build_losses(name_terms([(flag, given)]), student, teacher).values()
-    taught = teacher(torch.zeros(2, 3, 72, 72), {"logits", "aux_logits", "context"})
-    learnt = {name: (10 * torch.randn_like(value)).requires_grad_() for name, value in taught.features.items()}
+    teacher_output = teacher(torch.zeros(2, 3, 72, 72), {"logits", "aux_logits", "context"})
+    learnt = {name: (10 * torch.randn_like(value)).requires_grad_() for name, value in teacher_output.features.items()}
     labels = torch.full((2, 72, 72), label, dtype=torch.uint8)
     batch = Batch(torch.zeros(2, 3, 72, 72), labels, torch.zeros(2, 2), torch.tensor(1.0), 0.0)
     output = SegmentationOutput(learnt["logits"], learnt)
-    term = loss(output, taught, batch)
+    term = loss(output, teacher_output, batch)
     (gradient,) = torch.autograd.grad(term, learnt["logits"])
     assert term.isfinite()
     assert gradient.isfinite().all()
     assert gradient[:, MAP.known].abs().sum() > 0
     assert (gradient[:, 3] == 0).all()
     detached = SegmentationOutput(output.logits.detach(), {name: value.detach() for name, value in learnt.items()})
-    assert all(value.isfinite() for value in loss.after_step(detached, taught, batch).values())
+    assert all(value.isfinite() for value in loss.after_step(detached, teacher_output, batch).values())
 
 
 def test_terms_on_logits_do_not_depend_on_how_a_class_is_split():

@@ -103,7 +103,7 @@ def train_in_process(rank, folder, count):
 
 def test_two_processes_are_one_to_a_millionth_of_the_update(tmp_path):
     train_in_process(0, tmp_path, 1)
-    mp.spawn(train_in_process, (tmp_path, 2), nprocs=2)
+    mp.start_processes(train_in_process, (tmp_path, 2), nprocs=2, start_method="fork")
     before, one = torch.load(tmp_path / "1_0.pth")
     for rank in range(2):
         same, two = torch.load(tmp_path / f"2_{rank}.pth")

@@ -120,10 +120,10 @@ def test_a_teacher_is_read_from_a_file_and_says_what_it_is(camvid, tmp_path):
     teacher = Teacher.from_checkpoint(tmp_path / "teacher.pth", IMAGENET)
     assert teacher.normalization == CAFFE
     teacher._hidden = (Oracle(),)
-    facts = teacher.verify(camvid)
-    assert (facts["num_classes"], facts["num_images"], facts["family"]) == (11, 2, "segdistill")
-    assert facts["mean_iou"] == 1.0
-    assert len(facts["sha256"]) == 64
+    measured = teacher.verify(camvid)
+    assert (measured["num_classes"], measured["num_images"], measured["family"]) == (11, 2, "segdistill")
+    assert measured["mean_iou"] == 1.0
+    assert len(measured["sha256"]) == 64
 
 
 class Oracle(SegmentationNetwork):
@@ -206,7 +206,7 @@ def test_one_class_everywhere_is_no_teacher_however_few_classes_occur(camvid):
     """Two of eleven classes occur: road everywhere scores a quarter, which is more than 1 / 11."""
     teacher = make_teacher(source="constant.pth")
     teacher._hidden = (Oracle(constant=True),)
-    with pytest.raises(ValueError, match=r"constant\.pth scores 25\.00 mIoU.*one answer everywhere \(25\.00\)"):
+    with pytest.raises(ValueError, match=r"constant\.pth scores 25\.00 mIoU.*a constant prediction \(25\.00\)"):
         teacher.verify(camvid)
 
 
@@ -253,7 +253,7 @@ def test_a_convention_is_named_or_written_out():
 
 
 def test_an_untrained_teacher_is_refused(camvid):
-    with pytest.raises(ValueError, match="no better than one answer everywhere"):
+    with pytest.raises(ValueError, match="no better than a constant prediction"):
         make_teacher(source="random.pth").verify(camvid)
 
 
@@ -276,14 +276,14 @@ def test_a_teacher_of_other_classes_answers_in_the_students(camvid, tmp_path):
     images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         expected = network(images, {"logits", "aux_logits", "layer4"}).features
-    answer = teacher(batch_of(images), {"logits", "aux_logits", "layer4"})
+    output = teacher(batch_of(images), {"logits", "aux_logits", "layer4"})
     assert teacher.network.known_classes == tuple(range(10))
-    assert torch.equal(answer.features["layer4"], expected["layer4"])
+    assert torch.equal(output.features["layer4"], expected["layer4"])
     for name in ("logits", "aux_logits"):
         own = expected[name][:, :11].softmax(1)
         merged = torch.cat([own[:, :9], own[:, 9:].sum(1, keepdim=True), torch.zeros_like(own[:, :1])], 1)
-        torch.testing.assert_close(answer.features[name].softmax(1), merged, rtol=1e-4, atol=1e-5)
-    assert answer.logits is answer.features["logits"]
+        torch.testing.assert_close(output.features[name].softmax(1), merged, rtol=1e-4, atol=1e-5)
+    assert output.logits is output.features["logits"]
 
 
 def test_a_release_that_counts_void_teaches_without_it(camvid, tmp_path):
@@ -308,11 +308,11 @@ def test_a_teacher_sees_the_images_at_the_size_that_its_network_was_trained_on(c
 
 
 def test_a_teacher_is_measured_as_it_teaches(camvid):
-    """At a scale of 1/2 the network sees images of half the size; the answer is scored at full size."""
+    """At a scale of 1/2 the network sees images of half the size; the output is scored at full size."""
     teacher = make_teacher(scale=0.5)
     teacher._hidden = (Oracle(),)
-    facts = teacher.verify(camvid)
-    assert (facts["mean_iou"] > 0.9, facts["scale"]) == (True, 0.5)
+    measured = teacher.verify(camvid)
+    assert (measured["mean_iou"] > 0.9, measured["scale"]) == (True, 0.5)
 
 
 @pytest.fixture
@@ -370,7 +370,7 @@ def test_crops_are_measured_as_a_teacher_teaches(camvid, crops, monkeypatch):
     )
     mapped = match_classes(Doubtful(), report_of(classes=names), "swapped", camvid, camvid.root / "classes.txt")
     teacher = Teacher(Doubtful(), IMAGENET, IMAGENET, Inference(scale=0.5), mapped)
-    with pytest.raises(ValueError, match="no better than one answer everywhere"):
+    with pytest.raises(ValueError, match="no better than a constant prediction"):
         teacher.verify(camvid)
     assert teacher.measure_crops(crops)["mean_iou"] < 0.1
     assert set(seen) == {(16, 32)}
@@ -416,8 +416,8 @@ def two_images(camvid):
 
 
 def test_a_teacher_without_classes_is_verified_by_its_features(two_images):
-    facts = Teacher(Backbone(), IMAGENET, IMAGENET, source="backbone").verify(two_images)
-    assert (facts["num_classes"], facts["num_images"], facts["mean_iou"]) == (0, 2, None)
+    measured = Teacher(Backbone(), IMAGENET, IMAGENET, source="backbone").verify(two_images)
+    assert (measured["num_classes"], measured["num_images"], measured["mean_iou"]) == (0, 2, None)
 
 
 @pytest.mark.parametrize(
@@ -484,14 +484,14 @@ def test_a_stride_samples_what_is_finer_and_leaves_the_rest():
     own, coarse = make_teacher(), make_teacher(stride=16)
     images = torch.randn(2, 3, 72, 90)
     wanted = {"layer1", "layer4", "logits"}
-    expected, answer = own(batch_of(images), wanted).features, coarse(batch_of(images), wanted).features
+    expected, output = own(batch_of(images), wanted).features, coarse(batch_of(images), wanted).features
     limit = (5, 6)  # 72 / 16 and 90 / 16, rounded up
     for name in wanted:
         size = expected[name].shape[2:]
         assert all(side > most for side, most in zip(size, limit, strict=True))
-        assert answer[name].shape[2:] == limit
-        # The corners lie on the corners, so they are answers of the network itself.
-        torch.testing.assert_close(answer[name][..., ::4, ::5], expected[name][..., :: size[0] - 1, :: size[1] - 1])
+        assert output[name].shape[2:] == limit
+        # The corners lie on the corners, so they are outputs of the network itself.
+        torch.testing.assert_close(output[name][..., ::4, ::5], expected[name][..., :: size[0] - 1, :: size[1] - 1])
     unchanged = make_teacher(stride=2)(batch_of(images), wanted).features
     assert all(torch.equal(unchanged[name], expected[name]) for name in wanted)
 
@@ -510,6 +510,6 @@ def test_bfloat16_is_the_teachers_alone():
 def test_a_compiled_teacher_says_the_same():
     network, images = build_network("espnet_c", 5, p=1, q=1), torch.randn(2, 3, 64, 64)
     teachers = (Teacher(network, IMAGENET, IMAGENET, Inference(compiled=compiled)) for compiled in (False, True))
-    expected, answer = (teacher(batch_of(images), {"layer3", "logits"}) for teacher in teachers)
+    expected, output = (teacher(batch_of(images), {"layer3", "logits"}) for teacher in teachers)
     for name, value in expected.features.items():
-        torch.testing.assert_close(answer.features[name], value, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(output.features[name], value, rtol=1e-4, atol=1e-4)

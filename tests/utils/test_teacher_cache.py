@@ -1,4 +1,4 @@
-"""The teacher's answers on disk: the same student, whatever the folder held before."""
+"""The teacher's outputs on disk: the same student, whatever the folder held before."""
 
 import multiprocessing
 import os
@@ -21,6 +21,7 @@ from segdistill.utils.teacher_cache import TeacherCache
 
 TERMS = ["--pi", "--pa", "on=layer3", "--also", "cwd=--cwd"]
 WANTED = {"logits", "layer3"}
+VIEWS = 60
 
 
 class Asked(Teacher):
@@ -95,15 +96,15 @@ def exchange(content):
 def test_what_was_damaged_on_disk_is_asked_for_again(teacher, tmp_path, files, damage):
     batches = batch_of((0, 0)), batch_of((0, 1))
     written = TeacherCache(tmp_path, teacher, {}, 2, 1)
-    answers = [written(batch, {"logits"}).logits for batch in batches]
+    outputs = [written(batch, {"logits"}).logits for batch in batches]
     random.seed(0)
     for _ in range(20):
         for file in files:
             (path,) = tmp_path.glob(f"*/logits.{file}")
             damage(np.memmap(path, np.uint8, "r+"))
         cache = TeacherCache(tmp_path, teacher, {}, 2, 1)
-        for batch, answer in zip(batches, answers, strict=True):
-            assert torch.equal(cache(batch, {"logits"}).logits, answer)
+        for batch, output in zip(batches, outputs, strict=True):
+            assert torch.equal(cache(batch, {"logits"}).logits, output)
 
 
 @pytest.mark.parametrize("file", ["maps", "sums"])
@@ -133,16 +134,16 @@ def fill(folder, started):
     torch.set_num_threads(1)
     torch.manual_seed(0)
     teacher = Teacher(build_network("espnet_c", 5, p=1, q=1), IMAGENET, IMAGENET)
-    cache = TeacherCache(folder, teacher, {}, num_samples=2, views=200)
-    for view in range(200):
+    cache = TeacherCache(folder, teacher, {}, num_samples=2, views=VIEWS)
+    for view in range(VIEWS):
         cache(batch_of((view, 0), (view, 1)), WANTED)
         started.set()
 
 
 def check_filled(teacher, folder):
     """Every map is what the teacher says, whoever wrote it."""
-    cache = TeacherCache(folder, teacher, {}, num_samples=2, views=200)
-    for view in range(200):
+    cache = TeacherCache(folder, teacher, {}, num_samples=2, views=VIEWS)
+    for view in range(VIEWS):
         batch = batch_of((view, 0), (view, 1))
         expected = teacher(batch, WANTED).features
         for name, said in cache(batch, WANTED).features.items():
@@ -150,7 +151,7 @@ def check_filled(teacher, folder):
 
 
 def test_a_builder_that_is_killed_leaves_no_wrong_answer(teacher, tmp_path):
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")
     started = context.Event()
     builder = context.Process(target=fill, args=(tmp_path, started))
     builder.start()
@@ -161,7 +162,7 @@ def test_a_builder_that_is_killed_leaves_no_wrong_answer(teacher, tmp_path):
 
 
 def test_two_builders_do_not_disturb_each_other(teacher, tmp_path):
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")
     started = context.Event()
     builders = [context.Process(target=fill, args=(tmp_path, started)) for _ in range(2)]
     for builder in builders:
@@ -171,7 +172,7 @@ def test_two_builders_do_not_disturb_each_other(teacher, tmp_path):
         assert builder.exitcode == 0
     asked = teacher.count
     check_filled(teacher, tmp_path)
-    assert teacher.count == asked + 201  # to compare, here; the first batch is compared in any case
+    assert teacher.count == asked + VIEWS + 1  # to compare, here; the first batch is compared in any case
 
 
 def test_values_beyond_float16_are_refused(teacher, tmp_path):

@@ -25,13 +25,13 @@ def activation_boundary_loss(
     valid: Tensor | None = None,
     num_valid: Tensor | float | None = None,
 ) -> Tensor:
-    """Squared distance by which the student is on the wrong side of 0, or nearer to it than the margin.
+    """Squared hinge loss: the student's pre-activation has the sign of the teacher's, with a margin.
 
     mean over batch, channels and positions of max(0, margin - s)^2 where T > 0 and of max(0, margin + s)^2 elsewhere.
 
     Args:
         student_feature, teacher_feature: (N, C, h, w) and (N, C, H, W), before the activation; the student's is
-            brought to the teacher's size.
+            resized to the teacher's.
         margin: 0 or more.
         valid: (N, H, W) bool, the positions that count; None for all.
         num_valid: see ``mean_over``.
@@ -40,7 +40,7 @@ def activation_boundary_loss(
         Scalar, float32 (float64 for float64 inputs), 0 or more.
 
     Raises:
-        ValueError: shapes that do not fit, a negative margin.
+        ValueError: shapes that do not match, a negative margin.
     """
     check_shapes(student_feature, teacher_feature, same_channels=True)
     if margin < 0:

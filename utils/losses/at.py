@@ -36,7 +36,7 @@ def attention_loss(
 
     Args:
         student_feature, teacher_feature: (N, C_s, h, w) and (N, C_t, H, W); channel counts may differ, and the
-            student's map is brought to the teacher's size first.
+            student's map is resized to the teacher's first.
         power: 1 or more; the greater, the more the strongest channels count.
         over: "map", or "column" to normalise each column of the map by itself, as AKD's code does.
         valid: (N, H, W) bool, the positions that count; the others are 0 in both maps.

@@ -1,4 +1,4 @@
-"""What every distillation method shares: the module's contract, precision, sizes, means."""
+"""The contract of a distillation method, with shared helpers: precision, sizes, means."""
 
 import functools
 import inspect
@@ -86,20 +86,20 @@ class DistillationLoss(nn.Module):
         self.student_feature, _, teacher_feature = on.partition(":")
         self.teacher_feature = teacher_feature or self.student_feature
         self.needs = Needs(frozenset({self.student_feature}), frozenset({self.teacher_feature}))
-        # Numbers of the classes that the teacher knows, if it does not know all: then these alone are compared.
+        # Indices of the classes that the teacher knows, if not all: only these are compared.
         self.register_buffer("known_classes", None, persistent=False)
 
     @classmethod
     def between(
         cls, student: SegmentationNetwork, teacher: SegmentationNetwork, **settings: object
     ) -> "DistillationLoss":
-        """Build the method for two networks: its positional parameters, by name, are what it has to know of them."""
+        """Build the method for two networks, from which its positional parameters are filled in by name."""
         asked = inspect.signature(cls).parameters
-        facts = {"num_classes": student.num_classes}
+        arguments = {"num_classes": student.num_classes}
         if "student_channels" in asked:
             channels = cls.channels_of(student, teacher, settings)
-            facts |= zip(("student_channels", "teacher_channels"), channels, strict=True)
-        return cls(**{name: fact for name, fact in facts.items() if name in asked}, **settings)
+            arguments |= zip(("student_channels", "teacher_channels"), channels, strict=True)
+        return cls(**{name: value for name, value in arguments.items() if name in asked}, **settings)
 
     @classmethod
     def channels_of(
@@ -135,7 +135,7 @@ class DistillationLoss(nn.Module):
                 )
 
     def weight_at(self, progress: float) -> float:
-        """The factor of the term when ``progress`` (0..1) of the training lies behind."""
+        """The weight of the term at ``progress`` (0..1) of the training."""
         rise = min(progress / self.warmup, 1) if self.warmup else 1
         fall = min((1 - progress) / self.decay, 1) if self.decay else 1
         return self.weight * rise * fall
@@ -145,7 +145,7 @@ class DistillationLoss(nn.Module):
         raise NotImplementedError
 
     def after_step(self, student: SegmentationOutput, teacher: SegmentationOutput, batch: Batch) -> dict[str, Tensor]:
-        """Update what the method itself keeps (critic, queues) after the student's step; returns scalars to log.
+        """Update the method's own state (critic, queues) after the student's step; returns scalars to log.
 
         The outputs carry no gradient.
 
@@ -159,12 +159,12 @@ class DistillationLoss(nn.Module):
         return self.map_of(student, self.student_feature), self.map_of(teacher, self.teacher_feature)
 
     def map_of(self, output: SegmentationOutput, name: str) -> Tensor:
-        """A feature; of logits the classes that the teacher knows."""
+        """A feature map; of logits only the classes that the teacher knows."""
         feature = output.features[name]
         return feature if self.known_classes is None or name not in CLASS_FEATURES else feature[:, self.known_classes]
 
     def labels(self, batch: Batch) -> Tensor:
-        """The batch's labels in the numbers of the classes of ``maps``; void where the teacher does not know the class.
+        """The batch's labels as class indices of ``maps``; void where the teacher lacks the class.
 
         For terms that compare logits with labels.
         """
@@ -184,13 +184,13 @@ class DistillationLoss(nn.Module):
         return {"valid": valid_positions(batch.labels, size), "num_valid": num_valid}
 
     def without_void(self, batch: Batch, maps: Tensor) -> Tensor:
-        """The maps with zeros where positions are masked, for what mixes positions (attention, BatchNorm)."""
+        """The maps with zeros at masked positions, for layers that mix positions (attention, BatchNorm)."""
         valid = self.mask(batch, maps).get("valid")
         return maps if valid is None else maps.masked_fill(~valid[:, None], 0)
 
 
 def num_channels(network: SegmentationNetwork, feature: str, known_classes: Sequence[int] | None) -> int:
-    """Channels of a map; of a map of classes those that the teacher knows, None for all."""
+    """Channels of a feature map; of logits the number of ``known_classes`` (None: all)."""
     if known_classes and feature in CLASS_FEATURES:
         return len(known_classes)
     return network.features[feature].channels
@@ -204,7 +204,7 @@ def adapter_between(student_channels: int, teacher_channels: int) -> nn.Module:
 
 
 def full_precision(function: Callable) -> Callable:
-    """Run ``function`` outside autocast and on float32 copies of half-precision arguments."""
+    """Decorator: run ``function`` without autocast, on float32 copies of half-precision arguments."""
 
     @functools.wraps(function)
     def wrapper(*args, **kwargs):
@@ -249,19 +249,19 @@ def check_shapes(student: Tensor, teacher: Tensor, same_channels: bool) -> None:
 
 
 def resize_labels(labels: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
-    """Labels (N, H, W) at the positions of a map of ``size`` whose corners lie on theirs: the nearest pixel's."""
+    """Labels (N, H, W) resized to ``size``: nearest pixel, aligned corners."""
     rows, columns = (_nearest(full, small, labels.device) for full, small in zip(labels.shape[1:], size, strict=True))
     return labels[:, rows][:, :, columns]
 
 
 def _nearest(full: int, small: int, device: torch.device) -> Tensor:
-    """The ``small`` of ``full`` indices nearest to equal steps from corner to corner, a tie going to the greater."""
+    """``small`` of ``full`` indices at equal steps, aligned corners, halves rounded up."""
     step = (full - 1) / max(small - 1, 1)
     return (torch.arange(small, dtype=torch.float64, device=device) * step + 0.5).long()
 
 
 def valid_positions(labels: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
-    """Where a map of ``size`` (h, w) lies on labelled pixels, (N, h, w) bool; everywhere in an unlabelled image."""
+    """Mask (N, h, w) bool of labelled positions of a map of ``size`` (h, w); all True for an unlabelled image."""
     labelled = is_labelled(labels)
     return resize_labels(labelled, size) | ~labelled.flatten(1).any(1)[:, None, None]
 
@@ -286,7 +286,7 @@ def unit_vectors(x: Tensor, dim: int | tuple[int, ...]) -> Tensor:
 
 
 def average_pool(maps: Tensor, window: int, valid: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-    """Means of square windows of maps (N, C, h, w), the last ones cut by the border, and which have a valid position.
+    """Average-pooled maps (N, C, h, w), border windows smaller, and a mask of windows with a valid position.
 
     With ``valid`` (N, h, w) bool the means are over the valid positions; a window without one is zero.
     """

@@ -41,7 +41,7 @@ def channel_wise_loss(
     temperature^2 * sum_{n,c,i} p^T log(p^T / p^S) / (N * C), with p = softmax over positions i of map / temperature.
 
     Args:
-        student_map, teacher_map: (N, C, h, w) and (N, C, H, W); the student's is brought to the teacher's size.
+        student_map, teacher_map: (N, C, h, w) and (N, C, H, W); the student's is resized to the teacher's.
         norm: what is compared: "channel", a softmax over the positions; "spatial", a softmax over the channels at each
             position (sum over channels, mean over positions); "channel_mean", the mean over the positions of each
             channel; "none", the maps as they are (sum over channels, mean over positions).
@@ -55,7 +55,7 @@ def channel_wise_loss(
         Scalar, float32 (float64 for float64 inputs).
 
     Raises:
-        ValueError: shapes that do not fit, an unknown word, a temperature that is not positive, "kl" of maps that are
+        ValueError: shapes that do not match, an unknown word, a temperature that is not positive, "kl" of maps that are
             no probabilities ("channel_mean", "none") unless as the original, which gives NaN for negative ones.
     """
     check_shapes(student_map, teacher_map, same_channels=True)

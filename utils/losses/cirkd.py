@@ -33,7 +33,7 @@ def relation_divergence(
     temperature: float,
     valid_keys: Tensor | None = None,
 ) -> Tensor:
-    """For each of P vectors the KL divergence between what it resembles, for the student and for the teacher.
+    """KL divergence, for each of P vectors, of the student's similarity distribution from the teacher's.
 
     KL(p^T || p^S), p the softmax of (vector . key) / temperature over the M keys of a group, mean over K groups.
     Tiles over the vectors; the backward pass computes each tile again, so memory does not grow with P * K * M.
@@ -90,7 +90,7 @@ def cross_image_loss(
 
     Args:
         student_feature, teacher_feature: (N, C_s, h, w) and (N, C_t, H, W); channel counts may differ, and the
-            student's map is brought to the teacher's size first.
+            student's map is resized to the teacher's first.
         pool: side of the windows whose means are the pixels; None is 4 for maps of 256 or more a side, 1 for others.
         valid: (N, H, W) bool, the positions that count; None for all.
         num_valid: see ``mean_over``.

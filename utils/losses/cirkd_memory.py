@@ -1,4 +1,4 @@
-"""Cross-image relational distillation (CIRKD), through memory: how alike a pixel is to those of earlier images.
+"""Cross-image relational distillation (CIRKD) with memory: similarities of pixels to those of earlier images.
 
 Yang et al., Cross-Image Relational Knowledge Distillation for Semantic Segmentation, CVPR 2022.
 """
@@ -39,7 +39,7 @@ def memory_loss(
     cos(f_ni, v) / temperature. The memory does not grow with N * H * W * M: see ``relation_divergence``.
 
     Args:
-        student_feature, teacher_feature: (N, D, h, w) and (N, D, H, W); the student's is brought to the teacher's size.
+        student_feature, teacher_feature: (N, D, h, w) and (N, D, H, W); the student's is resized to the teacher's.
         bank: (M, D) unit vectors.
         valid: (N, H, W) bool, the positions that count; None for all.
         num_valid: see ``mean_over``.
@@ -48,7 +48,7 @@ def memory_loss(
         Scalar, float32 (float64 for float64 inputs).
 
     Raises:
-        ValueError: shapes that do not fit, a temperature that is not positive.
+        ValueError: shapes that do not match, a temperature that is not positive.
     """
     check_shapes(student_feature, teacher_feature, same_channels=True)
     check_relation(temperature)
@@ -142,7 +142,7 @@ def class_pixels(vectors: Tensor, labels: Tensor, count: int) -> tuple[Tensor, T
 
 
 def projection(student_channels: int, teacher_channels: int) -> nn.Sequential:
-    """From the student's map into the teacher's space."""
+    """Projection of the student's map to the teacher's channels."""
     return nn.Sequential(
         nn.Conv2d(student_channels, teacher_channels, 1, bias=False),
         nn.BatchNorm2d(teacher_channels),

@@ -23,7 +23,7 @@ def cross_entropy_loss(
     """Mean cross-entropy over the valid pixels; 0 if there are none.
 
     Args:
-        logits: (N, C, h, w), brought to the size of the labels (bilinear, corners aligned).
+        logits: (N, C, h, w), resized to the labels' size (bilinear, aligned corners).
         labels: (N, H, W) integers in 0..C-1, or ``ignore_index``.
         num_valid: the number to divide by in place of that of the valid pixels: see ``Batch``.
 

@@ -38,7 +38,7 @@ def decoupled_loss(
     classes. The target is the label, and the teacher's most probable class where there is none.
 
     Args:
-        student_logits, teacher_logits: (N, C, h, w) and (N, C, H, W), C at least 2; the student's are brought to the
+        student_logits, teacher_logits: (N, C, h, w) and (N, C, H, W), C at least 2; the student's are resized to the
             teacher's size.
         labels: (N, H', W') integers in 0..C-1, 255 void, of any size.
         valid: (N, H, W) bool, the positions that count; None for all. 0 if there are none.
@@ -48,7 +48,7 @@ def decoupled_loss(
         Scalar, float32 (float64 for float64 inputs).
 
     Raises:
-        ValueError: shapes that do not fit, a single class, a temperature that is not positive.
+        ValueError: shapes that do not match, a single class, a temperature that is not positive.
     """
     check_shapes(student_logits, teacher_logits, same_channels=True)
     if teacher_logits.shape[1] < 2:

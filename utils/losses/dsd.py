@@ -87,7 +87,7 @@ def category_similarity_loss(
         Scalar, float32 (float64 for float64 inputs).
 
     Raises:
-        ValueError: shapes that do not fit, a temperature that is not positive.
+        ValueError: shapes that do not match, a temperature that is not positive.
     """
     check_shapes(student_logits, teacher_logits, same_channels=True)
     check_temperature(temperature)

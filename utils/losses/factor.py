@@ -26,7 +26,7 @@ class FactorTransfer(DistillationLoss):
     """Factor transfer: the student translates its feature into the factors of an auto-encoder of the teacher's.
 
     The distance is the normalized l1 of ``mimic_loss``. The auto-encoder, trained beforehand in the originals, learns
-    beside the student, one step after each of its steps (``warmup`` gives it a start). The originals' weights are
+    with the student, one step after each of its steps (``warmup`` lets it learn first). The originals' weights are
     those of a mean over unit vectors: w is w / sqrt(K) here, K the factors of an image, 50 / 1024 = 0.05 for 256 of
     64x64. With void=mask void positions are 0 before every convolution.
 

@@ -59,7 +59,7 @@ def attended_distance(
 @torch.no_grad()
 @full_precision
 def attention_maps(feature: Tensor, valid: Tensor | None = None, temperature: float = 0.5) -> tuple[Tensor, Tensor]:
-    """Where a map (N, C, H, W) responds, (N, 1, H, W), and in which channels, (N, C, 1, 1); the mean of each is 1."""
+    """Spatial attention (N, 1, H, W) and channel attention (N, C, 1, 1) of a map (N, C, H, W), each of mean 1."""
     strength = feature.abs()
     spatial = (strength.mean(1).flatten(1) / temperature).masked_fill(_hidden(feature, valid), -torch.inf)
     channel = _mean_over_positions(strength, valid) / temperature
@@ -70,7 +70,7 @@ def attention_maps(feature: Tensor, valid: Tensor | None = None, temperature: fl
 
 @full_precision
 def relation_map(feature: Tensor, valid: Tensor | None = None) -> Tensor:
-    """What a map (N, C, H, W) holds at alike positions: r_i = mean_j cos(x_i, x_j) x_j over valid positions j.
+    """Relations of positions of a map (N, C, H, W): r_i = mean_j cos(x_i, x_j) x_j over valid positions j.
 
     Through the (C, C) product of directions and features, so that no matrix over pairs of positions is made: 134 MB at
     batch 8 and 2048 channels.
@@ -106,7 +106,7 @@ class FeatureBased(DistillationLoss):
 
     Args:
         temperature: of the attention, above 0
-        channel: weight of the channels' means beside the guided distance, 0 or more
+        channel: weight of the channels' means relative to the guided distance, 0 or more
         spatial: weight of the positions' means, 0 or more
         relation: weight of the relations, 0 or more
     """

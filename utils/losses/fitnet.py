@@ -25,7 +25,7 @@ def fitnet_loss(
     """Mean squared difference over batch, channels and positions.
 
     Args:
-        student_feature, teacher_feature: (N, C, h, w) and (N, C, H, W); the student's is brought to the teacher's size.
+        student_feature, teacher_feature: (N, C, h, w) and (N, C, H, W); the student's is resized to the teacher's.
         valid: (N, H, W) bool, the positions that count; None for all.
         num_valid: see ``mean_over``.
 
@@ -33,7 +33,7 @@ def fitnet_loss(
         Scalar, float32 (float64 for float64 inputs).
 
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: shapes that do not match.
     """
     check_shapes(student_feature, teacher_feature, same_channels=True)
     student_feature = resize(student_feature, teacher_feature.shape[2:])
@@ -41,7 +41,7 @@ def fitnet_loss(
 
 
 class GraphBlock(nn.Module):
-    """A map (N, C, H, W) merged with what each of its positions attends to, as in CIRKDv2.
+    """Self-attention over the positions of a map (N, C, H, W), merged with the map, as in CIRKDv2.
 
     The attention is computed in parts, so memory does not grow with (H * W)^2 where the device has a kernel for it.
     """
@@ -58,7 +58,7 @@ class GraphBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        # (N, 1 head, H * W, C / 2): the kernels that work in parts want four dimensions, the last of them dense.
+        # (N, 1 head, H * W, C / 2): memory-efficient kernels need four dimensions, the last one contiguous.
         parts = (part(x).flatten(2).mT[:, None].contiguous() for part in (self.query, self.key, self.value))
         attended = F.scaled_dot_product_attention(*parts)[:, 0].mT.unflatten(2, x.shape[2:])
         return self.merge(torch.cat([x, self.widen(attended)], dim=1))

@@ -35,7 +35,7 @@ def hard_label_loss(
         Scalar, float32 (float64 for float64 inputs), 0 or more.
 
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: shapes that do not match.
     """
     check_shapes(student_logits, teacher_logits, same_channels=True)
     student_logits = resize(student_logits, teacher_logits.shape[2:])

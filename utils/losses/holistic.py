@@ -23,12 +23,12 @@ from segdistill.utils.losses.base import (
 )
 
 KINDS = ("wgan-gp", "hinge")
-CRITIC_SIDE = 65  # logits are brought to at least this many positions a side
+CRITIC_SIDE = 65  # logits are resized to at least this many positions a side
 
 
 @full_precision
 def critic_loss(student_score: Tensor, teacher_score: Tensor, kind: str = "wgan-gp") -> Tensor:
-    """What the critic minimises: mean(student) - mean(teacher), or the hinge loss with margins -1 and 1.
+    """The critic's loss: mean(student) - mean(teacher), or the hinge loss with margins -1 and 1.
 
     Args:
         student_score, teacher_score: scores of any shape. Gradients flow to both, for both are the critic's.
@@ -45,7 +45,7 @@ def critic_loss(student_score: Tensor, teacher_score: Tensor, kind: str = "wgan-
 
 @full_precision
 def generator_loss(student_score: Tensor, kind: str = "wgan-gp") -> Tensor:
-    """What the student minimises: -mean(score), for either kind. Raises ValueError for an unknown kind."""
+    """The student's adversarial loss: -mean(score), for either kind. Raises ValueError for an unknown kind."""
     _check_kind(kind)
     return -student_score.mean()
 
@@ -54,7 +54,7 @@ def generator_loss(student_score: Tensor, kind: str = "wgan-gp") -> Tensor:
 def gradient_penalty(
     discriminator: nn.Module, student_logits: Tensor, teacher_logits: Tensor, alpha: Tensor | None = None
 ) -> Tensor:
-    """How far the critic is from slope 1 between the two: mean_n (||grad D(x_n)||_2 - 1)^2.
+    """Gradient penalty at interpolated inputs: mean_n (||grad D(x_n)||_2 - 1)^2.
 
     Args:
         student_logits, teacher_logits: (N, C, H, W) each; they receive no gradient, the discriminator does.
@@ -84,7 +84,7 @@ class Holistic(DistillationLoss):
 
     Args:
         kind: of adversarial loss
-        lambda_gp: weight of the gradient penalty beside the critic's loss, 0 or more; wgan-gp alone has one, none is 10
+        lambda_gp: weight of the gradient penalty in the critic's loss, 0 or more; for wgan-gp only, default 10
         lr: learning rate of the critic; it follows lr * (1 - progress)^0.9
         optimizer: the critic's, sgd (momentum 0.9) as SKD, adam (betas 0.9, 0.99) as IFVD, CWD and CIRKD
         weight_decay: of the critic, with sgd

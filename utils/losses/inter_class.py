@@ -50,7 +50,7 @@ def inter_class_loss(
         Scalar, float32 (float64 for float64 inputs).
 
     Raises:
-        ValueError: shapes that do not fit, an unknown word.
+        ValueError: shapes that do not match, an unknown word.
     """
     check_shapes(student_logits, teacher_logits, same_channels=True)
     check_similarity(similarity)
@@ -95,7 +95,7 @@ def _original_divergences(logits: Tensor) -> Tensor:
 
 
 def _unit(matrix: Tensor) -> Tensor:
-    """Rows of length 1; one that is practically zero stays so, with a bounded gradient."""
+    """Normalise rows to length 1; rows near zero stay zero, with a bounded gradient."""
     return matrix / matrix.norm(dim=2, keepdim=True).clamp(min=1e-6)
 
 

@@ -37,7 +37,7 @@ def intra_class_loss(
 
     Args:
         student_feature, teacher_feature: (N, C_s, h, w) and (N, C_t, H, W); channel counts may differ, and the
-            student's map is brought to the teacher's size first.
+            student's map is resized to the teacher's first.
         labels: (N, H', W') integers of any size; those outside 0..num_classes-1 are void.
         valid: (N, H, W) bool, the positions that count, in the class means too; None for all. 0 if there are none.
         num_valid: see ``mean_over``.

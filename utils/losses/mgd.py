@@ -1,4 +1,4 @@
-"""Masked generative distillation (MGD): from part of its own feature the student generates the teacher's.
+"""Masked generative distillation (MGD): the student generates the teacher's feature from its own masked one.
 
 Yang et al., Masked Generative Distillation, ECCV 2022, section 3.
 """
@@ -84,5 +84,5 @@ class MaskedGenerative(DistillationLoss):
         return fitnet_loss(self.generate(student_map, uniform), teacher_map, **self.mask(batch, teacher_map))
 
     def generate(self, student_map: Tensor, uniform: Tensor) -> Tensor:
-        """The teacher's map (N, C, h, w) as the student generates it from what ``uniform`` leaves of its own."""
+        """Generate the teacher's map (N, C, h, w) from the student's map, masked by ``uniform``."""
         return self.generation(hide(self.align(student_map), uniform, self.share))

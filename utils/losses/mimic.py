@@ -35,7 +35,7 @@ def mimic_loss(
     of these is factor transfer's distance (Kim et al., NeurIPS 2018) and knowledge adaptation's (He et al., CVPR 2019).
 
     Args:
-        student_feature, teacher_feature: (N, C, h, w) and (N, C, H, W); the student's is brought to the teacher's size.
+        student_feature, teacher_feature: (N, C, h, w) and (N, C, H, W); the student's is resized to the teacher's.
         normalize: compare directions alone.
         valid: (N, H, W) bool, the positions that count, in the lengths too; None for all.
         num_valid: see ``mean_over``.
@@ -44,7 +44,7 @@ def mimic_loss(
         Scalar, float32 (float64 for float64 inputs), 0 or more; normalized at most 2 for "l1" and 4 for "l2".
 
     Raises:
-        ValueError: shapes that do not fit, an unknown distance.
+        ValueError: shapes that do not match, an unknown distance.
     """
     check_shapes(student_feature, teacher_feature, same_channels=True)
     if distance not in ("l1", "l2"):

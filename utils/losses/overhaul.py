@@ -47,7 +47,7 @@ def overhaul_loss(
         Scalar, float32 (float64 for float64 inputs), 0 or more.
 
     Raises:
-        ValueError: shapes that do not fit, an unknown reduction.
+        ValueError: shapes that do not match, an unknown reduction.
     """
     check_shapes(student_feature, teacher_feature, same_channels=True)
     check_reduction(reduction, valid)
@@ -89,7 +89,7 @@ class Overhaul(DistillationLoss):
     """Overhaul of feature distillation: maps before the activation follow the teacher's, negative ones only downwards.
 
     The student passes a 1x1 convolution and BatchNorm first, whose statistics are those of each process's batch. The
-    feature is one before its activation (``layer3.pre``), with a BatchNorm in the teacher that tells the margins. The
+    feature is one before its activation (``layer3.pre``), with a BatchNorm in the teacher that gives the margins. The
     original sums over channels and positions: its weight 1e-5 is 1e-5 * C * H * W here (of the teacher's map), 22 for
     2048 channels of 33x33, for the last layer; each layer before it counts half as much as the next. mmrazor's 1 is
     0.001 * C * H * W.

@@ -36,7 +36,7 @@ def pair_wise_loss(
 
     Args:
         student_feature, teacher_feature: (N, C_s, h, w) and (N, C_t, H, W); channel counts may differ, and the
-            student's map is brought to the teacher's size first.
+            student's map is resized to the teacher's first.
         pool_scale: pooling window and stride as a fraction of (H, W), in (0, 1]; 0.5 gives a 2x2 graph (3x3 when H
             and W are odd).
         valid: (N, H, W) bool, the positions that may be a node's maximum; a window without one is a zero node.

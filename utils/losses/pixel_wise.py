@@ -43,7 +43,7 @@ def pixel_wise_loss(
         Scalar, float32 (float64 for float64 inputs).
 
     Raises:
-        ValueError: shapes that do not fit, a temperature that is not positive, an unknown reduction.
+        ValueError: shapes that do not match, a temperature that is not positive, an unknown reduction.
     """
     check_shapes(student_logits, teacher_logits, same_channels=True)
     check_temperature(temperature)

@@ -31,7 +31,7 @@ def pearson_loss(
     statistics are those of the samples given: it does not gather over processes.
 
     Args:
-        student_feature, teacher_feature: (N, C, h, w) and (N, C, H, W); the student's is brought to the teacher's size.
+        student_feature, teacher_feature: (N, C, h, w) and (N, C, H, W); the student's is resized to the teacher's.
         valid: (N, H, W) bool, the positions that count, in the statistics too; None for all.
         num_valid: not needed: no sum over the batch goes into it.
 
@@ -39,7 +39,7 @@ def pearson_loss(
         Scalar in 0..2, float32 (float64 for float64 inputs).
 
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: shapes that do not match.
     """
     check_shapes(student_feature, teacher_feature, same_channels=True)
     student = resize(student_feature, teacher_feature.shape[2:])

@@ -39,7 +39,7 @@ def relational_loss(
 
     Args:
         student_feature, teacher_feature: (N, C_s, h, w) and (N, C_t, H, W); channel counts may differ, and the
-            student's map is brought to the teacher's size.
+            student's map is resized to the teacher's.
         relation: "distance" or "angle".
         grid: regions along each side, 2 or more.
         normalize: scale nodes to length 1 first.
@@ -112,7 +112,7 @@ class Relational(DistillationLoss):
 
     Args:
         grid: regions along each side of the map
-        angle: weight of the angles beside the distances, 0 or more; 0 leaves them out
+        angle: weight of the angles relative to the distances, 0 or more; 0 leaves them out
         normalize: compare directions of the regions' features alone, not lengths
     """
 

@@ -31,7 +31,7 @@ def similarity_preserving_loss(
 
     Args:
         student_feature, teacher_feature: (N, C_s, h, w) and (N, C_t, H, W); channel counts may differ, and the
-            student's map is brought to the teacher's size.
+            student's map is resized to the teacher's.
         valid: (N, H, W) bool, the positions that count; None for all.
         num_valid: not needed: the term is a mean over samples.
 

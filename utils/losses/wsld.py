@@ -50,7 +50,7 @@ def weighted_soft_label_loss(
         Scalar, float32 (float64 for float64 inputs), 0 or more.
 
     Raises:
-        ValueError: shapes that do not fit, a temperature that is not positive, an unknown reduction.
+        ValueError: shapes that do not match, a temperature that is not positive, an unknown reduction.
     """
     check_shapes(student_logits, teacher_logits, same_channels=True)
     if labels.dim() != 3 or len(labels) != len(teacher_logits):

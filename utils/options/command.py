@@ -1,4 +1,4 @@
-"""The command line of train.py. A flag that would be ignored is an error, and so is one that contradicts another."""
+"""The command line of train.py. A flag without effect and contradicting flags are errors."""
 
 import argparse
 import dataclasses
@@ -18,10 +18,10 @@ from segdistill.utils.options.stored import name_run, read_config, with_defaults
 from segdistill.utils.options.terms import describe_methods, name_terms, parse_term
 
 GROUPS = {"teacher": "losses", "objective": "losses"}  # titles in --help, where they are not the part's name
-# What a student of --also may have of its own, beside its terms.
+# Options that a student of --also may have, besides its terms.
 OWN = {name for name, field in FLAGS.items() if field.metadata["own"]}
 
-# Options that mean something beside one value of another: a flag that overrides the one drops the other of --config.
+# Options that have an effect only with one value of another: a flag that overrides this value drops them of --config.
 DEPENDENT = {
     "network": "network_options",
     "teacher_network": "teacher_options",
@@ -53,7 +53,7 @@ def parse_options(argv: Sequence[str] | None = None) -> Options:
 
 
 def make_options(given: dict[str, Any]) -> Options:
-    """Values by name, the settings of networks and of --ohem as words, completed and checked."""
+    """Complete and check options, given by name with the settings of networks and --ohem as words."""
     values = with_defaults(given)
     values["network_options"] = network_settings(values["network"], values["network_options"])
     if values["teacher_network"]:
@@ -75,7 +75,7 @@ def network_settings(network: str, words: Sequence[str]) -> dict[str, object]:
 
 
 def configured(given: dict[str, Any]) -> dict[str, Any]:
-    """What is given with what its --config holds besides; methods that are given replace all of the file's.
+    """Merge given flags with those of --config; given methods replace all of the file's.
 
     Raises:
         ValueError: as ``read_config``, or the file names code to run that the command line does not name.
@@ -96,7 +96,7 @@ def configured(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def expand_also(options: Options, name: str, words: Sequence[str]) -> Options:
-    """Expand --also into the options that the student would have in a run of its own.
+    """Expand --also into the options of a separate run of that student.
 
     Raises:
         ValueError: they contradict each other.
@@ -127,8 +127,8 @@ def make_parser(only: Collection[str] | None = None, origin: str = "") -> Parser
     """The flags of all options, or of some.
 
     Args:
-        only: names of options; methods are there in any case, what is no option is not.
-        origin: where the words come from, the beginning of its errors.
+        only: names of options; methods are always included, commands are not.
+        origin: the source of the words, with which error messages begin.
     """
     parser = Parser(
         prog="train.py",
@@ -165,9 +165,9 @@ def make_parser(only: Collection[str] | None = None, origin: str = "") -> Parser
 
 def add_flag(group: argparse._ArgumentGroup, name: str, kind: Any, default: Any) -> None:
     """The flag of an option."""
-    facts, kind = FLAGS[name].metadata, value_kind(kind)
-    meaning, metavar, limits = facts["meaning"], facts["metavar"], facts["limits"]
-    shown = "recipe" if facts["recipe"] else "true" if default is True else default
+    metadata, kind = FLAGS[name].metadata, value_kind(kind)
+    meaning, metavar, limits = metadata["meaning"], metadata["metavar"], metadata["limits"]
+    shown = "recipe" if metadata["recipe"] else "true" if default is True else default
     if shown is not None and shown is not False and metavar != "key=value":
         meaning = f"{meaning} ({shown:g})" if isinstance(shown, float) else f"{meaning} ({shown})"
     if kind is bool:
@@ -181,7 +181,7 @@ def add_flag(group: argparse._ArgumentGroup, name: str, kind: Any, default: Any)
         if get_origin(kind) is Literal:
             metavar = "|".join(get_args(kind))
         # An optional number can be unset by "none"; a text may be "none" itself.
-        optional = kind | None if default is None and kind in (int, float) and not facts["recipe"] else kind
+        optional = kind | None if default is None and kind in (int, float) and not metadata["recipe"] else kind
         group.add_argument(flag_of(name), type=reader(optional, limits), metavar=metavar, help=meaning)
 
 

@@ -1,6 +1,6 @@
 """The options of train.py: six frozen dataclasses. A field is a flag; its type, limits, default and meaning stand here.
 
-Each class refuses what contradicts itself, ``Options`` what contradicts between them.
+Each class checks its own fields, ``Options`` checks them against each other.
 """
 
 import dataclasses
@@ -38,21 +38,21 @@ def option(
     above: float | None = None,
     choices: Collection[str] | None = None,
 ) -> Any:
-    """A field that is a flag.
+    """A dataclass field that becomes a flag.
 
     Args:
         metavar: its value in the help; two names for two words.
-        purpose: "bookkeeping" says where and how a run is done, not what: it may change when the run is continued;
-            "input" names a file that may have moved by then.
+        purpose: "bookkeeping" options do not change the result and may change when the run is continued;
+            "input" is a file that may have moved.
         recipe: the data set's recipe gives the default.
         own: a student of ``--also`` may have its own.
-        least, greatest, above, choices: what it may be; choices from a registry are looked up when the flag is read.
+        least, greatest, above, choices: allowed values; a registry of choices is looked up when the flag is read.
     """
-    facts = {"meaning": meaning, "limits": Limits(least, greatest, above, choices), "metavar": metavar}
-    facts |= {"purpose": purpose, "recipe": recipe, "own": own}
+    metadata = {"meaning": meaning, "limits": Limits(least, greatest, above, choices), "metavar": metavar}
+    metadata |= {"purpose": purpose, "recipe": recipe, "own": own}
     if isinstance(default, dict):
-        return dataclasses.field(default_factory=default.copy, metadata=facts)
-    return dataclasses.field(default=default, metadata=facts)
+        return dataclasses.field(default_factory=default.copy, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def file_option(meaning: str, purpose: Purpose = "bookkeeping") -> Any:
@@ -76,7 +76,7 @@ def flag_of(name: str) -> str:
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
     dataset: str = option("scenes", "scenes is made on first use", "NAME", choices=DATASETS)
-    task: str | None = option(None, "that its labels are for (its first)", "NAME", choices=TASKS)
+    task: str | None = option(None, "what to learn (the data set's first)", "NAME", choices=TASKS)
     data_dir: str | None = option(None, "folder of the data set", "DIR", purpose="bookkeeping")
     data_list: str | None = file_option("'image label' lines in place of the training split", "input")
     val_list: str | None = file_option("the same in place of the split that validates")
@@ -89,7 +89,7 @@ class DataOptions:
     )
     unlabelled_list: str | None = file_option("images without labels, one a line, to be distilled", "input")
     unlabelled_share: float | None = option(None, "their part of every batch (0.5)", "S", own=True, above=0)
-    views: int | None = option(None, "after K epochs the samples come as they did before", "K", least=1)
+    views: int | None = option(None, "augmentations of each image, repeated after K epochs", "K", least=1)
     preload: bool = option(False, "decode the data set once and keep it in memory", purpose="bookkeeping")
     cache_dir: Path | None = option(
         None, "decode the data set once and keep it in files there", "DIR", purpose="bookkeeping"
@@ -116,7 +116,7 @@ class DataOptions:
 
     @property
     def augmentation(self) -> dict[str, object]:
-        """What a training sample depends on beside its image and the seed."""
+        """All that a training sample depends on except its image and the seed."""
         return {name: getattr(self, name) for name in ("views", "input_size", "scale_range", "random_mirror")}
 
 
@@ -127,7 +127,7 @@ class StudentOptions:
         f"or {', '.join(sorted(NETWORKS.keys() - {'pspnet'}))}; torchvision:, timm:, smp:, hf:NAME; FILE.py:CLASS",
         "NAME",
     )
-    network_options: dict[str, object] = option({}, "the network's own", "key=value")
+    network_options: dict[str, object] = option({}, "settings of --network", "key=value")
     norm: str = option("batch_norm", f"or {', '.join(sorted(NORMS.keys() - {'batch_norm'}))}", "NAME", choices=NORMS)
     student_pretrain_model_imgnet: str | None = file_option("ImageNet weights of the backbone", "input")
     S_ckpt_path: str | None = file_option("a checkpoint of the whole student to start from", "input")
@@ -146,20 +146,20 @@ class StudentOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherOptions:
-    """What concerns the teacher alone; without one, all are at their defaults."""
+    """Options of the teacher; without a teacher all are at their defaults."""
 
     T_ckpt_path: str | None = file_option("the teacher; its network is read from the file")
     class_map: str | None = option(None, "'teacher class -> class of the data set' lines, or -> none", "FILE")
     teacher_scale: float | None = option(
         None, "of the images that the teacher sees (the file's, or 1)", "S", above=0, greatest=16
     )
-    teacher_network: str | None = option(None, "as --network, of a file that does not say it, or of none", "NAME")
-    teacher_options: dict[str, object] = option({}, "its own: pretrained=true", "key=value")
+    teacher_network: str | None = option(None, "as --network, for a file without metadata, or without a file", "NAME")
+    teacher_options: dict[str, object] = option({}, "settings of --teacher-network", "key=value")
     teacher_normalization: str | None = option(None, "its input: imagenet, unit, caffe, half (the file's)", "NAME")
-    teacher_stride: int | None = option(None, "answer at this stride where its maps are finer (its own)", "S", least=1)
+    teacher_stride: int | None = option(None, "resize finer teacher maps to this stride (none)", "S", least=1)
     teacher_precision: Precision | None = option(None, "autocast of the teacher alone (as the student)")
     teacher_compile: bool = option(False, "torch.compile, which folds BatchNorm too")
-    teacher_cache: Path | None = option(None, "keep its answers there; with --views", "DIR", purpose="bookkeeping")
+    teacher_cache: Path | None = option(None, "cache of teacher outputs; with --views", "DIR", purpose="bookkeeping")
 
     def __post_init__(self):
         if self.teacher_options and not self.teacher_network:
@@ -189,7 +189,7 @@ class Ohem:
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveOptions:
     terms: tuple[Term, ...] = ()  # --METHOD and --loss, each occurrence one
-    task_weight: float = option(1.0, "of the labels; 0 needs none", "W", least=0)
+    task_weight: float = option(1.0, "weight of the loss on labels; 0: no labels are needed", "W", least=0)
     aux_weight: float | None = option(None, "of the auxiliary head, where there is one (0.4)", "W", least=0)
     ohem: dict[str, float] | None = option(None, "hard pixels only: threshold=0.7 min_kept=100000", "key=value")
 
@@ -270,7 +270,7 @@ class RunOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """All that a student's run depends on; ``also`` are the students that learn beside it, each as in a run of its own.
+    """All options of a student's run; ``also``: those of the other students of the same process.
 
     Raises:
         ValueError: options that contradict each other; one sentence that names the flag and the remedy.
@@ -332,7 +332,7 @@ class Options:
 
     @property
     def teacher_precision(self) -> str:
-        """The student's unless it was named."""
+        """--teacher-precision, else the student's precision."""
         return self.teacher.teacher_precision or self.optimisation.precision
 
 
@@ -345,7 +345,7 @@ DEFAULTS = {
     name: field.default_factory() if field.default is dataclasses.MISSING else field.default
     for name, field in FIELDS.items()
 }
-# Options that may change when a run is continued; those of them that say nothing of the experiment at all.
+# Options that may change when a run is continued; and those of them that do not affect the experiment.
 BOOKKEEPING = {name for name, field in FLAGS.items() if field.metadata["purpose"] != "experiment"}
 PLACES = {name for name, field in FLAGS.items() if field.metadata["purpose"] == "bookkeeping"}
 # Options that concern the teacher alone: without one they have no effect.

@@ -14,7 +14,7 @@ from segdistill.utils.options.parts import BOOKKEEPING, DEFAULTS, FLAGS, PARTS, 
 
 
 def with_defaults(given: Mapping) -> dict:
-    """Every option by name: as given, by the data set's recipe, or by default; some defaults depend on others.
+    """Every option by name: as given, else from the data set's recipe, else the default.
 
     Raises:
         ValueError: a data set that does not exist.
@@ -36,7 +36,7 @@ def with_defaults(given: Mapping) -> dict:
 
 
 def flat(options: Options) -> dict:
-    """The options of all parts by name; of this student alone, whoever learns beside it."""
+    """The options of all parts by name, for this student only."""
     parts = [getattr(options, part) for part in PARTS]
     return {field.name: getattr(part, field.name) for part in parts for field in fields(part)}
 
@@ -52,7 +52,7 @@ def plain_of(values: Mapping) -> dict:
 
 
 def complete(stored: Mapping) -> dict:
-    """The plain options of a run that another version wrote: what it did not know has its default."""
+    """Complete the options of a run of another version: missing ones get their defaults."""
     whole, terms = with_defaults({"dataset": stored["dataset"], **stored}), []
     for term in whole["terms"]:
         # A method of a user's own file stays as it is: reading a run's options runs no code.
@@ -93,7 +93,7 @@ def read_config(path: Path) -> list[str]:
 
 
 def name_run(values: Mapping) -> str:
-    """What is trained, in words, and a digest of the settings that are not the default: other settings, other name."""
+    """Name of a run: network, data set and terms, and a digest of the settings that are not the default."""
     defaults, values = (plain_of(of) for of in (with_defaults({"dataset": values["dataset"]}), values))
     unnamed = BOOKKEEPING | {"num_steps", "seed"}
     changed = {name: value for name, value in values.items() if name not in unnamed and value != defaults[name]}

@@ -18,7 +18,7 @@ def parse_term(method: str, words: Sequence[str]) -> tuple[str, dict[str, object
 
 
 def name_terms(given: Sequence[tuple[str, dict]]) -> tuple[Term, ...]:
-    """The terms in full: a comma in ``on`` made into several, every setting with its value, and names of their own."""
+    """Complete terms: split a comma in ``on`` into several, fill in all settings, and give unique names."""
     terms = []
     for method, settings in given:
         settings = {name: setting.default for name, setting in settings_of(loss_class(method)).items()} | settings

@@ -1,4 +1,4 @@
-"""What runs show to people: the report of a run, and groups of runs against a baseline, paired by seed."""
+"""Reports: of a run, and of groups of runs against a baseline, paired by seed."""
 
 from segdistill.utils.report.compare import Caveats, Comparison, Delta, Group, compare_groups
 from segdistill.utils.report.read import FinishedRun, read_run

@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         metavar=("NAME", "RUN"),
         help="name and folders, of the baseline's seeds; the name auto is made of the terms",
     )
-    parser.add_argument("--teacher", type=Path, metavar="RUN_OR_CHECKPOINT", help="shown beside the groups")
+    parser.add_argument("--teacher", type=Path, metavar="RUN_OR_CHECKPOINT", help="shown next to the groups")
     parser.add_argument(
         "--vary", nargs="+", default=[], metavar="OPTION", help="options in which the groups may differ, such as lr_g"
     )

@@ -1,4 +1,4 @@
-"""Groups of runs against a baseline, paired by seed, as data. A comparison that would not be fair is refused."""
+"""Compares groups of runs with a baseline, paired by seed. An unfair comparison is an error."""
 
 import statistics
 from collections.abc import Collection, Mapping, Sequence
@@ -42,7 +42,7 @@ class Delta:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether the interval does; never with one seed."""
+        """Whether the 95 % interval excludes 0; False with one seed."""
         margin = self.margin
         return margin is not None and abs(self.mean) > margin
 
@@ -53,7 +53,7 @@ class Delta:
 
 @dataclass
 class Group:
-    """Runs that differ in nothing but their seed, by seed, ascending. The baseline has no ``delta``."""
+    """Runs that differ only in their seed, ordered by seed. The baseline has no ``delta``."""
 
     name: str
     runs: dict[int, FinishedRun]
@@ -85,7 +85,7 @@ class Group:
 
 @dataclass
 class Caveats:
-    """What must be known beside the figures.
+    """Limits of a comparison that readers must know.
 
     one_seed: there is no spread, so nothing follows for other seeds.
     chosen_on_evaluated: the checkpoints were chosen by their scores on the images that were evaluated.
@@ -103,7 +103,7 @@ class Caveats:
 class Comparison:
     """``groups`` begins with the baseline; ``varied`` are the options that were allowed to differ between groups.
 
-    ``teacher_evaluation`` is None if there is no teacher to show, or no evaluation beside its checkpoint.
+    ``teacher_evaluation`` is None if there is no teacher to show, or no evaluation next to its checkpoint.
     """
 
     groups: list[Group]
@@ -124,7 +124,7 @@ def compare_groups(
     Args:
         baseline: folders of runs.
         groups: name and folders of each; the name "auto" is made of the distillation terms.
-        teacher: the folder of a run or a checkpoint, to be shown beside the groups; None leaves it out.
+        teacher: the folder of a run or a checkpoint, to be shown next to the groups; None: not shown.
         varied: options, such as ``lr_g`` or ``network_options.p``, in which the groups may differ besides their terms.
 
     Raises:
@@ -165,7 +165,7 @@ def make_group(name: str, folders: Sequence[Path]) -> Group:
 
 
 def named_runs(groups: Sequence[Group]) -> dict[str, FinishedRun]:
-    """Every run as "group seed 0"."""
+    """Runs by name, "group seed 0"."""
     return {f"{group.name} seed {seed}": run for group in groups for seed, run in group.runs.items()}
 
 
@@ -182,13 +182,13 @@ def delta_of(baseline: Group, group: Group) -> Delta:
 
 
 def classes_of(evaluation: Mapping) -> list[tuple[str, float | None]]:
-    """Each class with its own figure, None where it does not occur; [] of a task without classes."""
+    """(class, figure) pairs, None for an absent class; [] for a task without classes."""
     figure = task_named(evaluation).per_class
     return list(zip(evaluation["classes"], evaluation[figure.key], strict=True)) if figure else []
 
 
 def teacher_files(teacher: Path) -> tuple[Path, dict | None]:
-    """A checkpoint and its evaluation: of a run's folder, of one that holds an evaluation alone, or beside a file."""
+    """A checkpoint and its evaluation, from a run's folder, a folder with an evaluation, or a file next to one."""
     evaluation = read_evaluation(teacher if teacher.is_dir() else teacher.parent)
     if teacher.is_dir():
         teacher = evaluated(teacher, evaluation) if evaluation else teacher / "best.pth"
@@ -201,7 +201,7 @@ def teacher_files(teacher: Path) -> tuple[Path, dict | None]:
 
 
 def differences(first: Mapping, other: Mapping) -> dict[str, tuple]:
-    """Both values of each key that does not have the same one; an absent key reads as None."""
+    """Both values of each key that differs; a missing key is None."""
     keys = sorted(key for key in first.keys() | other.keys() if first.get(key) != other.get(key))
     return {key: (first.get(key), other.get(key)) for key in keys}
 
@@ -233,7 +233,7 @@ def check_group(group: Group) -> None:
 def check_pair(baseline: Group, group: Group, varied: Sequence[str]) -> None:
     """Raise ValueError unless both have the same seeds and differ in their terms and in ``varied`` alone.
 
-    Of two groups one of which has no teacher, nothing that concerns a teacher alone tells them apart.
+    Teacher options are not compared if one of two groups has no teacher.
     """
     for one, other in ((group, baseline), (baseline, group)):
         if missing := sorted(other.runs.keys() - one.runs.keys()):

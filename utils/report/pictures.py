@@ -1,4 +1,4 @@
-"""Pictures of runs as PNG: curves, deltas of the classes, panels of predictions; all that needs matplotlib."""
+"""Plots as PNG: curves, deltas of the classes, panels of predictions. The only module that needs matplotlib."""
 
 from collections.abc import Mapping, Sequence
 from math import ceil
@@ -117,7 +117,7 @@ def style(axes: Axes, title: str) -> None:
 
 
 def label_lines(axes: Axes, ends: Mapping[str, float], colors: Mapping[str, str]) -> None:
-    """Write each group's name beside the end of its lines, names that would overlap apart."""
+    """Write each group's name at the end of its lines, without overlaps."""
     low, high = axes.get_ylim()
     names = sorted(ends, key=ends.get)
     wanted = np.array([(ends[name] - low) / (high - low) for name in names])

@@ -1,4 +1,4 @@
-"""The folder of a run as data."""
+"""Reads the folder of a run."""
 
 import statistics
 from collections.abc import Mapping
@@ -9,14 +9,14 @@ from segdistill.libs.files import sha256_of
 from segdistill.utils.files import REMEDY, read_json, read_row
 from segdistill.utils.tasks import Task, task_named
 
-# The entries that every reader relies on, with their types.
+# The required entries, with their types.
 OPTIONS = {"seed": int, "num_steps": int, "batch_size": int, "network": str, "dataset": str}
 EVALUATION = {"checkpoint": str, "sha256": str, "dataset": str, "split": str, "protocol": dict}
 
 
 @dataclass
 class FinishedRun:
-    """The files of a run's folder.
+    """A finished run, read from its folder.
 
     ``evaluation`` is None if eval.py has not seen the present checkpoint, ``teacher`` if the run has none.
     """
@@ -87,7 +87,7 @@ def read_run(folder: Path) -> FinishedRun:
 
 
 class Entries(dict):
-    """What a JSON file holds. ValueError, naming the file, for an entry that it does not have."""
+    """Entries of a JSON file. A missing entry is a ValueError that names the file."""
 
     def __init__(self, content: dict, file: Path):
         super().__init__(content)
@@ -121,7 +121,7 @@ def read_options(file: Path) -> Entries:
 def read_metrics(folder: Path) -> list[dict]:
     """The rows of metrics.jsonl, one a step, in the order of the steps.
 
-    A continued run repeats steps: the last value counts. A killed one leaves half a row, which is passed over.
+    A continued run repeats steps: the last value counts. An incomplete last row of a killed run is ignored.
 
     Raises:
         FileNotFoundError: no metrics.jsonl in the folder.
@@ -152,6 +152,6 @@ def read_evaluation(folder: Path) -> dict | None:
 
 
 def evaluated(folder: Path, evaluation: Mapping) -> Path:
-    """The checkpoint of an evaluation: beside it, for runs are moved, or where it was."""
+    """The checkpoint of an evaluation: in the same folder, since runs are moved, or at its stored path."""
     named = Path(evaluation["checkpoint"])
     return folder / named.name if (folder / named.name).is_file() else named

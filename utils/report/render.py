@@ -1,4 +1,4 @@
-"""Runs and comparisons for people: tables, sentences and the two reports in markdown."""
+"""Writes runs and comparisons as Markdown: tables, sentences and the two reports."""
 
 import statistics
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -103,7 +103,7 @@ def delta_of(group: Group) -> str:
 
 
 def class_table(comparison: Comparison) -> str:
-    """Markdown: a class and a group, means over the seeds; beside it in brackets the delta to the baseline."""
+    """Markdown: a class and a group, means over the seeds, with the delta to the baseline in brackets."""
     baseline, *groups = comparison.groups
     shown = comparison.teacher_evaluation
     first = baseline.first.evaluation
@@ -145,8 +145,8 @@ def mean_of(values: Sequence[float | None]) -> float | None:
 
 
 def cost_table(comparison: Comparison) -> str:
-    """Markdown: a row a group with the seconds of a step and the GiB that it keeps, means over the seeds, beside their
-    ratios to the baseline; below the table, what they are."""
+    """Markdown: seconds and GiB of a step for each group, means over the seeds, with ratios to the baseline; below the
+    table, their definitions."""
     baseline = comparison.groups[0]
     costs = [costs_of(group) for group in comparison.groups]
     times = f"x {baseline.name}"
@@ -162,15 +162,15 @@ def cost_table(comparison: Comparison) -> str:
         for group, cost in zip(comparison.groups, costs, strict=True)
     ]
     note = (
-        "Student: forward, backward, update, without validation and saving. Teacher: its answers, once for students "
-        "that learn beside each other. Kept: by autograd, of a part of a batch, until its backward pass. Seconds are "
-        "medians over the steps, on the machines that the runs were on."
+        "Student: forward, backward, update, without validation and saving. Teacher: forward pass, once for all "
+        "students of a process. Kept: by autograd, for a part of a batch, until its backward pass. Seconds are medians "
+        "over the steps, on the runs' machines."
     )
     return f"{markdown_table(header, rows)}\n\n{note}"
 
 
 def costs_of(group: Group) -> dict[str, float]:
-    """Means over the seeds of what ``FinishedRun.cost`` says, and the seconds together."""
+    """Means over the seeds of ``FinishedRun.cost``, and the total seconds."""
     costs = [run.cost for run in group.runs.values() if run.cost]
     if not costs:
         return {}
@@ -198,7 +198,7 @@ def terms_table(run: FinishedRun) -> str:
 
 
 def crops_table(run: FinishedRun) -> str:
-    """Markdown: the teacher's scores on training crops, beside the student's where it was evaluated; below the table,
+    """Markdown: the teacher's scores on training crops, and the student's if it was evaluated; below the table,
     how to read it."""
     crops, evaluation = run.teacher["crops"] | {"task": run.task.name}, run.evaluation
     columns = {"teacher, training crops": crops}
@@ -214,7 +214,7 @@ def crops_table(run: FinishedRun) -> str:
     entropy = f"; their mean entropy is {crops['entropy']:.2f} nats" if "entropy" in crops else ""
     others = " The student's figures are of other images." if len(columns) > 1 else ""
     return (
-        f"{markdown_table([corner_of(crops), *columns], rows)}\n\nThe teacher's answers against the labels of "
+        f"{markdown_table([corner_of(crops), *columns], rows)}\n\nThe teacher's predictions against the labels of "
         f"{crops['num_crops']} training samples, scaled and cropped as the student sees them{entropy}. Where a figure "
         "is poor here, the teacher misleads the student and its label would be right: try --teacher-scale, a lower "
         f"weight, or crops as the teacher knows them.{others}"
@@ -235,13 +235,13 @@ def final_share(metrics: Sequence[Mapping], term: str) -> float | None:
 
 
 def subject_of(evaluation: Mapping) -> str:
-    """What was evaluated: "camvid test", or "camvid night.txt" for a data list."""
+    """The evaluated data: "camvid test", or "camvid night.txt" for a data list."""
     data_list = evaluation["data_list"]
     return f"{evaluation['dataset']} {Path(data_list).name if data_list else evaluation['split']}"
 
 
 def caption_of(comparison: Comparison) -> str:
-    """What the figures are of: images, protocol, number of seeds, and what differs besides the terms."""
+    """Caption of a comparison: images, protocol, number of seeds, and other differences than the terms."""
     evaluation = comparison.groups[0].first.evaluation
     parts = [
         f"{task_named(evaluation).primary.title} on {subject_of(evaluation)}",
@@ -254,7 +254,7 @@ def caption_of(comparison: Comparison) -> str:
 
 
 def conclusions(comparison: Comparison) -> list[str]:
-    """What the deltas allow to say, a sentence a group."""
+    """Conclusion from the deltas, one sentence a group."""
     baseline, *groups = comparison.groups
     n = len(baseline.runs)
     if comparison.caveats.one_seed:
@@ -272,7 +272,7 @@ def conclusions(comparison: Comparison) -> list[str]:
 
 
 def caveat_sentences(caveats: Caveats) -> list[str]:
-    """What must be known beside the figures, a sentence each."""
+    """The caveats, one sentence each."""
     sentences = []
     if caveats.chosen_on_evaluated:
         sentences.append("The checkpoints were chosen on these images, in every group: all figures are a little high.")
@@ -289,7 +289,7 @@ def continued_sentence(name: str, stages: Sequence[Mapping]) -> str:
 
 
 def summary_of(run: FinishedRun) -> str:
-    """What was trained, for how long, on what, and by which teacher."""
+    """Sentence: network, number of steps, data and teacher."""
     network, steps, samples, dataset = (run.options[key] for key in ("network", "num_steps", "batch_size", "dataset"))
     training = f"{network}: {steps} steps of {samples} samples of {dataset}"
     if run.terms:
@@ -353,7 +353,7 @@ def write_comparison(comparison: Comparison, output: Path, num_images: int = 4) 
         num_images: rows of the panel, spaced evenly over the evaluated images.
 
     Returns:
-        Markdown: the paired table and what must be known beside it.
+        Markdown: the paired table and its caveats.
 
     Raises:
         FileNotFoundError, ValueError: the evaluated images or a checkpoint cannot be read.
@@ -401,16 +401,16 @@ def write_panel(comparison: Comparison, path: Path, num_images: int) -> None:
     checkpoints = {"teacher": (comparison.teacher, teachers_map(comparison))} if comparison.teacher else {}
     checkpoints |= {group.name: (group.first.checkpoint, mapped) for group in comparison.groups}
     runs = [group.first.options for group in comparison.groups]
-    own = {run[key] for run in runs for key in ("network", "teacher_network") if run.get(key)}  # these code, they ran
+    own = {run[key] for run in runs for key in ("network", "teacher_network") if run.get(key)}  # run in training
     rows = predict_rows(list(checkpoints.values()), dataset, evaluation["protocol"], num_images, own)
     task = task_of(dataset)
-    legend = task.legend([answer for _, *answers in rows for answer in answers], dataset)
-    panel = [[image, *(task.picture(answer, dataset) for answer in answers)] for image, *answers in rows]
+    legend = task.legend([one for _, *predictions in rows for one in predictions], dataset)
+    panel = [[image, *(task.picture(one, dataset) for one in predictions)] for image, *predictions in rows]
     draw_panel(panel, ["image", "truth", *checkpoints], path, legend)
 
 
 def teachers_map(comparison: Comparison) -> str | None:
-    """The class map by which the teacher taught."""
+    """The teacher's class map in training."""
     return next((g.first.options["class_map"] for g in comparison.groups if g.first.options.get("class_map")), None)
 
 
@@ -421,9 +421,9 @@ def predict_rows(
     num_images: int,
     trusted: Collection[str] = (),
 ) -> list[list[np.ndarray]]:
-    """For each image: the image (H, W, 3), its truth (H, W), and the answers (H, W) of each checkpoint.
+    """For each image: the image (H, W, 3), its truth (H, W), and the predictions (H, W) of each checkpoint.
 
-    Beside a checkpoint stands its class map, if it needs one; ``trusted`` as in ``load_network``.
+    Each checkpoint comes with its class map, or None; ``trusted`` as in ``load_network``.
     """
     samples = [dataset[index] for index in evenly_spaced(num_images, len(dataset))]
     rows = [[sample.image.permute(1, 2, 0).numpy(), sample.label.numpy()] for sample in samples]
@@ -431,7 +431,7 @@ def predict_rows(
     for checkpoint, class_map in checkpoints:
         loaded = load_predictor(checkpoint, dataset, protocol, class_map, trusted=trusted, device=device)
         for row, sample in zip(rows, samples, strict=True):
-            row.append(loaded.answer(sample.image))
+            row.append(loaded.predict(sample.image))
     return rows
 
 

@@ -16,7 +16,7 @@ TASKS: dict[str, Task] = {task.name: task for task in (Segmentation(),)}
 
 
 def task_of(dataset: SegmentationDataset | type[SegmentationDataset]) -> Task:
-    """The task that a data set was opened for; of one that is not open, its first."""
+    """The task that a data set was opened for; for a class, its first task."""
     return TASKS[getattr(dataset, "task", dataset.TASKS[0])]
 
 
@@ -29,7 +29,7 @@ def build_loss(task: Task, network: SegmentationNetwork, weight: float, settings
     """The task's loss on labels with the settings that were given; those that are None were not.
 
     Raises:
-        ValueError: a setting that the task does not have, or that does not fit the network; no map that answers.
+        ValueError: a setting that the task does not have, or that does not fit the network; a network without its map.
     """
     given = {name: value for name, value in settings.items() if value is not None}
     if unknown := sorted(given.keys() - inspect.signature(task.loss).parameters.keys()):

@@ -1,6 +1,6 @@
-"""What a task is to everything else: the loss on labels, the scores, a picture and an encoding of its answers.
+"""The contract of a task: its loss on labels, its scores, and how a prediction becomes a picture or a file.
 
-Nothing outside this folder knows a task by its name: a data set is opened for one, and ``task_of`` finds it.
+Code outside this folder never tests a task's name: a data set is opened for a task, and ``task_of`` returns it.
 """
 
 from abc import ABC, abstractmethod
@@ -16,7 +16,7 @@ from segdistill.network import SegmentationNetwork
 
 
 class Figure(NamedTuple):
-    """One number of an evaluation: its key in JSON files, its name for people, its unit, and which way is better."""
+    """A score of an evaluation: key in JSON files, displayed name, unit, and which direction is better."""
 
     key: str
     name: str
@@ -51,10 +51,10 @@ class Figure(NamedTuple):
 
 
 class Scores(Protocol):
-    """What accumulates over the images of an evaluation."""
+    """The counts of an evaluation, accumulated over its images."""
 
-    def update(self, answers: Tensor, labels: Tensor) -> None:
-        """Count answers (N, H, W), as ``Task.read`` makes them, against labels (N, H, W)."""
+    def update(self, predictions: Tensor, labels: Tensor) -> None:
+        """Count predictions (N, H, W), as ``Task.read`` makes them, against labels (N, H, W)."""
 
     def reduce(self, device: torch.device | str) -> None:
         """Add up over all processes; ``device`` is where the process group communicates."""
@@ -66,14 +66,14 @@ class Scores(Protocol):
         """The figures to watch in training, by their keys; the primary one is among them."""
 
     def best_constant(self) -> float:
-        """The primary figure of the best answer that is the same at every pixel: a teacher has to beat it."""
+        """The primary figure of the best constant prediction, the same at every pixel: a teacher has to beat it."""
 
 
 class Task(ABC):
     """A task by its name in ``TASKS``; a data set lists the names of those that it has labels for."""
 
     name: ClassVar[str]
-    feature: ClassVar[str]  # the network's map that answers, such as "logits"
+    feature: ClassVar[str]  # the network's feature map that predictions are read from: "logits"
     figures: ClassVar[tuple[Figure, ...]]  # of an evaluation; the first is the primary one
     per_class: ClassVar[Figure | None] = None  # a list in an evaluation, a share in 0..1 for each of its "classes"
 
@@ -84,7 +84,7 @@ class Task(ABC):
 
     @abstractmethod
     def num_channels(self, dataset: SegmentationDataset) -> int:
-        """Channels of the map that answers."""
+        """Channels of the feature map ``feature``."""
 
     @abstractmethod
     def loss(self, network: SegmentationNetwork, *, weight: float) -> nn.Module:
@@ -94,7 +94,7 @@ class Task(ABC):
         A task's own settings are further keyword-only parameters.
 
         Raises:
-            ValueError: settings that do not fit the network.
+            ValueError: settings that do not suit the network.
         """
 
     @abstractmethod
@@ -103,35 +103,35 @@ class Task(ABC):
 
     @abstractmethod
     def read(self, maps: Tensor, size: Sequence[int]) -> Tensor:
-        """The answer at each pixel, (N, H, W) on the CPU, of the network's maps (N, C, h, w) brought to ``size``."""
+        """The prediction at each pixel, (N, H, W) on the CPU, from feature maps (N, C, h, w) resized to ``size``."""
 
     @abstractmethod
-    def picture(self, answer: np.ndarray, dataset: SegmentationDataset) -> np.ndarray:
-        """An answer or a label (H, W) as a picture (H, W, 3) uint8."""
+    def picture(self, prediction: np.ndarray, dataset: SegmentationDataset) -> np.ndarray:
+        """A prediction or a label (H, W) as a picture (H, W, 3) uint8."""
 
-    def overlay(self, image: np.ndarray, answer: np.ndarray, dataset: SegmentationDataset) -> np.ndarray:
-        """The image (H, W, 3) uint8 with the picture of an answer over it."""
-        return (image // 2 + self.picture(answer, dataset) // 2).astype(np.uint8)
+    def overlay(self, image: np.ndarray, prediction: np.ndarray, dataset: SegmentationDataset) -> np.ndarray:
+        """The image (H, W, 3) uint8 with the picture of a prediction over it."""
+        return (image // 2 + self.picture(prediction, dataset) // 2).astype(np.uint8)
 
-    def legend(self, answers: Sequence[np.ndarray], dataset: SegmentationDataset) -> dict[str, Sequence[int]]:
-        """Name and colour (RGB, 0..255) of what occurs in the pictures of ``answers``."""
+    def legend(self, predictions: Sequence[np.ndarray], dataset: SegmentationDataset) -> dict[str, Sequence[int]]:
+        """Name and colour (RGB, 0..255) of what occurs in the pictures of ``predictions``."""
         return {}
 
     @abstractmethod
-    def encode(self, answer: np.ndarray, dataset: SegmentationDataset) -> np.ndarray:
-        """An answer (H, W) as the pixels of an image file."""
+    def encode(self, prediction: np.ndarray, dataset: SegmentationDataset) -> np.ndarray:
+        """A prediction (H, W) as the pixels of an image file."""
 
     def summary(self, scores: Scores, dataset: SegmentationDataset, protocol: Mapping) -> dict:
-        """All that evaluation.json says of the scores, as plain data: at least every one of ``figures``."""
+        """The scores in evaluation.json, as plain data; contains at least ``figures``."""
         return scores.figures()
 
     def measure(self, maps: Iterable[tuple[Tensor, Tensor]], dataset: SegmentationDataset) -> dict | None:
-        """What teacher.json says of a teacher's maps (1, C, h, w) of training samples, each with the labels (1, H, W).
+        """Scores for teacher.json, from teacher maps (1, C, h, w) of training samples with their labels (1, H, W).
 
         Returns:
             Plain data, at least ``Scores.figures``; None if nothing is labelled.
         """
         scores = self.scores(dataset)
-        for answers, labels in maps:
-            scores.update(self.read(answers, labels.shape[1:]), labels)
+        for feature_map, labels in maps:
+            scores.update(self.read(feature_map, labels.shape[1:]), labels)
         return scores.figures() if scores.num_labelled() else None

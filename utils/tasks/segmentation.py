@@ -18,7 +18,7 @@ from segdistill.utils.visualize import colorize, overlay
 
 
 class Segmentation(Task):
-    """Labels are class ids, uint8, 255 for void; the network answers with logits."""
+    """Labels are class ids, uint8, 255 for void; predictions are read from the logits."""
 
     name = "segmentation"
     feature = "logits"
@@ -60,20 +60,20 @@ class Segmentation(Task):
     def read(self, maps: Tensor, size: Sequence[int]) -> Tensor:
         return class_ids(maps, size)
 
-    def picture(self, answer: np.ndarray, dataset: SegmentationDataset) -> np.ndarray:
-        return colorize(answer, dataset.PALETTE)
+    def picture(self, prediction: np.ndarray, dataset: SegmentationDataset) -> np.ndarray:
+        return colorize(prediction, dataset.PALETTE)
 
-    def overlay(self, image: np.ndarray, answer: np.ndarray, dataset: SegmentationDataset) -> np.ndarray:
-        return overlay(image, answer, dataset.PALETTE)
+    def overlay(self, image: np.ndarray, prediction: np.ndarray, dataset: SegmentationDataset) -> np.ndarray:
+        return overlay(image, prediction, dataset.PALETTE)
 
-    def legend(self, answers: Sequence[np.ndarray], dataset: SegmentationDataset) -> dict[str, Sequence[int]]:
-        present = {i for answer in answers for i in np.unique(answer).tolist()}
+    def legend(self, predictions: Sequence[np.ndarray], dataset: SegmentationDataset) -> dict[str, Sequence[int]]:
+        present = {i for prediction in predictions for i in np.unique(prediction).tolist()}
         known = [i for i in range(len(dataset.CLASSES)) if i in present]
         colors = {dataset.CLASSES[i]: dataset.PALETTE[i] for i in known}
         return colors | ({"void": (0, 0, 0)} if len(present) > len(known) else {})
 
-    def encode(self, answer: np.ndarray, dataset: SegmentationDataset) -> np.ndarray:
-        return dataset.encode(answer)
+    def encode(self, prediction: np.ndarray, dataset: SegmentationDataset) -> np.ndarray:
+        return dataset.encode(prediction)
 
     def summary(self, scores: ConfusionMatrix, dataset: SegmentationDataset, protocol: Mapping) -> dict:
         """A class that never occurs has None; the protocol says by ``count_void`` how void pixels count."""

@@ -95,6 +95,6 @@ def write_run(folder, tiny, terms, seed, mean_iou, options):
     figures = evaluation(mean_iou, **place, sha256=sha256(folder / "best.pth"))
     (folder / "evaluation.json").write_text(json.dumps(figures))
     if terms:
-        card = {"file": "teacher.pth", "sha256": sha256(tiny / "teacher.pth"), "mean_iou": 0.9, "num_images": 2}
-        (folder / "teacher.json").write_text(json.dumps(card))
+        record = {"file": "teacher.pth", "sha256": sha256(tiny / "teacher.pth"), "mean_iou": 0.9, "num_images": 2}
+        (folder / "teacher.json").write_text(json.dumps(record))
     return folder

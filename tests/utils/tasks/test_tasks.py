@@ -57,22 +57,22 @@ class SquaredError(nn.Module):
         self.weight = weight
 
     def forward(self, output, batch) -> Tensor:
-        answer = resize(output.features["brightness"], batch.labels.shape[1:])[:, 0]
+        prediction = resize(output.features["brightness"], batch.labels.shape[1:])[:, 0]
         known = is_labelled(batch.labels)
-        return (answer - batch.labels)[known].square().sum() / batch.num_valid
+        return (prediction - batch.labels)[known].square().sum() / batch.num_valid
 
 
 class BrightnessScores:
     def __init__(self):
         self.count = self.total = self.squares = self.errors = 0.0
 
-    def update(self, answers: Tensor, labels: Tensor) -> None:
+    def update(self, predictions: Tensor, labels: Tensor) -> None:
         known = is_labelled(labels)
-        answers, labels = answers[known].double(), labels[known].double()
+        predictions, labels = predictions[known].double(), labels[known].double()
         self.count += len(labels)
         self.total += labels.sum().item()
         self.squares += labels.square().sum().item()
-        self.errors += (answers - labels).square().sum().item()
+        self.errors += (predictions - labels).square().sum().item()
 
     def reduce(self, device) -> None:
         pass  # these tests run in one process
@@ -103,12 +103,12 @@ class Brightness(Task):
     def read(self, maps: Tensor, size) -> Tensor:
         return resize(maps, size)[:, 0].cpu()
 
-    def picture(self, answer: np.ndarray, dataset) -> np.ndarray:
-        grey = np.nan_to_num(255 * answer).clip(0, 255).astype(np.uint8)
+    def picture(self, prediction: np.ndarray, dataset) -> np.ndarray:
+        grey = np.nan_to_num(255 * prediction).clip(0, 255).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=2)
 
-    def encode(self, answer: np.ndarray, dataset) -> np.ndarray:
-        return (65535 * answer.clip(0, 1)).astype(np.uint16)
+    def encode(self, prediction: np.ndarray, dataset) -> np.ndarray:
+        return (65535 * prediction.clip(0, 1)).astype(np.uint16)
 
 
 def make_teacher(path: Path, exact: bool) -> Path:
@@ -178,7 +178,7 @@ def test_a_second_task_is_trained_chosen_by_its_figure_verified_evaluated_and_co
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["broken", "--fitnet"], r"scores 0\.\d+ RMSE on 2 images .* no better than one answer everywhere"),
+        (["broken", "--fitnet"], r"scores 0\.\d+ RMSE on 2 images .* no better than a constant prediction"),
         (["--pi", "on=brightness"], "--pi needs maps of 2 channels or more, the student's brightness has 1"),
         (["--ifvd"], "--ifvd needs classes"),
         (["--fitnet", "--ohem", "min_kept=1"], "--ohem has no effect with --task brightness"),
