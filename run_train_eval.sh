@@ -25,7 +25,7 @@ scenes)
     train_flags=${train_flags:-"--preload --num-workers 1"}
     is_ho_use=${is_ho_use:-false}    # the critic costs more than this student
     pi=${pi:-"weight=3"} pa=${pa:-"on=layer3"} ho=${ho:-"weight=0.01"}
-    labels=${labels-20} share=${share-0.5} seeds=${seeds:-0 1 2}
+    labels=${labels-20} share=${share-0.5} seeds=${seeds:-0 1 2} jobs=${jobs:-3}
     ;;
 *)
     teacher_network=${teacher_network:-"--network pspnet --network-options backbone=resnet101_v1s"}
@@ -39,6 +39,7 @@ is_ho_use=${is_ho_use:-true}    # holistic (adversarial) distillation
 methods=${methods:-}            # other methods as flags of train.py: python train.py --list-methods
 pi=${pi:-} pa=${pa:-} ho=${ho:-}    # settings of the three: pi="weight=80"
 seeds=${seeds:-0}
+jobs=${jobs:-1}                 # seeds that are trained at once, each on its share of the cores
 labels=${labels:-} share=${share:-}
 teacher=${teacher:-train}       # a checkpoint; train: train one
 class_map=${class_map:-}        # a file, if the teacher has other classes than the data set
@@ -101,13 +102,32 @@ checkpoints=() outputs=() alone=() distilled=() all_labels=()
 if [ -z "$class_map" ]; then
     shown_teacher=$output/teacher checkpoints=("$teacher") outputs=("$output/teacher/evaluation.json")
 fi
+train_seed() {
+    train --seed "$1" --save-name "${distilled_name}_seed$1" --T_ckpt_path "$teacher" \
+        --also "alone_seed$1=" ${labels:+--also "all_labels_seed$1=--num-labels none"}
+}
+trainings=() cores=$(getconf _NPROCESSORS_ONLN)
+trap 'kill "${trainings[@]}" 2>/dev/null || true' EXIT    # one that fails ends the others, which save their step
 for seed in $seeds; do
     echo "== seed $seed: students distilled by ${terms[*]}, alone${labels:+, alone with all labels}"
-    train --seed "$seed" --save-name "${distilled_name}_seed$seed" --T_ckpt_path "$teacher" \
-        --also "alone_seed$seed=" ${labels:+--also "all_labels_seed$seed=--num-labels none"}
+    if [ "$jobs" = 1 ]; then
+        train_seed "$seed"
+    else
+        (
+            export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > jobs ? cores / jobs : 1))}
+            train_seed "$seed" 2>&1 | while IFS= read -r line; do echo "seed $seed: $line"; done
+        ) &
+        trainings+=($!)
+        if [ ${#trainings[@]} = "$jobs" ]; then
+            for training in "${trainings[@]}"; do wait "$training"; done
+            trainings=()
+        fi
+    fi
     alone+=("$output/alone_seed$seed") distilled+=("$output/${distilled_name}_seed$seed")
     all_labels+=(${labels:+"$output/all_labels_seed$seed"})
 done
+for training in ${trainings[@]+"${trainings[@]}"}; do wait "$training"; done
+trainings=()
 
 echo "== evaluation"
 for run in "${alone[@]}" "${distilled[@]}" ${all_labels[@]+"${all_labels[@]}"}; do
