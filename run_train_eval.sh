@@ -106,17 +106,16 @@ train_seed() {
     train --seed "$1" --save-name "${distilled_name}_seed$1" --T_ckpt_path "$teacher" \
         --also "alone_seed$1=" ${labels:+--also "all_labels_seed$1=--num-labels none"}
 }
+prefix() { while IFS= read -r line; do echo "$1: $line"; done; }
 trainings=() cores=$(getconf _NPROCESSORS_ONLN)
-trap 'kill "${trainings[@]}" 2>/dev/null || true' EXIT    # one that fails ends the others, which save their step
+trap 'kill ${trainings[@]+"${trainings[@]}"} 2>/dev/null || true' EXIT    # if one fails, the others save their step and end
 for seed in $seeds; do
     echo "== seed $seed: students distilled by ${terms[*]}, alone${labels:+, alone with all labels}"
     if [ "$jobs" = 1 ]; then
         train_seed "$seed"
     else
-        (
-            export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > jobs ? cores / jobs : 1))}
-            train_seed "$seed" 2>&1 | while IFS= read -r line; do echo "seed $seed: $line"; done
-        ) &
+        OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > jobs ? cores / jobs : 1))} launch="exec $launch" \
+            train_seed "$seed" > >(prefix "seed $seed") 2>&1 &
         trainings+=($!)
         if [ ${#trainings[@]} = "$jobs" ]; then
             for training in "${trainings[@]}"; do wait "$training"; done
