@@ -46,7 +46,8 @@ class RandomCrop:
             # What torchvision's resize does of uint8, whose import takes as long as torch's.
             size = [height, width]
             image = image.float() if size == [1, 1] else image  # torch's kernel for uint8 cannot make a single pixel
-            image = F.interpolate(image[None], size, mode="bilinear", align_corners=False, antialias=True)[0].byte()
+            image = F.interpolate(image[None], size, mode="bilinear", align_corners=False, antialias=True)[0]
+            image = image.round().byte() if image.is_floating_point() else image  # as the kernel for uint8 does
             label = F.interpolate(label[None], size, mode="nearest-exact")[0]
         if self.mirror and mirror < 0.5:
             image, label = image.flip(2), label.flip(2)

@@ -102,7 +102,7 @@ class Run:
 
     def _check_origin(self, key: str, value: object, refusal: str) -> None:
         self.origin[key] = value
-        if self.state and self.state[key] != value:
+        if self.state and self.state.get(key) != value:
             raise ValueError(f"{refusal} that {self.folder} was started with: --save-name starts another run")
 
     def restore(self, learner: Learner) -> tuple[int, float | None]:

@@ -161,3 +161,10 @@ def test_streams_of_equal_counters_share_nothing():
 def test_a_crop_that_cannot_be_is_an_error(size, scale):
     with pytest.raises(ValueError, match="a crop needs sides of 1 or more"):
         RandomCrop(size, scale)
+
+
+def test_a_single_pixel_is_rounded_as_the_pixels_of_larger_crops_are():
+    image = torch.tensor([[100, 101], [101, 101]], dtype=torch.uint8).expand(3, 2, 2)
+    crop, label = RandomCrop((1, 1), (0.5, 0.5))(image, torch.zeros(2, 2, dtype=torch.uint8), torch.Generator())
+    assert crop.flatten().tolist() == [101, 101, 101]
+    assert label.tolist() == [[0]]
