@@ -348,3 +348,9 @@ def test_every_option_is_a_flag_that_says_what_it_is_for():
         assert field.metadata["purpose"] in ("experiment", "bookkeeping", "input")
     assert {field.name for field in fields(TeacherOptions)} == TEACHING
     assert PLACES < BOOKKEEPING < FLAGS.keys()
+
+
+def test_options_can_be_told_apart_by_hash():
+    """Students of the same data share what is read: their data options are keys of a dictionary."""
+    words = ["--scale-range", "0.5", "2", "--input-size", "64,64"]
+    assert len({parse_options(words).data, parse_options(words).data}) == 1

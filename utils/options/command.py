@@ -63,6 +63,8 @@ def make_options(given: dict[str, Any]) -> Options:
     values["terms"] = name_terms(values["terms"])
     if values["save_name"] is None:
         values["save_name"] = name_run(values)
+    # argparse makes lists, which no frozen dataclass can hash.
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     parts = {
         part: cls(**{field.name: values[field.name] for field in dataclasses.fields(cls)})
         for part, cls in PARTS.items()
