@@ -15,7 +15,7 @@ import torch
 
 from segdistill.dataset import DATASETS, SegmentationDataset, build_dataset
 from segdistill.network import LoadReport
-from segdistill.utils.checkpoint import add_network_flags, load_predictor, require_network
+from segdistill.utils.checkpoint import add_network_flags, load_predictor
 from segdistill.utils.distributed import rank, start_device
 from segdistill.utils.evaluate import evaluate
 from segdistill.utils.files import write_json
@@ -68,6 +68,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.check:
         return 0
     outputs = options.output or [None] * len(options.checkpoint)
+    options.images = dataset.digest()  # reads every file
     for checkpoint, output in zip(options.checkpoint, outputs, strict=True):
         one = argparse.Namespace(**{**vars(options), "checkpoint": checkpoint, "output": output})
         evaluate_checkpoint(one, dataset, device)
@@ -83,10 +84,9 @@ def evaluate_checkpoint(options: argparse.Namespace, dataset: SegmentationDatase
         options.class_map,
         batch_size=options.batch_size,
         network_options=options.network_options,
-        trusted=options.network,
+        networks=options.network,
         device=device,
     )
-    require_network(report, options.network, options.checkpoint)
     scores = evaluate(
         predictor,
         dataset,
@@ -122,7 +122,7 @@ def summarise(options: argparse.Namespace, report: LoadReport, dataset: Segmenta
         "split": options.split,
         "data_list": options.data_list,
         "num_images": len(dataset),
-        "images": dataset.digest(),
+        "images": options.images,
         "protocol": {**options.protocol, **mapping},
         **task_of(dataset).summary(scores, dataset, options.protocol),
     }

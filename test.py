@@ -19,8 +19,7 @@ from tqdm import tqdm
 from segdistill.dataset import DATASETS, SegmentationDataset, build_dataset
 from segdistill.dataset.files import read_image
 from segdistill.libs.files import replacing
-from segdistill.network import load_network
-from segdistill.utils.checkpoint import LoadedPredictor, add_network_flags, load_predictor, require_network
+from segdistill.utils.checkpoint import LoadedPredictor, add_network_flags, load_predictor, load_required
 from segdistill.utils.distributed import start_device
 from segdistill.utils.flags import Parser, add_switch, run_command
 from segdistill.utils.latency import DTYPES, measure_latency
@@ -105,8 +104,7 @@ def main(argv: list[str] | None = None) -> int:
     files = dict(zip(checkpoint_names(options.checkpoint), options.checkpoint, strict=True))
     if options.fps:
         for name, file in files.items():
-            network, report = load_network(file, options=options.network_options, trusted=options.network)
-            require_network(report, options.network, file)
+            network, _ = load_required(file, options.network, options.network_options)
             figures = measure_latency(network.to(device), tuple(options.input_size), options.batch_size, options.dtype)
             print(f"{name}: " + ", ".join(f"{key} {round_off(value)}" for key, value in figures.items()))
         return 0
@@ -123,10 +121,9 @@ def main(argv: list[str] | None = None) -> int:
             options.class_map,
             batch_size=options.batch_size,
             network_options=options.network_options,
-            trusted=options.network,
+            networks=options.network,
             device=device,
         )
-        require_network(predictors[name].report, options.network, file)
     if options.video:
         return predict_video(options, predictors)
 

@@ -61,8 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     each = [options, *options.also]
     runs = [Run(one) for one in each]
     train_sets = build_train_sets(each)
+    digests = {data: train_set.digest() for data, train_set in train_sets.items()}  # reads every file
     for one, run in zip(each, runs, strict=True):
-        run.check_data(train_sets[one.data].digest())
+        run.check_data(digests[one.data])
     networks = [build_student(one, train_sets[one.data], device) for one in each]
     convention = networks[0][1]
     teacher = build_teacher(each, runs, convention, train_sets[options.data], device)

@@ -44,6 +44,7 @@ def load_predictor(
     class_map: str | os.PathLike | None = None,
     *,
     batch_size: int = 1,
+    networks: Collection[str] = (),
     network_options: Sequence[str] = (),
     trusted: Collection[str] = (),
     device: torch.device | str = "cpu",
@@ -57,16 +58,11 @@ def load_predictor(
         protocol: as ``protocol_of`` of ``segdistill.utils.protocol`` returns it.
         class_map: a file, see ``read_class_map`` of ``segdistill.utils.classes``.
         batch_size: tiles in a batch.
-        network_options: ``key=value`` settings of the network that override the file's.
-        trusted: names of networks whose FILE.py:CLASS may be run; and the network of a plain state dict.
+        networks, network_options, trusted: see ``load_required``.
 
-    Raises: as ``segdistill.network.load_network`` and ``segdistill.utils.classes.match_classes``.
+    Raises: as ``load_required`` and ``segdistill.utils.classes.match_classes``.
     """
-    described = None
-    if len(trusted) == 1:  # a plain state dict says nothing of its network
-        (name,) = trusted
-        described = {"name": name, **parse_settings(network_class(name), network_options, name, HIDDEN)}
-    network, report = load_network(file, options=network_options, described=described, trusted=trusted)
+    network, report = load_required(file, networks, network_options, trusted)
     task = task_of(dataset)
     if class_map or task.feature in CLASS_FEATURES:
         classes = match_classes(network, report, str(file), dataset, class_map)
@@ -75,6 +71,31 @@ def load_predictor(
     network = network.to(device, memory_format=torch.channels_last)
     predictor = build_predictor(network, protocol, report.input_size, batch_size, task.feature)
     return LoadedPredictor(predictor, network, report, task)
+
+
+def load_required(
+    file: str | os.PathLike,
+    networks: Collection[str] = (),
+    network_options: Sequence[str] = (),
+    trusted: Collection[str] = (),
+) -> tuple[SegmentationNetwork, LoadReport]:
+    """Load a checkpoint that must hold one of ``networks``, if any are named.
+
+    Args:
+        networks: names; a FILE.py:CLASS among them is run. A single one is that of a plain state dict.
+        network_options: ``key=value`` settings of the network that override the file's.
+        trusted: further names of networks whose FILE.py:CLASS may be run, whatever the file holds.
+
+    Raises: as ``segdistill.network.load_network``, and ValueError if the file holds another network.
+    """
+    described = None
+    if len(networks) == 1:  # a plain state dict says nothing of its network
+        (name,) = networks
+        described = {"name": name, **parse_settings(network_class(name), network_options, name, HIDDEN)}
+    network, report = load_network(file, options=network_options, described=described, trusted=[*networks, *trusted])
+    if networks and report.config["name"] not in networks:
+        raise ValueError(f"{file} holds a {report.config['name']}, not a {' or '.join(networks)}")
+    return network, report
 
 
 def add_network_flags(parser: argparse.ArgumentParser) -> None:
@@ -86,9 +107,3 @@ def add_network_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--class-map", metavar="FILE", help="'its class -> class of the data set' lines, or -> none")
     group.add_argument("--device", help="cuda if there is one, else cpu")
-
-
-def require_network(report: LoadReport, names: Collection[str], file: str | os.PathLike) -> None:
-    """Raise ValueError unless the file has one of the given networks; if none is given, any is accepted."""
-    if names and report.config["name"] not in names:
-        raise ValueError(f"{file} holds a {report.config['name']}, not a {' or '.join(names)}")

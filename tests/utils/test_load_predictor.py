@@ -13,6 +13,7 @@ from segdistill.dataset import CamVid, build_dataset
 from segdistill.dataset.normalization import CAFFE
 from segdistill.network import build_network
 from segdistill.network.weights.checkpoint import atomic_save, export_weights
+from segdistill.utils.checkpoint import load_predictor
 from segdistill.utils.metrics import ConfusionMatrix
 from segdistill.utils.report.render import predict_rows
 
@@ -66,3 +67,10 @@ def test_what_is_scored_is_what_is_written_and_what_the_report_shows(write, clas
     assert figures["pixel_accuracy"] == confusion.pixel_accuracy()
     predicts_void = any((ids == VOID).any() for ids in written)
     assert predicts_void == (write is counting_void and not class_map)
+
+
+def test_whose_code_may_run_says_nothing_of_what_a_file_holds(tiny):
+    """A report trusts the networks of its runs; its teacher may be another one."""
+    dataset = build_dataset("camvid", tiny / "camvid", "test")
+    loaded = load_predictor(tiny / "teacher.pth", dataset, trusted=["pspnet"])
+    assert loaded.report.config["name"] == "espnet_c"
