@@ -246,8 +246,8 @@ class Teacher(nn.Module):
     ) -> None:
         """Warn or raise ValueError if the images in another common convention give a better ``score``."""
         primary = task_of(dataset).primary
-        if primary.gain(score, 1) <= REFUSED:
-            return  # the score is too high for a large gain
+        if primary.gain(score, float(primary.greater_is_better)) <= REFUSED:
+            return  # not even a perfect score, 1 of a share and 0 of an error, is a large gain
         gains, scores = {}, {}
         for name, other in CONVENTIONS.items():
             if other != self.normalization:

@@ -210,3 +210,8 @@ def test_a_figure_knows_its_text_and_its_direction(figure, shown, better):
     assert not figure.is_better(0.61383, 0.61383)
     assert figure.is_better(better, None)
     assert not figure.is_better(math.nan, None)
+
+
+def test_a_gain_is_towards_the_better_side_of_a_figure():
+    assert Figure("mean_iou", "mIoU").gain(0.5, 0.75) == 0.25
+    assert Figure("rmse", "RMSE", "", greater_is_better=False).gain(0.5, 0.25) == 0.5
