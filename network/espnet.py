@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from segdistill.libs import get_norm
+from segdistill.libs.prelu import PReLU
 from segdistill.network.base import Feature, SegmentationNetwork
 
 EPS = 1e-3  # of every BatchNorm in ESPNet
@@ -31,7 +32,7 @@ class NormAct(nn.Module):
     def __init__(self, channels: int, norm: str):
         super().__init__()
         self.bn = get_norm(norm)(channels, eps=EPS)
-        self.act = nn.PReLU(channels)
+        self.act = PReLU(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.act(self.bn(x))
@@ -77,7 +78,7 @@ class DownSampler(SpatialPyramid):
     def __init__(self, in_channels: int, channels: int, norm: str):
         super().__init__(in_channels, channels, kernel=3, stride=2)
         self.bn = get_norm(norm)(channels, eps=EPS)
-        self.act = nn.PReLU(channels)
+        self.act = PReLU(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.act(self.bn(self.fuse(x)))

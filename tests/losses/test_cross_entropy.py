@@ -157,3 +157,16 @@ def test_the_deterministic_form_gives_the_same_value_and_gradient():
         results.append((value, logits.grad))
     torch.use_deterministic_algorithms(False)
     torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("size", [(5, 7), (1, 1), (3, 1), (80, 90)])
+def test_loss_is_that_of_bilinear_logits_with_aligned_corners(size):
+    torch.manual_seed(0)
+    logits = torch.randn(2, 4, *size, dtype=torch.float64, requires_grad=True)
+    labels = torch.randint(0, 4, (2, 83, 41))
+    resized = F.interpolate(logits, (83, 41), mode="bilinear", align_corners=True)
+    expected = F.cross_entropy(resized, labels)
+    loss = cross_entropy_loss(logits, labels)
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
+    gradients = [torch.autograd.grad(value, logits)[0] for value in (loss, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-15)

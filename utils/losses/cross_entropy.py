@@ -14,6 +14,7 @@ from segdistill.utils.losses.base import (
 )
 
 OHEM_FACTOR = 8  # the threshold is searched on maps this much smaller
+LARGEST_PRODUCT = 64  # greatest side of maps that are enlarged by matrix products
 
 
 @full_precision
@@ -34,7 +35,7 @@ def cross_entropy_loss(
         ValueError: ranks or batch sizes that do not fit.
     """
     _check_labels(logits, labels)
-    return _mean_cross_entropy(resize(logits, labels.shape[1:]), labels, ignore_index, num_valid)
+    return _mean_cross_entropy(_enlarge(logits, labels.shape[1:]), labels, ignore_index, num_valid)
 
 
 @full_precision
@@ -54,7 +55,7 @@ def ohem_loss(
     Args, returns and raises: see ``cross_entropy_loss``.
     """
     _check_labels(logits, labels)
-    logits = resize(logits, labels.shape[1:])
+    logits = _enlarge(logits, labels.shape[1:])
     with torch.no_grad():
         probabilities = logits.softmax(dim=1)
         tau = _ohem_threshold(probabilities, labels, threshold, min_kept, ignore_index)
@@ -94,6 +95,21 @@ def _check_labels(logits: Tensor, labels: Tensor) -> None:
         raise ValueError(
             f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)} must be (N, C, h, w) and (N, H, W)"
         )
+
+
+def _enlarge(logits: Tensor, size: torch.Size) -> Tensor:
+    """``resize``; on the CPU by matrix products where maps are small: the backward pass of PyTorch's kernel is slow."""
+    logits = logits.contiguous()  # softmax over the classes is faster then, and a copy is cheapest here
+    if logits.device.type != "cpu" or max(logits.shape[2:]) > LARGEST_PRODUCT or logits.shape[2:] == size:
+        return resize(logits, size)
+    rows, columns = (_interpolation(*sides, logits) for sides in zip(logits.shape[2:], size, strict=True))
+    return rows @ (logits @ columns.T)
+
+
+def _interpolation(source: int, target: int, like: Tensor) -> Tensor:
+    """The matrix (target, source) of linear interpolation with aligned corners."""
+    place = torch.arange(target, dtype=like.dtype) * ((source - 1) / max(target - 1, 1))
+    return (1 - (place[:, None] - torch.arange(source)).abs()).clamp(min=0).to(like)
 
 
 def _mean_cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int, num_valid: Tensor | None = None) -> Tensor:
