@@ -28,6 +28,7 @@ scenes)
     is_ho_use=${is_ho_use:-false}    # the critic costs more than this student
     pi=${pi:-"weight=3"} pa=${pa:-"on=layer3"} ho=${ho:-"weight=0.01"}
     labels=${labels-20} share=${share-0.5} seeds=${seeds:-0 1 2} jobs=${jobs:-3}
+    eval_flags=${eval_flags:-"--batch-size 8"}
     ;;
 *)
     teacher_network=${teacher_network:-"--network pspnet --network-options backbone=resnet101_v1s"}
@@ -47,7 +48,7 @@ teacher=${teacher:-train}       # a checkpoint; train: train one
 class_map=${class_map:-}        # a file, if the teacher has other classes than the data set
 if [ "$teacher" = train ]; then teacher=; fi
 train_flags=${train_flags:-}    # changes to the data set's recipe, for teacher and students
-teacher_flags=${teacher_flags:-} student_flags=${student_flags:-}
+teacher_flags=${teacher_flags:-} student_flags=${student_flags:-} eval_flags=${eval_flags:-}
 split=${split:-val}
 name=${name:-ablation_$dataset}
 output=${output:-snapshots/$name}
@@ -78,7 +79,7 @@ train() {  # the distilled student and, by --also, the others
         ${share:+--unlabelled-share "$share"} ${class_map:+--class-map "$class_map"} "${terms[@]}" "$@"
 }
 train_teacher() { $launch train.py $teacher_network "${common[@]}" $teacher_flags "$@"; }
-evaluate() { $python eval.py "${data[@]}" --split "$split" "$@"; }
+evaluate() { $python eval.py "${data[@]}" --split "$split" $eval_flags "$@"; }
 
 # Everything is checked before the first step of the first run.
 for seed in $seeds; do

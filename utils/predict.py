@@ -45,11 +45,13 @@ def whole(network: SegmentationNetwork, feature: str = "logits") -> Predictor:
 
     def coarse(images: Tensor) -> Tensor:
         training = network.training
-        network.eval()
+        if training:
+            network.eval()
         parameter = next(network.parameters())
         images = images.to(parameter.device).contiguous(memory_format=torch.channels_last)
         maps = network.extract(images, frozenset({feature})).features[feature].float()
-        network.train(training)
+        if training:
+            network.train()
         return maps
 
     return Predictor(coarse)

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import math
 import time
 
 import numpy as np
@@ -151,7 +152,10 @@ class Student:
         predictor = whole(network, self.task.feature)
         # Decoded images need no workers: starting them takes longer than reading the images.
         num_workers = 0 if self.options.data.preload else self.options.data.num_workers
-        scores = evaluate(predictor, val_set, self.normalization, None, num_workers, "validation")
+        # As many images at once as have the pixels of a training batch, so that they fit into memory.
+        pixels = self.options.optimisation.part_size * math.prod(self.options.data.input_size)
+        batch_size = max(pixels // val_set[0].label.numel(), 1)
+        scores = evaluate(predictor, val_set, self.normalization, None, num_workers, "validation", batch_size)
         for i in sorted({0, len(val_set) // 2}):
             image, label, name, _ = val_set[i]
             prediction = self.task.read(predictor.coarse(self.normalization(image[None])), label.shape)[0]
