@@ -18,8 +18,11 @@ from tqdm import tqdm
 
 from segdistill.dataset import DATASETS, SegmentationDataset, build_dataset
 from segdistill.dataset.files import read_image
+from segdistill.dataset.images import dataset_of
+from segdistill.dataset.video import VIDEO_SUFFIXES, frame_rate, read_frames
 from segdistill.libs.files import replacing
 from segdistill.utils.checkpoint import LoadedPredictor, add_network_flags, load_predictor, load_required
+from segdistill.utils.classes import classes_and_colors
 from segdistill.utils.distributed import start_device
 from segdistill.utils.flags import Parser, add_switch, run_command
 from segdistill.utils.latency import DTYPES, measure_latency
@@ -27,7 +30,7 @@ from segdistill.utils.pictures import checkpoint_names, output_names, picture_fi
 from segdistill.utils.protocol import add_protocol_flags, protocol_of
 from segdistill.utils.submission import submission
 from segdistill.utils.tasks import task_of
-from segdistill.utils.video import VIDEO_SUFFIXES, VideoWriter, frame_rate, read_frames
+from segdistill.utils.video import VideoWriter
 from segdistill.utils.visualize import side_by_side
 
 KINDS = ("labels", "colours", "overlays", "panels")
@@ -39,7 +42,7 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(prog="test.py", description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", required=True, nargs="+", type=Path, metavar="FILE", help="ours or released")
     add_network_flags(parser)
-    parser.add_argument("--dataset", choices=sorted(DATASETS), help="gives the classes and the colours")
+    parser.add_argument("--dataset", choices=sorted(DATASETS), help="whose classes and colours to use (the file's)")
     parser.add_argument("--data-dir", metavar="DIR", help="folder of the data set")
     parser.add_argument("--data-list", metavar="FILE", help="one image a line, in place of the split's own layout")
     parser.add_argument("--split", help="of the data set (test, or the one that validates where there is no test)")
@@ -65,18 +68,17 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
         if not options.input_size:
             parser.error("--fps needs --input-size H W")
         return options
-    if not options.dataset:
-        parser.error("--dataset gives the classes and the colours: name one")
+    if not (options.dataset or options.images):
+        parser.error("--dataset and --data-dir, or --images PATH: name what to predict")
     if not (options.output or options.submission):
         parser.error("nothing to write: give --output FOLDER or --submission FILE")
-    data_set = DATASETS[options.dataset]
-    options.split = options.split or ("test" if "test" in data_set.SPLITS else data_set.VALIDATION_SPLIT)
-    if options.images and not data_set.CLASSES:
-        parser.error(f"the classes of --dataset {options.dataset} are in its folder: --data-dir DIR --data-list FILE")
-    if not options.images and not (options.data_dir or data_set.DEFAULT_ROOT):
-        parser.error(f"--dataset {options.dataset} needs --data-dir, or --images PATH")
-    if options.split not in data_set.SPLITS:
-        parser.error(f"{options.dataset} has no --split {options.split}; known: {', '.join(data_set.SPLITS)}")
+    if not options.images:
+        data_set = DATASETS[options.dataset]
+        options.split = options.split or ("test" if "test" in data_set.SPLITS else data_set.VALIDATION_SPLIT)
+        if not (options.data_dir or data_set.DEFAULT_ROOT):
+            parser.error(f"--dataset {options.dataset} needs --data-dir, or --images PATH")
+        if options.split not in data_set.SPLITS:
+            parser.error(f"{options.dataset} has no --split {options.split}; known: {', '.join(data_set.SPLITS)}")
     if options.submission and len(options.checkpoint) > 1:
         parser.error("a submission is of one checkpoint")
     options.video = bool(options.images) and options.images.suffix.lower() in VIDEO_SUFFIXES
@@ -109,8 +111,9 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{name}: " + ", ".join(f"{key} {round_off(value)}" for key, value in figures.items()))
         return 0
 
-    data = DATASETS[options.dataset]
-    if not options.images:
+    if options.images:
+        data = classes_of(options)
+    else:
         data = build_dataset(options.dataset, options.data_dir, options.split, data_list=options.data_list)
     predictors = {}
     for name, file in files.items():
@@ -125,7 +128,7 @@ def main(argv: list[str] | None = None) -> int:
             device=device,
         )
     if options.video:
-        return predict_video(options, predictors)
+        return predict_video(options, predictors, data)
 
     pictures = picture_files(options.images) if options.images else [pair.image for pair in data.pairs]
     with ExitStack() as stack:
@@ -146,13 +149,25 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def predict_video(options: argparse.Namespace, predictors: Mapping[str, LoadedPredictor]) -> int:
+def classes_of(options: argparse.Namespace) -> type[SegmentationDataset]:
+    """The classes and colours of --dataset, else of the first checkpoint."""
+    if options.dataset and DATASETS[options.dataset].CLASSES:
+        return DATASETS[options.dataset]
+    network, report = load_required(options.checkpoint[0], options.network, options.network_options)
+    if not report.classes:
+        raise ValueError(f"{options.checkpoint[0]} does not name its classes: --dataset does")
+    return dataset_of(*classes_and_colors(network, report))
+
+
+def predict_video(
+    options: argparse.Namespace, predictors: Mapping[str, LoadedPredictor], data: type[SegmentationDataset]
+) -> int:
     rate = frame_rate(options.images)
     with ExitStack() as stack:
         writers: dict[str, VideoWriter] = {}
         for image in read_frames(options.images):
             predictions = {column: loaded.predict(image) for column, loaded in predictors.items()}
-            for place, picture in pictures_of(image, predictions, DATASETS[options.dataset], options.save):
+            for place, picture in pictures_of(image, predictions, data, options.save):
                 if place not in writers:
                     path = options.output / place / f"{options.images.stem}.mp4"
                     writers[place] = stack.enter_context(VideoWriter(path, rate))

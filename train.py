@@ -8,7 +8,7 @@ A run depends on its options only: data order, augmentation, dropout and the cri
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import astuple
 from typing import NamedTuple
@@ -18,16 +18,18 @@ import torch
 from segdistill.dataset import Normalization, SegmentationDataset
 from segdistill.dataset.duplicates import warn_of_shared_images
 from segdistill.dataset.normalization import parse_normalization
+from segdistill.network import LoadReport, SegmentationNetwork
 from segdistill.utils.batch import make_batches
+from segdistill.utils.classes import classes_and_colors
 from segdistill.utils.data import build_loader, build_train_sets, build_val_set
 from segdistill.utils.distributed import leave, rank, start_device, wait_for_all
 from segdistill.utils.flags import run_command
-from segdistill.utils.options import Options, parse_options
+from segdistill.utils.options import DataOptions, Options, parse_options
 from segdistill.utils.run import Progress, Run, StopSignal
 from segdistill.utils.stopwatch import Stopwatch
 from segdistill.utils.student import Student, build_student
 from segdistill.utils.tasks import task_of
-from segdistill.utils.teacher import Inference, Teacher
+from segdistill.utils.teacher import Inference, Teacher, load_teacher
 from segdistill.utils.teacher_cache import TeacherCache
 
 logger = logging.getLogger("train")
@@ -64,9 +66,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     digests = {data: train_set.digest() for data, train_set in train_sets.items()}  # reads every file
     for one, run in zip(each, runs, strict=True):
         run.check_data(digests[one.data])
+    loaded = load_teachers_network(options, train_sets)
     networks = [build_student(one, train_sets[one.data], device) for one in each]
     convention = networks[0][1]
-    teacher = build_teacher(each, runs, convention, train_sets[options.data], device)
+    teacher = build_teacher(loaded, each, runs, convention, train_sets[options.data], device)
     students = [
         Student(one, run, train_sets[one.data], *network, teacher, device)
         for one, run, network in zip(each, runs, networks, strict=True)
@@ -75,7 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         Group([student for student in students if student.options.data == data], train_set, Stopwatch(device))
         for data, train_set in train_sets.items()
     ]
-    val_set = build_val_set(options) if any(student.is_scored for student in students) else None
+    is_scored = any(student.is_scored for student in students)
+    val_set = build_val_set(options, train_sets[options.data], teacher) if is_scored else None
     warn_of_shared_images(train_sets[options.data], val_set)
     if teacher and teacher.report:  # else it is to be trained yet: --check
         verify(teacher, groups, val_set)
@@ -144,7 +148,25 @@ def fit(
     progress.close()
 
 
+def load_teachers_network(
+    options: Options, train_sets: Mapping[DataOptions, SegmentationDataset]
+) -> tuple[SegmentationNetwork, LoadReport | None] | None:
+    """The teacher's network and the report of its weights, if there is one; gives images without labels its classes."""
+    chosen, dataset = options.teacher, train_sets[options.data]
+    if not chosen.given:
+        return None
+    num_channels = task_of(dataset).num_channels(dataset) if dataset.TRUTH == "labels" else None
+    network, report = load_teacher(
+        chosen.teacher_network, chosen.T_ckpt_path, num_channels, chosen.teacher_options, untrained=options.run.check
+    )
+    if dataset.TRUTH == "teacher":
+        for train_set in train_sets.values():
+            train_set.CLASSES, train_set.PALETTE = classes_and_colors(network, report)
+    return network, report
+
+
 def build_teacher(
+    loaded: tuple[SegmentationNetwork, LoadReport | None] | None,
     each: Sequence[Options],
     runs: Sequence[Run],
     convention: Normalization,
@@ -153,7 +175,7 @@ def build_teacher(
 ) -> Teacher | None:
     """The teacher, if there is one; an error if it differs from the one that the runs were started with."""
     options, chosen = each[0], each[0].teacher
-    if not chosen.given:
+    if loaded is None:
         return None
     inference = Inference(
         device,
@@ -163,15 +185,15 @@ def build_teacher(
         precision=options.teacher_precision,
         compiled=chosen.teacher_compile,
     )
-    given = {"dataset": dataset, "class_map": chosen.class_map, "inference": inference}
-    if chosen.teacher_normalization:
-        given["normalization"] = parse_normalization(chosen.teacher_normalization)
-    if chosen.teacher_network:
-        given |= {"num_classes": task_of(dataset).num_channels(dataset), "settings": chosen.teacher_options}
-        given |= {"untrained": options.run.check}
-        teacher = Teacher.from_network(chosen.teacher_network, convention, chosen.T_ckpt_path, **given)
-    else:
-        teacher = Teacher.from_checkpoint(chosen.T_ckpt_path, convention, **given)
+    teacher = Teacher.from_report(
+        *loaded,
+        chosen.T_ckpt_path or chosen.teacher_network,
+        convention,
+        dataset=dataset,
+        class_map=chosen.class_map,
+        normalization=parse_normalization(chosen.teacher_normalization) if chosen.teacher_normalization else None,
+        inference=inference,
+    )
     if teacher.report:
         for run in (run for one, run in zip(each, runs, strict=True) if one.objective.terms):
             run.check_teacher(teacher.report.sha256, teacher.class_map and teacher.class_map.targets)
@@ -193,7 +215,8 @@ def build_cache(group: Group, teacher: Teacher | None, convention: Normalization
 
 def verify(teacher: Teacher, groups: Sequence[Group], val_set: SegmentationDataset | None) -> None:
     """Measure the teacher on labelled images before it is used; without validation, check its features."""
-    measured = teacher.verify(val_set) if val_set else teacher.verify_features(groups[0].train_set)
+    has_truth = val_set and val_set.TRUTH == "labels"
+    measured = teacher.verify(val_set) if has_truth else teacher.verify_features(groups[0].train_set)
     primary = task_of(groups[0].train_set).primary
     if measured[primary.key] is None:
         logger.info("teacher: features are finite and differ on %d images", measured["num_images"])

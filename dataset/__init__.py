@@ -10,6 +10,7 @@ from segdistill.dataset.coco_stuff import CocoStuff
 from segdistill.dataset.files import read_size
 from segdistill.dataset.folder import Folder
 from segdistill.dataset.ids import IGNORE_INDEX
+from segdistill.dataset.images import Images
 from segdistill.dataset.normalization import Normalization
 from segdistill.dataset.nyuv2 import NYUv2
 from segdistill.dataset.scenes import Scenes
@@ -26,6 +27,7 @@ DATASETS: dict[str, type[SegmentationDataset]] = {
     "cityscapes": Cityscapes,
     "coco_stuff": CocoStuff,
     "folder": Folder,
+    "images": Images,
     "nyuv2": NYUv2,
     "scenes": Scenes,
     "voc2012": Voc2012,
@@ -39,6 +41,7 @@ __all__ = [
     "Cityscapes",
     "CocoStuff",
     "Folder",
+    "Images",
     "NYUv2",
     "Normalization",
     "Sample",

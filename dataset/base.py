@@ -15,11 +15,12 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from segdistill.dataset.files import SUFFIXES, fingerprint, open_label, read_image
+from segdistill.dataset.files import SUFFIXES, fingerprint, open_label, read_image, read_size
 from segdistill.dataset.ids import IGNORE_INDEX, bit_color, encode, grey, id_table, ranges
 from segdistill.dataset.normalization import IMAGENET, Normalization
 from segdistill.dataset.pairs import Pair, describe_unused, read_lines, require_listed, walk
 
+NUM_SIZES = 32  # images that a crop is derived from
 logger = logging.getLogger(__name__)
 
 
@@ -75,6 +76,19 @@ class Recipe(NamedTuple):
     lr_g: float = 1e-2
     weight_decay: float = 5e-4
 
+    def fitted(self, images: Sequence[Path]) -> "Recipe":
+        """With a crop no larger than the median of some of the images, sides in multiples of 16."""
+        sizes = []
+        for index in evenly_spaced(NUM_SIZES, len(images)):
+            try:
+                sizes.append(read_size(images[index]))
+            except (ValueError, FileNotFoundError):  # named when it is read
+                continue
+        if not sizes:
+            return self
+        fitting = [int(side) // 16 * 16 or int(side) for side in np.median(sizes, 0)]
+        return self._replace(input_size=tuple(map(min, fitting, self.input_size)))
+
 
 # (image, label, generator) -> (image, label)
 Transform = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
@@ -117,6 +131,8 @@ class SegmentationDataset(torch.utils.data.Dataset):
     VALIDATION_SPLIT: ClassVar[str] = "val"
     NORMALIZATION: ClassVar[Normalization] = IMAGENET
     RECIPE: ClassVar[Recipe] = Recipe()
+    # What validates: "labels", or "teacher" where there are none: then scores are agreement with its predictions.
+    TRUTH: ClassVar[str] = "labels"
     LABEL_HINT: ClassVar[str] = ""
     # In the .tar of palette PNGs that its server takes; empty where servers take a .zip of label PNGs, or none is.
     SUBMISSION_FOLDER: ClassVar[str] = ""

@@ -6,15 +6,14 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from segdistill.dataset.base import Recipe, SegmentationDataset, evenly_spaced
-from segdistill.dataset.files import SUFFIXES, read_size
+from segdistill.dataset.base import Recipe, SegmentationDataset
+from segdistill.dataset.files import SUFFIXES
 from segdistill.dataset.ids import IGNORE_INDEX, encode
 from segdistill.dataset.pairs import Pair, pair_up, read_lines, walk
 
 CLASSES_FILE = "classes.txt"
 VOID_NAMES = ("ignore", "void", "unlabeled", "unlabelled", "unknown")  # in any case
 EXPECTED = "'VALUE R,G,B NAME' with VALUE 0..255, or rgb where labels hold the colours; NAME ignore is void"
-NUM_SIZES = 32  # images that the crop is derived from
 
 
 class Row(NamedTuple):
@@ -77,16 +76,7 @@ class Folder(SegmentationDataset):
     def recipe_of(cls, root: str | Path | None) -> Recipe:
         """The class's recipe with a crop no larger than the median training image, sides in multiples of 16."""
         images = [path for path in walk(Path(root or "") / "images/train") if path.suffix.lower() in SUFFIXES]
-        sizes = []
-        for index in evenly_spaced(NUM_SIZES, len(images)):
-            try:
-                sizes.append(read_size(images[index]))
-            except (ValueError, FileNotFoundError):  # named when it is read
-                continue
-        if not sizes:
-            return cls.RECIPE
-        fitting = [int(side) // 16 * 16 or int(side) for side in np.median(sizes, 0)]
-        return cls.RECIPE._replace(input_size=tuple(map(min, fitting, cls.RECIPE.input_size)))
+        return cls.RECIPE.fitted(images)
 
     def find_pairs(self) -> list[Pair]:
         def key(path: Path) -> str:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from segdistill.dataset import DATASETS, SegmentationDataset
+from segdistill.dataset.ids import bit_color
 from segdistill.dataset.pairs import read_lines
 from segdistill.network import LoadReport, SegmentationNetwork
 from segdistill.network.base import CLASS_FEATURES
@@ -122,6 +123,19 @@ def match_classes(
         f"--class-map FILE what each becomes (docs/methods.md)\n"
         f"  {source}: {', '.join(names) or 'not named'}\n  {owner}: {', '.join(classes)}"
     )
+
+
+def classes_and_colors(
+    network: SegmentationNetwork, report: LoadReport | None
+) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...]]:
+    """Names and colours of a network's classes: those of its weights or library, or of a data set with the same names;
+    numbers and Pascal VOC's colours where they are unknown."""
+    names = tuple((report and report.classes) or network.classes or ())
+    known = (other.PALETTE for other in DATASETS.values() if names and tuple(other.CLASSES) == names)
+    colors = (report and report.palette) or next(known, None)
+    count = network.num_classes
+    names = names or tuple(f"class {index}" for index in range(count))
+    return names, colors or tuple(bit_color(index + 1) for index in range(count))
 
 
 def same_names(sources: Sequence[str], targets: Sequence[str]) -> tuple[int, ...] | None:

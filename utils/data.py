@@ -13,6 +13,7 @@ from segdistill.dataset.transforms import RandomCrop
 from segdistill.utils.distributed import rank, world_size
 from segdistill.utils.loader import Loader
 from segdistill.utils.options import DataOptions, Options
+from segdistill.utils.teacher import Teacher
 
 
 def build_train_sets(each: Sequence[Options]) -> dict[DataOptions, SegmentationDataset]:
@@ -43,11 +44,18 @@ def build_train_sets(each: Sequence[Options]) -> dict[DataOptions, SegmentationD
     return train_sets
 
 
-def build_val_set(options: Options) -> SegmentationDataset:
-    """The whole images of the validation split."""
-    split = DATASETS[options.data.dataset].VALIDATION_SPLIT
-    data = options.data
-    val_set = build_dataset(data.dataset, data.data_dir, split, data_list=data.val_list, task=data.task)
+def build_val_set(
+    options: Options, train_set: SegmentationDataset, teacher: Teacher | None = None
+) -> SegmentationDataset:
+    """The whole images of the validation split; images without labels are labelled by the teacher."""
+    data, split = options.data, DATASETS[options.data.dataset].VALIDATION_SPLIT
+    labelled = train_set.TRUTH == "labels"
+    val_set = build_dataset(
+        data.dataset, data.data_dir, split, data_list=data.val_list, labelled=labelled, task=data.task
+    )
+    if not labelled:
+        val_set.CLASSES, val_set.PALETTE = train_set.CLASSES, train_set.PALETTE
+        val_set.take_labels(teacher.predict(val_set))
     keep_decoded(val_set, options)
     return val_set
 

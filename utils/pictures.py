@@ -7,7 +7,7 @@ from pathlib import Path
 
 from segdistill.dataset.files import SUFFIXES
 from segdistill.dataset.pairs import describe_unused, read_lines, require_listed, walk
-from segdistill.utils.video import VIDEO_SUFFIXES
+from segdistill.dataset.video import VIDEO_SUFFIXES
 
 logger = logging.getLogger(__name__)
 

@@ -17,8 +17,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from tqdm import tqdm
 
+from segdistill.libs.files import replacing
 from segdistill.network.weights.checkpoint import atomic_save, not_finite
 from segdistill.utils.distributed import any_process, rank
 from segdistill.utils.files import REMEDY, append, keep_rows, read_json, stamp, write_json
@@ -28,7 +30,16 @@ from segdistill.utils.state import check_fit, read_state, with_checksums
 from segdistill.utils.tasks import Figure
 
 logger = logging.getLogger(__name__)
-OWN_FILES = ("options.json", "environment.json", "teacher.json", "metrics.jsonl", "events.out.tfevents.*", "last.pth")
+PANELS = "predictions.png"
+OWN_FILES = (
+    "options.json",
+    "environment.json",
+    "teacher.json",
+    "metrics.jsonl",
+    "events.out.tfevents.*",
+    "last.pth",
+    PANELS,
+)
 
 
 class Run:
@@ -167,6 +178,15 @@ class Run:
         """A picture (H, W, 3) uint8 to TensorBoard."""
         if self.writes:
             self.events.add_image(step, name, panel)
+
+    def save_panels(self, panels: Sequence[np.ndarray]) -> None:
+        """Pictures (H, W, 3) uint8, one below the other, to predictions.png."""
+        if not self.writes:
+            return
+        width = max(panel.shape[1] for panel in panels)
+        rows = [np.pad(panel, ((0, 0), (0, width - panel.shape[1]), (0, 0))) for panel in panels]
+        with replacing(self.folder / PANELS) as file:
+            Image.fromarray(np.concatenate(rows)).save(file, format="png")
 
     def save_state(self, step: int, best: float | None, learner: Learner) -> None:
         """Write last.pth. Raises: as ``save``."""

@@ -145,7 +145,8 @@ class Student:
         network = self.learner.network
         share_buffers(network)
         metadata = {"dataset": self.options.data.dataset, "step": self.step}
-        metadata |= {"classes": self.train_set.CLASSES} if network.num_classes else {}
+        if network.num_classes and self.train_set.CLASSES:
+            metadata |= {"classes": self.train_set.CLASSES, "palette": self.train_set.PALETTE}
         if not self.is_scored:  # no score to choose the best step, so it is the last
             self.run.save(self.run.best, export_weights(network, self.normalization, **metadata))
             return {}
@@ -156,16 +157,18 @@ class Student:
         pixels = self.options.optimisation.part_size * math.prod(self.options.data.input_size)
         batch_size = max(pixels // val_set[0].label.numel(), 1)
         scores = evaluate(predictor, val_set, self.normalization, None, num_workers, "validation", batch_size)
+        panels = []
         for i in sorted({0, len(val_set) // 2}):
             image, label, name, _ = val_set[i]
             prediction = self.task.read(predictor.coarse(self.normalization(image[None])), label.shape)[0]
             maps = [self.task.picture(values.numpy(), val_set) for values in (label, prediction)]
-            panel = np.concatenate([image.permute(1, 2, 0).numpy(), *maps], axis=1)
-            self.run.show(self.step, f"val/{name}", panel)
+            panels.append(np.concatenate([image.permute(1, 2, 0).numpy(), *maps], axis=1))
+            self.run.show(self.step, f"val/{name}", panels[-1])
         figures, primary = scores.figures(), self.task.primary
         if primary.is_better(figures[primary.key], self.best):
             self.best = figures[primary.key]
             metadata[primary.key] = self.best
+            self.run.save_panels(panels)
             self.run.save(self.run.best, export_weights(network, self.normalization, **metadata))
         return {f"val/{key}": value for key, value in figures.items()}
 

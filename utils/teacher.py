@@ -10,11 +10,13 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from segdistill.dataset import Normalization, SegmentationDataset
 from segdistill.dataset.base import evenly_spaced
 from segdistill.dataset.normalization import CONVENTIONS, IMAGENET
-from segdistill.network import SegmentationNetwork, SegmentationOutput, build_network, resize
+from segdistill.network import SegmentationNetwork, SegmentationOutput, build_network, network_class, resize
+from segdistill.network.settings import settings_of
 from segdistill.network.weights.checkpoint import LoadReport, describe, load_network
 from segdistill.utils.batch import Batch
 from segdistill.utils.classes import ClassMap, MappedNetwork, match_classes
@@ -104,30 +106,14 @@ class Teacher(nn.Module):
         untrained: bool = False,
         **options,
     ) -> "Teacher":
-        """A network by name, with the weights that its library publishes or those of a file.
+        """A network by name, with the weights that its library publishes or those of a file: see ``load_teacher``.
 
         Args:
-            name, settings: as ``segdistill.network.build_network``; without a file the settings say pretrained=true.
-            path: a file that describes the same network, or a plain state dict in its keys or its library's.
-            num_classes: of the network, if the file does not have it or there is none.
-            untrained: allow random weights, to check the terms against the network; such a teacher has no report.
             options: of ``from_report``.
 
-        Raises: as ``build_network``, ``segdistill.network.load_network`` and ``from_report``, and ValueError for a
-            network that has neither a file nor published weights.
+        Raises: as ``load_teacher`` and ``from_report``.
         """
-        settings = dict(settings or {})
-        if path is not None:
-            settings.pop("pretrained", None)  # the file's weights replace the published ones
-            known = {} if num_classes is None else {"num_classes": num_classes}
-            network, report = load_network(path, described={"name": name, **known, **settings})
-        elif settings.get("pretrained"):
-            network = build_network(name, None, **settings)
-            report = describe(network)
-        elif untrained:
-            network, report = build_network(name, num_classes, **settings), None
-        else:
-            raise ValueError(f"{name} without weights is untrained and teaches nothing: give a file or pretrained=true")
+        network, report = load_teacher(name, path, num_classes, settings, untrained)
         return cls.from_report(network, report, name if path is None else str(path), student_normalization, **options)
 
     @classmethod
@@ -294,6 +280,26 @@ class Teacher(nn.Module):
         return whole(self.network, feature).coarse(self.rescale(images))
 
     @torch.no_grad()
+    def predict(self, dataset: SegmentationDataset) -> list[Tensor]:
+        """The prediction (H, W) for each image of a data set, with a progress bar.
+
+        Raises:
+            ValueError: one prediction all over every image.
+        """
+        task, predictions = task_of(dataset), []
+        for index in tqdm(range(len(dataset)), desc="asking the teacher", unit="image", leave=False, disable=None):
+            image = dataset.read(index).image
+            maps = self._coarse(task.feature, self.normalization(image[None]))
+            predictions.append(task.read(maps, image.shape[1:])[0])
+        values = torch.cat([prediction.unique() for prediction in predictions]).unique()
+        if len(values) == 1:
+            raise ValueError(
+                f"teacher {self.source} predicts {values.item()} all over {len(dataset)} images of {dataset.root}: is "
+                f"its input convention right (--teacher-normalization {'|'.join(CONVENTIONS)})?"
+            )
+        return predictions
+
+    @torch.no_grad()
     def verify_features(self, dataset: SegmentationDataset) -> dict:
         """Check the features of two images of ``dataset``; needs no classes or labels. Returns: as ``verify``.
 
@@ -333,6 +339,42 @@ class Teacher(nn.Module):
             "num_images": num_images,
             figure: score,
         }
+
+
+def load_teacher(
+    name: str | None,
+    path: str | os.PathLike | None = None,
+    num_classes: int | None = None,
+    settings: Mapping[str, object] | None = None,
+    untrained: bool = False,
+) -> tuple[SegmentationNetwork, LoadReport | None]:
+    """The network of a teacher and the report of its weights.
+
+    Args:
+        name, settings: as ``segdistill.network.build_network``; None: the network that the file describes.
+        path: a file that describes the same network, or a plain state dict in its keys or its library's. None: the
+            weights that the network's library publishes.
+        num_classes: of the network, if the file does not have it or there is none.
+        untrained: allow random weights, to check the terms against the network; they have no report.
+
+    Raises: as ``build_network`` and ``segdistill.network.load_network``, and ValueError for a network that has neither
+        a file nor published weights.
+    """
+    if name is None:
+        return load_network(path)
+    settings = dict(settings or {})
+    if path is not None:
+        settings.pop("pretrained", None)  # the file's weights replace the published ones
+        known = {} if num_classes is None else {"num_classes": num_classes}
+        return load_network(path, described={"name": name, **known, **settings})
+    if "pretrained" in settings_of(network_class(name)):
+        settings.setdefault("pretrained", True)
+    if settings.get("pretrained"):
+        network = build_network(name, None, **settings)
+        return network, describe(network)
+    if untrained:
+        return build_network(name, num_classes, **settings), None
+    raise ValueError(f"{name} without weights is untrained and teaches nothing: --T_ckpt_path names its file")
 
 
 def own_scale(report: LoadReport | None, dataset: SegmentationDataset) -> float:

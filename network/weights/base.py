@@ -15,8 +15,8 @@ class Weights:
 
     family: the file of ``segdistill.network.weights`` that read it. config: the arguments of ``build_network``; empty
     for a backbone alone. normalization: None if the file has none. skipped: entries of the file that our network does
-    not have. input_size: height and width of the network's input image; None for the image's size. counts_void: the
-    last class is void, one more than the data set's.
+    not have. palette: the colours of the classes, RGB, 0..255. input_size: height and width of the network's input
+    image; None for the image's size. counts_void: the last class is void, one more than the data set's.
     """
 
     family: str
@@ -27,6 +27,7 @@ class Weights:
     sha256: str | None = None
     skipped: list[str] = field(default_factory=list)
     classes: tuple[str, ...] | None = None
+    palette: tuple[tuple[int, int, int], ...] | None = None
     input_size: tuple[int, int] | None = None
     counts_void: bool = False
 

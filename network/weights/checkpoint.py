@@ -29,6 +29,7 @@ class LoadReport:
     """Result of ``load_weights``: entries used, skipped (in the file only) and missing (initial values kept).
 
     normalization: None if neither the file nor the network's library has one.
+    classes, palette: names and colours (RGB, 0..255) of the classes, where the file has them.
     input_size: height and width of the network's input image; None for the image's size.
     counts_void: the last class is void, one more than the data set's.
     """
@@ -41,6 +42,7 @@ class LoadReport:
     sha256: str | None
     config: dict
     classes: tuple[str, ...] | None = None
+    palette: tuple[tuple[int, int, int], ...] | None = None
     input_size: tuple[int, int] | None = None
     counts_void: bool = False
 
@@ -144,6 +146,7 @@ def load_weights(
         weights.sha256,
         weights.config,
         weights.classes,
+        weights.palette,
         weights.input_size,
         weights.counts_void,
     )
@@ -255,6 +258,7 @@ def convert(
         raise ValueError(f"{source} does not tell the colours that its network was trained with: give a normalization")
     loaded, report = load_network(weights)
     metadata = {"source_sha256": report.sha256} | ({"classes": report.classes} if report.classes else {})
+    metadata |= {"palette": report.palette} if report.palette else {}
     metadata |= {"counts_void": True} if report.counts_void else {}
     atomic_save(export_weights(loaded, report.normalization, report.input_size, **metadata), output)
     return report

@@ -37,6 +37,7 @@ def read(content: Mapping) -> Weights:
         without_downloads(config),
         read_normalization(field(content, "normalization", list | tuple, "channels, mean, std, scale")),
         classes=read_classes(content.get("classes"), config["num_classes"]),
+        palette=read_palette(content.get("palette"), config["num_classes"]),
         input_size=read_size(content.get("input_size")),
         counts_void=content.get("counts_void") is True,
     )
@@ -121,6 +122,22 @@ def read_classes(names: object, num_classes: int) -> tuple[str, ...] | None:
     if len(names) != num_classes:
         raise ValueError(f"it has {num_classes} classes, but names {len(names)}")
     return tuple(names)
+
+
+def read_palette(colors: object, num_classes: int) -> tuple[tuple[int, int, int], ...] | None:
+    if colors is None:
+        return None
+    if not isinstance(colors, list | tuple) or not all(map(is_color, colors)) or len(colors) != num_classes:
+        raise ValueError(f"its palette should be {num_classes} colours of three numbers 0..255; it is {shown(colors)}")
+    return tuple(map(tuple, colors))
+
+
+def is_color(color: object) -> bool:
+    return (
+        isinstance(color, list | tuple)
+        and len(color) == 3
+        and all(type(value) is int and 0 <= value <= 255 for value in color)
+    )
 
 
 def read_size(size: object) -> tuple[int, int] | None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+from segdistill.dataset import DATASETS
 from segdistill.network import HIDDEN, network_class
 from segdistill.network.settings import parse_settings, settings_of, value_kind
 from segdistill.utils.flags import Parser, add_switch, reader
@@ -60,6 +61,8 @@ def make_options(given: dict[str, Any]) -> Options:
         values["teacher_options"] = network_settings(values["teacher_network"], values["teacher_options"])
     if values["ohem"] is not None:
         values["ohem"] = dataclasses.asdict(Ohem()) | parse_settings(Ohem, values["ohem"], "--ohem")
+    if DATASETS[values["dataset"]].TRUTH == "teacher" and not values["terms"]:
+        values["terms"] = [parse_term("pi", [])]
     values["terms"] = name_terms(values["terms"])
     if values["save_name"] is None:
         values["save_name"] = name_run(values)

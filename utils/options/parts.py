@@ -303,6 +303,14 @@ class Options:
             raise ValueError("--teacher-cache needs --views K: without it no sample comes twice")
 
     def _check_labels(self) -> None:
+        if DATASETS[self.data.dataset].TRUTH == "teacher":
+            if not self.teacher.given:
+                raise ValueError(
+                    f"--dataset {self.data.dataset} has no labels, a teacher gives the classes: --T_ckpt_path FILE or "
+                    "--teacher-network NAME"
+                )
+            if self.objective.task_weight:
+                raise ValueError(f"--task-weight has no effect with --dataset {self.data.dataset}: it has no labels")
         for name in ("unlabelled_list", "num_labels"):
             if self.objective.task_weight == 0 and getattr(self.data, name):
                 raise ValueError(

@@ -30,6 +30,8 @@ def with_defaults(given: Mapping) -> dict:
         "momentum": 0.9 if whole["optimizer"] == "sgd" else None,
         "unlabelled_share": 0.5 if whole["unlabelled_list"] else None,
     }
+    if data_set.TRUTH == "teacher" and "task_weight" not in given:
+        whole["task_weight"] = 0.0  # there are no labels
     if not whole["random_scale"] and "scale_range" not in given:
         whole["scale_range"] = None
     return whole | {name: value for name, value in dependent.items() if whole[name] is None}

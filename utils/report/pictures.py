@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from segdistill.libs.files import replacing
 from segdistill.utils.report.compare import Comparison
-from segdistill.utils.tasks import TASKS
+from segdistill.utils.tasks import AGREEMENTS, TASKS
 from segdistill.utils.tasks import Figure as TaskFigure
 
 Rows = Sequence[Mapping[str, float]]
@@ -76,7 +76,8 @@ def quantities_of(keys: Sequence[str]) -> dict[str, str]:
 
 def score_of(key: str) -> TaskFigure | None:
     """The primary figure of a task, if this is its column."""
-    return next((task.primary for task in TASKS.values() if key == f"val/{task.primary.key}"), None)
+    tasks = (*TASKS.values(), *AGREEMENTS.values())
+    return next((task.primary for task in tasks if key == f"val/{task.primary.key}"), None)
 
 
 def colors_of(groups: Sequence[str]) -> dict[str, str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from segdistill.dataset import SegmentationDataset, build_dataset
+from segdistill.dataset import DATASETS, SegmentationDataset, build_dataset
 from segdistill.dataset.base import evenly_spaced
 from segdistill.utils.checkpoint import load_predictor
 from segdistill.utils.distributed import start_device
@@ -14,6 +14,7 @@ from segdistill.utils.files import write_text
 from segdistill.utils.protocol import describe
 from segdistill.utils.report.compare import FREE, Caveats, Comparison, Group, check_same_subject, classes_of
 from segdistill.utils.report.read import FinishedRun, flat, read_run
+from segdistill.utils.run import PANELS
 from segdistill.utils.tasks import Figure, task_named, task_of
 
 # --------------------------------------------------------------------------------------------------------- tables
@@ -298,6 +299,8 @@ def summary_of(run: FinishedRun) -> str:
         return f"{training}, without a teacher."
     primary, num_images = run.task.primary, run.teacher["num_images"]
     score = run.teacher[primary.key]
+    if score is None and DATASETS[dataset].TRUTH == "teacher":
+        return f"{training}, from {run.teacher['file']}, whose predictions are the labels of the held-out images."
     if score is None:
         return f"{training}, from {run.teacher['file']}, a network without {run.task.feature}."
     figure = f"{primary.text(score)} {primary.name}"
@@ -338,6 +341,10 @@ def write_run_report(folder: Path) -> None:
         subject = subject_of(run.evaluation)
         sections += [f"## Classes of {subject}", score_table({subject: run.evaluation})]
         sections += [f"{run.checkpoint.name} on {run.evaluation['num_images']} images."]
+    if (folder / PANELS).is_file():
+        truth = "the teacher" if DATASETS[run.options["dataset"]].TRUTH == "teacher" else "truth"
+        sections += ["## Predictions", f"![image, {truth}, student]({PANELS})"]
+        sections += [f"Held-out images, {truth}, the student at its best validation."]
     sections += ["## Terms", terms_table(run), "Share of each weighted term in the loss at the end of training."]
     sections += [cost_sentence(run)] if run.cost else []
     if run.teacher and run.teacher.get("crops"):

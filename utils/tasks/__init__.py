@@ -7,22 +7,32 @@ from torch import nn
 
 from segdistill.dataset import DATASETS, SegmentationDataset
 from segdistill.network import SegmentationNetwork
+from segdistill.utils.tasks.agreement import agreement_of
 from segdistill.utils.tasks.base import Figure, Scores, Task
 from segdistill.utils.tasks.segmentation import Segmentation
 
-__all__ = ["TASKS", "Figure", "Scores", "Task", "build_loss", "task_named", "task_of"]
+__all__ = ["AGREEMENTS", "TASKS", "Figure", "Scores", "Task", "build_loss", "task_named", "task_of"]
 
 TASKS: dict[str, Task] = {task.name: task for task in (Segmentation(),)}
 
 
+# The same where a teacher's predictions are the labels.
+AGREEMENTS: dict[str, Task] = {name: agreement_of(task) for name, task in TASKS.items()}
+
+
 def task_of(dataset: SegmentationDataset | type[SegmentationDataset]) -> Task:
     """The task that a data set was opened for; for a class, its first task."""
-    return TASKS[getattr(dataset, "task", dataset.TASKS[0])]
+    return named(getattr(dataset, "task", dataset.TASKS[0]), dataset)
 
 
 def task_named(record: Mapping) -> Task:
     """The task of options.json or evaluation.json; the data set's first where it says none."""
-    return TASKS[record.get("task") or DATASETS[record["dataset"]].TASKS[0]]
+    dataset = DATASETS[record["dataset"]]
+    return named(record.get("task") or dataset.TASKS[0], dataset)
+
+
+def named(name: str, dataset: SegmentationDataset | type[SegmentationDataset]) -> Task:
+    return (AGREEMENTS if dataset.TRUTH == "teacher" else TASKS)[name]
 
 
 def build_loss(task: Task, network: SegmentationNetwork, weight: float, settings: Mapping[str, object]) -> nn.Module:

@@ -32,7 +32,8 @@ class Segmentation(Task):
     per_class = Figure("iou", "IoU")
 
     def num_channels(self, dataset: SegmentationDataset) -> int:
-        return len(dataset.CLASSES)
+        # Images whose teacher has no classes: a student keeps a head, to be trained on labels later.
+        return len(dataset.CLASSES) or 1
 
     def loss(
         self,
