@@ -13,9 +13,11 @@ from pathlib import Path
 
 import torch
 
-from segdistill.dataset import DATASETS, SegmentationDataset, build_dataset
-from segdistill.network import LoadReport
+from segdistill.dataset import DATASETS, Images, SegmentationDataset, build_dataset
+from segdistill.network import HIDDEN, LoadReport, network_class
+from segdistill.network.settings import parse_settings
 from segdistill.utils.checkpoint import add_network_flags, load_predictor
+from segdistill.utils.classes import classes_and_colors
 from segdistill.utils.distributed import rank, start_device
 from segdistill.utils.evaluate import evaluate
 from segdistill.utils.files import write_json
@@ -23,6 +25,7 @@ from segdistill.utils.flags import Parser, add_switch, number, run_command
 from segdistill.utils.protocol import add_protocol_flags, protocol_of
 from segdistill.utils.report import score_table, write_run_report
 from segdistill.utils.tasks import TASKS, Scores, task_of
+from segdistill.utils.teacher import Inference, Teacher, load_teacher
 
 
 def parse_options(argv: list[str] | None) -> argparse.Namespace:
@@ -38,6 +41,10 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--split", help="of the data set (the one that validates)")
     add_switch(parser, "--check", "check options and data, and stop before the checkpoint is read")
     add_switch(parser, "--count-void", "count predictions on void pixels as errors, as ESPNet's paper did")
+    teacher = parser.add_argument_group("teacher", "whose predictions are the labels of --dataset images")
+    teacher.add_argument("--T_ckpt_path", metavar="FILE")
+    teacher.add_argument("--teacher-network", metavar="NAME", help="as of train.py")
+    teacher.add_argument("--teacher-options", nargs="*", default=[], metavar="key=value")
     parser.add_argument("--num-workers", type=number(int, 0), default=1, metavar="N")
     parser.add_argument(
         "--output", type=Path, nargs="+", default=[], metavar="FILE", help="write the figures there as JSON, one each"
@@ -54,6 +61,10 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
         parser.error(f"--output {folders[0]} is a folder; name a file")
     if not options.data_dir:
         parser.error(f"--dataset {options.dataset} needs --data-dir")
+    has_teacher = bool(options.T_ckpt_path or options.teacher_network)
+    if has_teacher != (data_set.TRUTH == "teacher"):
+        needs = "have no effect" if has_teacher else "name whose predictions are the labels: give one"
+        parser.error(f"--T_ckpt_path and --teacher-network {needs} with --dataset {options.dataset}")
     if options.split not in data_set.SPLITS:
         parser.error(f"{options.dataset} has no split {options.split!r}; known: {', '.join(data_set.SPLITS)}")
     return options
@@ -67,12 +78,27 @@ def main(argv: list[str] | None = None) -> int:
     )
     if options.check:
         return 0
+    if dataset.TRUTH == "teacher":
+        label(dataset, options, device)
     outputs = options.output or [None] * len(options.checkpoint)
     options.images = dataset.digest()  # reads every file
     for checkpoint, output in zip(options.checkpoint, outputs, strict=True):
         one = argparse.Namespace(**{**vars(options), "checkpoint": checkpoint, "output": output})
         evaluate_checkpoint(one, dataset, device)
     return 0
+
+
+def label(dataset: Images, options: argparse.Namespace, device: torch.device) -> None:
+    """Give images the classes of the teacher, and its predictions as labels."""
+    name = options.teacher_network
+    settings = parse_settings(network_class(name), options.teacher_options, name, HIDDEN) if name else {}
+    network, report = load_teacher(name, options.T_ckpt_path, settings=settings)
+    dataset.CLASSES, dataset.PALETTE = classes_and_colors(network, report)
+    convention = report.normalization or dataset.NORMALIZATION
+    source = options.T_ckpt_path or name
+    teacher = Teacher.from_report(network, report, source, convention, dataset, inference=Inference(device))
+    dataset.take_labels(teacher.predict(dataset))
+    options.protocol["teacher"] = report.sha256
 
 
 def evaluate_checkpoint(options: argparse.Namespace, dataset: SegmentationDataset, device: torch.device) -> None:

@@ -100,6 +100,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         for run in runs:
             write_run_report(run.folder)
+        if not is_scored:
+            logger.info("features alone were trained; on labels: --S_ckpt_path %s --dataset NAME", runs[0].best)
     return 0
 
 
@@ -160,9 +162,22 @@ def load_teachers_network(
         chosen.teacher_network, chosen.T_ckpt_path, num_channels, chosen.teacher_options, untrained=options.run.check
     )
     if dataset.TRUTH == "teacher":
+        require_classes(network, options)
         for train_set in train_sets.values():
             train_set.CLASSES, train_set.PALETTE = classes_and_colors(network, report)
     return network, report
+
+
+def require_classes(network: SegmentationNetwork, options: Options) -> None:
+    """Raise ValueError if a term reads the logits of a network that has none."""
+    reads_logits = [term for term in options.objective.terms if term.settings["on"].endswith("logits")]
+    if reads_logits and not network.num_classes:
+        known = ", ".join(network.features)
+        raise ValueError(
+            f"{options.teacher.T_ckpt_path or options.teacher.teacher_network} has no classes for "
+            f"--{reads_logits[0].method}: distil its features ({known}) by --fitnet on=STUDENTS:TEACHERS, such as "
+            "on=context:context, and train on a few labels afterwards (--S_ckpt_path)"
+        )
 
 
 def build_teacher(

@@ -22,7 +22,8 @@ class Images(SegmentationDataset):
     """``<root>/**/X.jpg``: pictures in any folders, and one frame a second of each video; no labels, no class file.
 
     CLASSES and PALETTE are the teacher's, set when it is known. Evenly spaced pictures, a tenth and at most 200, are
-    held out and validate: their labels are the teacher's predictions (``take_labels``), so scores are agreement with it.
+    held out and validate: their labels are the teacher's predictions (``take_labels``), so scores say how far a student
+    agrees with it.
     """
 
     CLASSES = PALETTE = ()

@@ -82,6 +82,8 @@ def describe(protocol: Mapping) -> str:
         parts.append("mirrored too")
     if shown := protocol["input_size"]:
         parts.append(f"shown at {shown:g} x" if isinstance(shown, float) else f"shown at {shown[0]}x{shown[1]}")
+    if teacher := protocol.get("teacher"):
+        parts.append(f"labels are the predictions of the teacher {teacher[:12]}")
     if protocol["count_void"]:
         parts.append("predictions on void count as errors")
     return "; ".join(parts)

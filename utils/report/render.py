@@ -8,7 +8,8 @@ import numpy as np
 
 from segdistill.dataset import DATASETS, SegmentationDataset, build_dataset
 from segdistill.dataset.base import evenly_spaced
-from segdistill.utils.checkpoint import load_predictor
+from segdistill.utils.checkpoint import load_predictor, load_required
+from segdistill.utils.classes import classes_and_colors
 from segdistill.utils.distributed import start_device
 from segdistill.utils.files import write_text
 from segdistill.utils.protocol import describe
@@ -409,11 +410,18 @@ def write_panel(comparison: Comparison, path: Path, num_images: int) -> None:
     checkpoints |= {group.name: (group.first.checkpoint, mapped) for group in comparison.groups}
     runs = [group.first.options for group in comparison.groups]
     own = {run[key] for run in runs for key in ("network", "teacher_network") if run.get(key)}  # run in training
+    titles = ["image", "truth", *checkpoints]
+    if dataset.TRUTH == "teacher":
+        first, _ = next(iter(checkpoints.values()))
+        dataset.CLASSES, dataset.PALETTE = classes_and_colors(*load_required(first, trusted=own))
     rows = predict_rows(list(checkpoints.values()), dataset, evaluation["protocol"], num_images, own)
+    if dataset.TRUTH == "teacher":
+        titles.remove("truth")
+        rows = [[image, *predictions] for image, _, *predictions in rows]
     task = task_of(dataset)
     legend = task.legend([one for _, *predictions in rows for one in predictions], dataset)
     panel = [[image, *(task.picture(one, dataset) for one in predictions)] for image, *predictions in rows]
-    draw_panel(panel, ["image", "truth", *checkpoints], path, legend)
+    draw_panel(panel, titles, path, legend)
 
 
 def teachers_map(comparison: Comparison) -> str | None:
