@@ -24,10 +24,11 @@ from segdistill.libs.files import replacing
 from segdistill.utils.checkpoint import LoadedPredictor, add_network_flags, load_predictor, load_required
 from segdistill.utils.classes import classes_and_colors
 from segdistill.utils.distributed import start_device
-from segdistill.utils.flags import Parser, add_switch, run_command
+from segdistill.utils.flags import Parser, add_switch, number, run_command
 from segdistill.utils.latency import DTYPES, measure_latency
 from segdistill.utils.pictures import checkpoint_names, output_names, picture_files
 from segdistill.utils.protocol import add_protocol_flags, protocol_of
+from segdistill.utils.pseudo_labels import write_folder
 from segdistill.utils.submission import submission
 from segdistill.utils.tasks import task_of
 from segdistill.utils.video import VideoWriter
@@ -53,6 +54,18 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--save", nargs="+", choices=KINDS, help="what to write (labels; panels for a video)")
     parser.add_argument(
         "--submission", type=Path, metavar="FILE", help=".zip of label ids, or .tar as VOC's server wants"
+    )
+    parser.add_argument(
+        "--min-confidence",
+        type=number(float, 0, 1),
+        metavar="P",
+        help="write --images with --save labels as a data set (folder) that trains, void below this probability",
+    )
+    parser.add_argument(
+        "--keep-share",
+        type=number(float, 0, 1),
+        metavar="S",
+        help="of --min-confidence: of each class at least this share of its pixels, so that rare classes survive",
     )
     add_switch(parser, "--fps", "measure the latency of the networks at --input-size and --batch-size, nothing else")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of --fps")
@@ -81,8 +94,12 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
             parser.error(f"{options.dataset} has no --split {options.split}; known: {', '.join(data_set.SPLITS)}")
     if options.submission and len(options.checkpoint) > 1:
         parser.error("a submission is of one checkpoint")
+    if options.min_confidence is not None and not (
+        options.images and options.output and options.save in (None, ["labels"]) and len(options.checkpoint) == 1
+    ):
+        parser.error("--min-confidence writes labels of one checkpoint: --images PATH --output FOLDER --save labels")
     options.video = bool(options.images) and options.images.suffix.lower() in VIDEO_SUFFIXES
-    if options.video and ("labels" in (options.save or ()) or options.submission):
+    if options.video and ("labels" in (options.save or ()) or options.submission or options.min_confidence):
         parser.error("a video gives colours, overlays or panels")
     options.save = options.save or (["panels"] if options.video else ["labels"])
     return options
@@ -97,6 +114,7 @@ def without_effect(options: argparse.Namespace, given: set[str]) -> dict[str, se
         "without --fps or --predict sliding": given & {"--batch-size"} if options.predict == "whole" else set(),
         "with --images": given & {"--data-dir", "--data-list", "--split"} if options.images else set(),
         "without --output": given & {"--save"} if not options.output else set(),
+        "without --min-confidence": given & {"--keep-share"} if options.min_confidence is None else set(),
     }
 
 
@@ -131,6 +149,8 @@ def main(argv: list[str] | None = None) -> int:
         return predict_video(options, predictors, data)
 
     pictures = picture_files(options.images) if options.images else [pair.image for pair in data.pairs]
+    if options.min_confidence is not None:
+        return label_pictures(options, next(iter(predictors.values())), output_names(pictures), data)
     with ExitStack() as stack:
         archive = stack.enter_context(submission(options.submission, data)) if options.submission else None
         names = output_names(pictures)
@@ -157,6 +177,21 @@ def classes_of(options: argparse.Namespace) -> type[SegmentationDataset]:
     if not report.classes:
         raise ValueError(f"{options.checkpoint[0]} does not name its classes: --dataset does")
     return dataset_of(*classes_and_colors(network, report))
+
+
+def label_pictures(
+    options: argparse.Namespace,
+    predictor: LoadedPredictor,
+    pictures: Mapping[str, Path],
+    data: type[SegmentationDataset],
+) -> int:
+    """Write the confident predictions as a data set."""
+    share = options.keep_share or 0.0
+    kept = write_folder(predictor, pictures, data, options.output, options.min_confidence, share)
+    for name, part in kept.items():
+        print(f"{name:20} {100 * part:6.2f} % of its pixels kept")
+    print(f"{len(pictures)} labelled pictures: --dataset folder --data-dir {options.output}")
+    return 0
 
 
 def predict_video(

@@ -19,7 +19,7 @@ from segdistill.dataset import Normalization, SegmentationDataset
 from segdistill.dataset.duplicates import warn_of_shared_images
 from segdistill.dataset.normalization import parse_normalization
 from segdistill.network import LoadReport, SegmentationNetwork
-from segdistill.utils.batch import make_batches
+from segdistill.utils.batch import make_batches, without_unsure
 from segdistill.utils.classes import classes_and_colors
 from segdistill.utils.data import build_loader, build_train_sets, build_val_set
 from segdistill.utils.distributed import leave, rank, start_device, wait_for_all
@@ -44,8 +44,9 @@ class Group(NamedTuple):
 
     @property
     def wanted(self) -> frozenset[str]:
-        """The teacher features that the terms read."""
-        return frozenset().union(*(student.learner.wanted for student in self.students))
+        """The teacher features that the terms read, and its logits if its confidence counts."""
+        confidence = {"logits"} if self.students[0].options.teacher.min_confidence else set()
+        return frozenset(confidence).union(*(student.learner.wanted for student in self.students))
 
     @property
     def distilled(self) -> bool:
@@ -117,6 +118,7 @@ def fit(
     students = [student for group in groups for student in group.students]
     options, start = students[0].options, min(student.step for student in students)
     num_steps, parts = options.optimisation.num_steps, options.optimisation.accumulate
+    min_confidence = teacher and options.teacher.min_confidence
     loaders = [build_loader(group.students[0].options, group.train_set, start, device) for group in groups]
     caches = [build_cache(group, teacher, convention) for group in groups]
     primary = students[0].task.primary
@@ -131,6 +133,8 @@ def fit(
                 with group.watch:
                     # Before the students' forward passes, so that the teacher's intermediate maps are freed first.
                     output = (cache or teacher)(batch, group.wanted) if group.distilled else None
+                    if output and min_confidence:
+                        batch = without_unsure(batch, output.logits, min_confidence)
                 for student in learning:
                     student.accumulate(step, part, batch, output)
             if learning:
@@ -209,6 +213,8 @@ def build_teacher(
         normalization=parse_normalization(chosen.teacher_normalization) if chosen.teacher_normalization else None,
         inference=inference,
     )
+    if chosen.min_confidence:
+        teacher.network.check_features({"logits"})
     if teacher.report:
         for run in (run for one, run in zip(each, runs, strict=True) if one.objective.terms):
             run.check_teacher(teacher.report.sha256, teacher.class_map and teacher.class_map.targets)

@@ -21,6 +21,8 @@ class Batch(NamedTuple):
     progress: 0..1, the completed share of the training.
     num_kept: as ``num_valid``, of the pixels that terms with void=mask count: the labelled ones and those of wholly
         unlabelled images. None where it is not known, then they count their own.
+    unsure: (N, h, w) bool, at the stride of the teacher's logits: positions of wholly unlabelled images where its
+        confidence is too low for its terms. None: none are.
     """
 
     images: Tensor
@@ -29,6 +31,7 @@ class Batch(NamedTuple):
     num_valid: Tensor
     progress: float
     num_kept: Tensor | None = None
+    unsure: Tensor | None = None
 
 
 def make_batches(
@@ -66,4 +69,12 @@ def join_batches(batches: list[Batch]) -> Batch:
     first, parts = batches[0], len(batches)
     images, labels, keys = (torch.cat([batch[i] for batch in batches]) for i in range(3))
     num_kept = None if first.num_kept is None else first.num_kept * parts
-    return Batch(images, labels, keys, first.num_valid * parts, first.progress, num_kept)
+    unsure = None if first.unsure is None else torch.cat([batch.unsure for batch in batches])
+    return Batch(images, labels, keys, first.num_valid * parts, first.progress, num_kept, unsure)
+
+
+def without_unsure(batch: Batch, logits: Tensor, min_confidence: float) -> Batch:
+    """The batch with ``unsure`` where the best class of the teacher's ``logits`` (N, C, h, w) is less probable."""
+    unlabelled = ~is_labelled(batch.labels).flatten(1).any(1)
+    confidence = logits.float().softmax(1).amax(1)
+    return batch._replace(unsure=(confidence < min_confidence) & unlabelled[:, None, None])

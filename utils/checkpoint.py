@@ -10,9 +10,18 @@ import torch
 from torch import Tensor
 
 from segdistill.dataset import SegmentationDataset
-from segdistill.network import HIDDEN, LoadReport, SegmentationNetwork, load_network, network_class
+from segdistill.network import (
+    HIDDEN,
+    LoadReport,
+    SegmentationNetwork,
+    build_network,
+    load_network,
+    network_class,
+)
 from segdistill.network.base import CLASS_FEATURES
+from segdistill.network.external import LIBRARIES
 from segdistill.network.settings import parse_settings
+from segdistill.network.weights.checkpoint import describe
 from segdistill.utils.classes import MappedNetwork, match_classes
 from segdistill.utils.predict import Predictor
 from segdistill.utils.protocol import WHOLE_IMAGES, build_predictor
@@ -82,12 +91,16 @@ def load_required(
     """Load a checkpoint that must hold one of ``networks``, if any are named.
 
     Args:
+        file: a checkpoint, or a network by name whose library publishes its weights, such as ``hf:ID``.
         networks: names; a FILE.py:CLASS among them is run. A single one is that of a plain state dict.
         network_options: ``key=value`` settings of the network that override the file's.
         trusted: further names of networks whose FILE.py:CLASS may be run, whatever the file holds.
 
     Raises: as ``segdistill.network.load_network``, and ValueError if the file holds another network.
     """
+    library, _, name = str(file).partition(":")
+    if library in LIBRARIES and name:
+        return published(str(file), network_options)
     described = None
     if len(networks) == 1:  # a plain state dict says nothing of its network
         (name,) = networks
@@ -96,6 +109,13 @@ def load_required(
     if networks and report.config["name"] not in networks:
         raise ValueError(f"{file} holds a {report.config['name']}, not a {' or '.join(networks)}")
     return network, report
+
+
+def published(name: str, options: Sequence[str]) -> tuple[SegmentationNetwork, LoadReport]:
+    """A library's network with the weights that it publishes."""
+    settings = parse_settings(network_class(name), options, name, HIDDEN)
+    network = build_network(name, None, pretrained=True, **settings).eval()
+    return network, describe(network)
 
 
 def add_network_flags(parser: argparse.ArgumentParser) -> None:

@@ -176,12 +176,15 @@ class DistillationLoss(nn.Module):
 
     def mask(self, batch: Batch, like: Tensor) -> dict[str, Tensor | None]:
         """The keywords ``valid`` and ``num_valid`` of the method's function, for maps of the size of ``like``."""
-        if self.void == "keep":
-            return {}
         size = like.shape[2:]
+        valid = valid_positions(batch.labels, size) if self.void == "mask" else None
+        if batch.unsure is not None:  # how many are left on other processes is not known: the mean is of its own
+            sure = ~resize_labels(batch.unsure, size)
+            return {"valid": sure if valid is None else valid & sure, "num_valid": None}
+        if valid is None:
+            return {}
         share = size.numel() / batch.labels[0].numel()
-        num_valid = None if batch.num_kept is None else batch.num_kept * share
-        return {"valid": valid_positions(batch.labels, size), "num_valid": num_valid}
+        return {"valid": valid, "num_valid": None if batch.num_kept is None else batch.num_kept * share}
 
     def without_void(self, batch: Batch, maps: Tensor) -> Tensor:
         """The maps with zeros at masked positions, for layers that mix positions (attention, BatchNorm)."""
