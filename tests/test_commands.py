@@ -47,7 +47,7 @@ def evaluate(tmp_path, *arguments):
 def test_released_checkpoints_give_their_published_numbers(file, network, mean_iou, tmp_path):
     root = os.environ["SEGDISTILL_DATA"]
     common = ["--network", network, "--dataset", "camvid", "--split", "test", "--data-dir", f"{root}/camvid"]
-    figures = evaluate(tmp_path, *common, "--checkpoint", f"{root}/{file}")
+    figures = evaluate(tmp_path, *common, "--checkpoint", f"{root}/{file}", "--batch-size", 8)
     assert 100 * figures["mean_iou"] == pytest.approx(mean_iou, abs=0.02)
 
 
@@ -57,7 +57,7 @@ def test_espnet_s_own_numbers_count_void(tmp_path):
     root = os.environ["SEGDISTILL_DATA"]
     file = f"{root}/espnet_pretrained/decoder/espnet_p_2_q_8_camvid.pth"
     common = ["--dataset", "camvid", "--split", "test", "--data-dir", f"{root}/camvid", "--checkpoint", file]
-    figures = evaluate(tmp_path, *common, "--count-void")
+    figures = evaluate(tmp_path, *common, "--count-void", "--batch-size", 8)
     assert 100 * figures["mean_iou"] == pytest.approx(55.65, abs=0.02)
     assert 100 * figures["class_accuracy"] == pytest.approx(68.30, abs=0.02)
 
