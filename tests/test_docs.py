@@ -152,7 +152,7 @@ def concrete(tmp_path):
     def replace(text):
         text = re.sub(r"snapshots/\w+/(options.json)|\b(my_losses.py)", rf"{tmp_path}/\1\2", text)
         text = re.sub(r"[\w/+.-]+\.pth\b|\bFILE\b", str(tmp_path / "file.pth"), text)
-        return re.sub(r"\b(DIR|FOLDER|OUT)\b", str(tmp_path), text)
+        return re.sub(r"\b(DIR|FOLDER|OUT|PHOTOS)\b", str(tmp_path), text)
 
     return replace
 

@@ -150,8 +150,8 @@ def test_a_backbone_of_timm_is_a_student_of_features_and_of_nothing_else(tiny, t
 
 
 def test_a_teacher_that_is_not_pretrained_is_refused(tiny, tmp_path, vit):
-    words = ["--teacher-network", f"hf:{vit}", "--fitnet", "on=layer3:context"]
-    with pytest.raises(ValueError, match="untrained and teaches nothing: give a file or pretrained=true"):
+    words = ["--teacher-network", f"hf:{vit}", "--teacher-options", "pretrained=false", "--fitnet", "on=layer3:context"]
+    with pytest.raises(ValueError, match="untrained and teaches nothing: --T_ckpt_path names its file"):
         train.main(arguments(tiny, tmp_path, "run", *words))
 
 

@@ -185,11 +185,12 @@ def test_help_takes_two_screens_and_does_not_name_single_methods():
 
 
 @pytest.mark.parametrize("name", DATASETS)
-def test_recipes_belong_to_data_sets(name, tmp_path):
+def test_recipes_belong_to_data_sets(name, tmp_path, teacher):
     recipe = DATASETS[name].RECIPE._asdict()
-    options = plain(parse_options(["--dataset", name, "--data-dir", str(tmp_path)]))
+    words = ["--dataset", name, "--data-dir", str(tmp_path), *teacher, "--pi"]
+    options = plain(parse_options(words))
     assert {key: options[key] for key in recipe} == json.loads(json.dumps(recipe))
-    assert parse_options(["--dataset", name, "--data-dir", str(tmp_path), "--lr-g", "0.5"]).optimisation.lr_g == 0.5
+    assert parse_options([*words, "--lr-g", "0.5"]).optimisation.lr_g == 0.5
 
 
 def test_settings_of_a_network_are_its_own():

@@ -434,7 +434,7 @@ def test_features_that_cannot_teach_are_refused(spoil, message, two_images):
 
 
 def test_a_network_without_weights_is_no_teacher():
-    with pytest.raises(ValueError, match=r"pspnet without weights is untrained.*pretrained=true"):
+    with pytest.raises(ValueError, match=r"pspnet without weights is untrained.*--T_ckpt_path"):
         Teacher.from_network("pspnet", IMAGENET)
 
 

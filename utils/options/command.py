@@ -143,7 +143,7 @@ def make_parser(only: Collection[str] | None = None, origin: str = "") -> Parser
         "--list-methods names them. Defaults marked (recipe) are the data set's.",
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=41, width=120),
         argument_default=argparse.SUPPRESS,
-        add_help=only is None,
+        add_help=False,  # it has no group of its own
         origin=origin,
     )
     groups = {}
@@ -202,6 +202,7 @@ def add_commands(groups: dict[str, argparse._ArgumentGroup]) -> None:
         metavar="NAME=FLAGS",
         help="one more: --METHOD, --num-labels, --unlabelled-share; cwd='--cwd weight=3'",
     )
+    groups["run"].add_argument("-h", "--help", action="help", help="show this")
     groups["run"].add_argument(
         "--config", type=Path, metavar="FILE", help="the options.json of a run; flags override it"
     )

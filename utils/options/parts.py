@@ -160,7 +160,7 @@ class TeacherOptions:
     teacher_precision: Precision | None = option(None, "autocast of the teacher alone (as the student)")
     teacher_compile: bool = option(False, "torch.compile, which folds BatchNorm too")
     min_confidence: float | None = option(
-        None, "probability of the teacher's class below which unlabelled pixels do not count", "P", above=0, greatest=1
+        None, "of the teacher, below which unlabelled pixels do not count", "P", above=0, greatest=1
     )
     teacher_cache: Path | None = option(None, "cache of teacher outputs; with --views", "DIR", purpose="bookkeeping")
 

@@ -22,17 +22,17 @@ AGREEMENTS: dict[str, Task] = {name: agreement_of(task) for name, task in TASKS.
 
 def task_of(dataset: SegmentationDataset | type[SegmentationDataset]) -> Task:
     """The task that a data set was opened for; for a class, its first task."""
-    return named(getattr(dataset, "task", dataset.TASKS[0]), dataset)
+    return named(getattr(dataset, "task", dataset.TASKS[0]), dataset.TRUTH)
 
 
 def task_named(record: Mapping) -> Task:
-    """The task of options.json or evaluation.json; the data set's first where it says none."""
-    dataset = DATASETS[record["dataset"]]
-    return named(record.get("task") or dataset.TASKS[0], dataset)
+    """The task of options.json, evaluation.json and the like; the data set's first where it says none."""
+    dataset = DATASETS.get(record.get("dataset"), SegmentationDataset)
+    return named(record.get("task") or dataset.TASKS[0], dataset.TRUTH)
 
 
-def named(name: str, dataset: SegmentationDataset | type[SegmentationDataset]) -> Task:
-    return (AGREEMENTS if dataset.TRUTH == "teacher" else TASKS)[name]
+def named(name: str, truth: str) -> Task:
+    return (AGREEMENTS if truth == "teacher" else TASKS)[name]
 
 
 def build_loss(task: Task, network: SegmentationNetwork, weight: float, settings: Mapping[str, object]) -> nn.Module:
