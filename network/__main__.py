@@ -4,6 +4,7 @@ python -m segdistill.network                                              the ne
 python -m segdistill.network pspnet backbone=resnet18 --size 512 1024     what one costs, and its features
 python -m segdistill.network fetch espnet_cityscapes_q8                   released weights, checked, to ckpt/
 python -m segdistill.network convert their.pth ckpt/ours.pth              convert a supported file to our format
+python -m segdistill.network export best.pth student.onnx                 a file that other runtimes run
 """
 
 import argparse
@@ -13,13 +14,19 @@ from pathlib import Path
 
 import torch
 
+from segdistill.dataset.files import read_image
 from segdistill.dataset.normalization import parse_normalization
 from segdistill.network import HIDDEN, NETWORKS, build_network, network_class
 from segdistill.network.cost import Cost, cost_of
+from segdistill.network.export import FORMATS, OUTPUTS, Difference, export_network
+from segdistill.network.export.base import sample_pictures
 from segdistill.network.settings import describe_settings, parse_settings, settings_of
 from segdistill.network.weights.checkpoint import convert
 from segdistill.network.weights.fetch import describe_files, fetch
+from segdistill.utils.checkpoint import load_required
+from segdistill.utils.files import read_json
 from segdistill.utils.flags import Parser, count, run_command
+from segdistill.utils.pictures import picture_files
 
 PROGRAM = "python -m segdistill.network"
 
@@ -30,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return fetch_file(argv[1:])
     if argv[:1] == ["convert"]:
         return convert_file(argv[1:])
+    if argv[:1] == ["export"]:
+        return export_file(argv[1:])
     if argv:
         return describe(argv)
     print(list_networks())
@@ -49,7 +58,7 @@ def describe(argv: Sequence[str]) -> int:
     parser = Parser(
         prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, usage=argparse.SUPPRESS
     )
-    parser.add_argument("name", help="of a network, or fetch, or convert")
+    parser.add_argument("name", help="of a network, or fetch, convert, export")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="the network's own")
     parser.add_argument(
         "--size", type=count, nargs=2, default=(512, 1024), metavar=("H", "W"), help="of the images (512 1024)"
@@ -129,6 +138,52 @@ def convert_file(argv: Sequence[str]) -> int:
         )
     )
     return 0
+
+
+def export_file(argv: Sequence[str]) -> int:
+    endings = ", ".join(f"{format.SUFFIX} ({name})" for name, format in FORMATS.items())
+    parser = Parser(
+        prog=f"{PROGRAM} export",
+        description="Write a network as a file that other runtimes run: pictures of uint8 RGB in, classes out. The "
+        "file is compared with the network before it is kept.",
+    )
+    parser.add_argument("source", help="our own or a released checkpoint, or a library's network: hf:ID")
+    parser.add_argument("output", type=Path, help=f"its ending names the format: {endings}")
+    parser.add_argument("--format", choices=sorted(FORMATS), help="where the ending does not tell")
+    parser.add_argument("--answer", choices=OUTPUTS, default="classes", help="what the file answers (classes)")
+    parser.add_argument("--images", type=Path, metavar="FOLDER", help="compare on these pictures, too")
+    parser.add_argument("--network", nargs="+", default=[], metavar="NAME", help="of a plain state dict")
+    parser.add_argument("--network-options", nargs="+", default=[], metavar="key=value")
+    options = parser.parse_args(argv)
+    network, report = load_required(options.source, options.network, options.network_options)
+    pictures = sample_pictures()
+    if options.images:
+        pictures += [read_image(file) for file in picture_files(options.images)]
+    beside = Path(options.source).parent / "evaluation.json"
+    scores = read_json(beside) if beside.is_file() else None
+    if scores and scores.get("sha256") != report.sha256:
+        scores = None  # of another file
+    differences = export_network(
+        network,
+        report,
+        options.output,
+        name=options.format,
+        output=options.answer,
+        scores=scores and {key: value for key, value in scores.items() if isinstance(value, float)},
+        pictures=pictures,
+    )
+    print(f"{options.output}: {options.output.stat().st_size / 2**20:.2f} MiB, compared with {options.source}")
+    print(difference_table(differences))
+    return 0
+
+
+def difference_table(differences: Sequence[Difference]) -> str:
+    """One line a size: pictures, pixels, pixels that change their class, the largest difference over the logits'."""
+    lines = [f"{'size':>11}  {'pixels':>9}  {'changed':>7}  largest difference"]
+    for one in differences:
+        largest = "-" if one.largest is None else f"{one.largest:.1e}"
+        lines.append(f"{'{}x{}'.format(*one.size):>11}  {one.pixels:9}  {one.changed:7}  {largest}")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

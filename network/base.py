@@ -98,7 +98,10 @@ class SegmentationNetwork(nn.Module):
 
 def resize(maps: Tensor, size: torch.Size | tuple[int, int], align_corners: bool = True) -> Tensor:
     """Maps (N, C, h, w) at ``size``, bilinear, by default with aligned corners; unchanged if they have the size."""
-    if maps.shape[2:] == torch.Size(size):
+    if torch.compiler.is_exporting():  # for any size: a comparison would fix what the example's size gave
+        if all(side == 1 and isinstance(side, int) for side in maps.shape[2:]):
+            return maps.expand(-1, -1, *size)  # some runtimes cannot enlarge a single position
+    elif maps.shape[2:] == torch.Size(size):
         return maps
     return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=align_corners)
 

@@ -240,4 +240,8 @@ def deconv(channels: int) -> nn.ConvTranspose2d:
 
 def crop_like(x: Tensor, reference: Tensor) -> Tensor:
     """Drop the row or column by which a doubled map exceeds one of odd size (sides not divisible by 8)."""
+    if torch.compiler.is_exporting():  # a slice would be wrong for sides of the other parity than the example's
+        for axis in (2, 3):
+            x = x.index_select(axis, torch.arange(reference.shape[axis]))
+        return x
     return x[:, :, : reference.shape[2], : reference.shape[3]]

@@ -3,6 +3,7 @@
 import argparse
 import os
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +20,8 @@ from segdistill.network import (
     network_class,
 )
 from segdistill.network.base import CLASS_FEATURES
+from segdistill.network.export import FORMATS
+from segdistill.network.export.network import load_exported
 from segdistill.network.external import LIBRARIES
 from segdistill.network.settings import parse_settings
 from segdistill.network.weights.checkpoint import describe
@@ -91,13 +94,15 @@ def load_required(
     """Load a checkpoint that must hold one of ``networks``, if any are named.
 
     Args:
-        file: a checkpoint, or a network by name whose library publishes its weights, such as ``hf:ID``.
+        file: a checkpoint, an exported file, or a network whose library publishes its weights, such as ``hf:ID``.
         networks: names; a FILE.py:CLASS among them is run. A single one is that of a plain state dict.
         network_options: ``key=value`` settings of the network that override the file's.
         trusted: further names of networks whose FILE.py:CLASS may be run, whatever the file holds.
 
     Raises: as ``segdistill.network.load_network``, and ValueError if the file holds another network.
     """
+    if Path(file).suffix.lower() in {format.SUFFIX for format in FORMATS.values()}:
+        return load_exported(file)
     library, _, name = str(file).partition(":")
     if library in LIBRARIES and name:
         return published(str(file), network_options)

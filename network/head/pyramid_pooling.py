@@ -3,12 +3,36 @@
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segdistill.libs import get_norm
 from segdistill.network.base import resize
 
 BINS = (1, 2, 3, 6)
+
+
+class AverageBins(nn.Module):
+    """The means (N, C, bins, bins) of maps (N, C, h, w) over windows of about equal size."""
+
+    def __init__(self, bins: int):
+        super().__init__()
+        self.bins = bins
+
+    def forward(self, maps: Tensor) -> Tensor:
+        if not torch.compiler.is_exporting() or self.bins == 1:
+            return F.adaptive_avg_pool2d(maps, self.bins)
+        # ONNX has no such operator where the size is not known: two products with matrices made from the size.
+        rows, columns = (mean_matrix(side, self.bins).to(maps) for side in maps.shape[2:])
+        return rows @ maps @ columns.transpose(0, 1)
+
+
+def mean_matrix(side: int, bins: int) -> Tensor:
+    """The matrix (bins, side) whose row i averages the positions from floor(i side / bins) to ceil((i + 1) side / bins)
+    (excluded)."""
+    place, index = torch.arange(side), torch.arange(bins)[:, None]
+    inside = (place >= index * side // bins) & (place < ((index + 1) * side + bins - 1) // bins)
+    return inside / inside.sum(1, keepdim=True)
 
 
 class PyramidPooling(nn.Module):
@@ -35,7 +59,7 @@ class PyramidPooling(nn.Module):
         make_norm = partial(get_norm(norm), activation="leaky_relu" if skd else "relu")
         self.stages = nn.ModuleList(
             nn.Sequential(
-                nn.AdaptiveAvgPool2d(bin_size),
+                AverageBins(bin_size),
                 nn.Conv2d(in_channels, pooled, 1, bias=False),
                 make_norm(pooled),
             )

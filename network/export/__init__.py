@@ -1,0 +1,122 @@
+"""Export: a network as a file that other runtimes run. One file a format; a format is registered by an entry here."""
+
+import importlib.util
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from segdistill.libs.files import replacing
+from segdistill.network.base import SegmentationNetwork
+from segdistill.network.export import onnx, openvino, torch_export
+from segdistill.network.export.base import (
+    OUTPUTS,
+    TOLERANCE,
+    Deployed,
+    Difference,
+    Format,
+    Output,
+    Runner,
+    compare,
+    sample_pictures,
+    text_of,
+)
+from segdistill.network.weights.checkpoint import LoadReport
+
+FORMATS: dict[str, Format] = {"onnx": onnx, "openvino": openvino, "pt2": torch_export}
+
+__all__ = ["FORMATS", "OUTPUTS", "Difference", "Runner", "export_network", "format_of", "open_exported"]
+
+
+def format_of(path: str | os.PathLike, name: str | None = None) -> Format:
+    """The format named, or that of a file's ending.
+
+    Raises:
+        ValueError: none has that ending, or its packages are not installed; says what to install.
+    """
+    endings = {format.SUFFIX: key for key, format in FORMATS.items()}
+    name = name or endings.get(Path(path).suffix.lower())
+    if name not in FORMATS:
+        known = ", ".join(f"{ending} ({key})" for ending, key in endings.items())
+        raise ValueError(f"{path}: no format has this ending; known: {known}")
+    missing = [package for package in FORMATS[name].PACKAGES if importlib.util.find_spec(package) is None]
+    if missing:
+        raise ValueError(f"{name} needs {', '.join(missing)}: pip install {' '.join(missing)}")
+    return FORMATS[name]
+
+
+def export_network(
+    network: SegmentationNetwork,
+    report: LoadReport,
+    path: str | os.PathLike,
+    *,
+    name: str | None = None,
+    output: Output = "classes",
+    scores: Mapping | None = None,
+    pictures: Iterable[Tensor] | None = None,
+) -> list[Difference]:
+    """Write a loaded network to ``path``, once the file answers as the network does.
+
+    Args:
+        report: of its weights; names, colours, input convention and size go into the file.
+        name: of the format; None: by the ending of ``path``.
+        scores: figures to keep in the file.
+        pictures: (3, H, W) uint8, that are compared; None: smooth random ones of three sizes.
+
+    Returns:
+        The differences on the pictures.
+
+    Raises:
+        ValueError: as ``format_of``; a network without classes or input convention, or that the format cannot carry;
+            an exported file that answers otherwise: nothing is left of it.
+    """
+    path, kind = Path(path), format_of(path, name)
+    if not network.num_classes:
+        raise ValueError("the network has no classes, so there is no answer to export")
+    if report.normalization is None:
+        raise ValueError("its input convention is not known: python -m segdistill.network convert --normalization NAME")
+    module = Deployed(network, report.normalization, report.input_size, output).eval().requires_grad_(False)
+    metadata = {
+        "output": output,
+        "classes": report.classes,
+        "palette": report.palette,
+        "num_classes": network.num_classes,
+        "counts_void": report.counts_void,
+        "network": report.config["name"],
+        "source_sha256": report.sha256,
+        "scores": scores,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        draft = Path(folder, f"network{kind.SUFFIX}")
+        try:
+            kind.write(module, draft, text_of(metadata))
+        except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
+            raise ValueError(f"{kind.SUFFIX} cannot carry {report.config['name']}: {reason_of(error)}") from error
+        differences = compare(module, kind.read(draft), sample_pictures() if pictures is None else pictures)
+        wrong = [one for one in differences if one.changed or (one.largest or 0) > TOLERANCE]
+        if wrong:
+            raise ValueError(
+                f"{path} would answer otherwise than the network and is not written: at {wrong[0].size} "
+                f"{wrong[0].changed} of {wrong[0].pixels} pixels change their class"
+            )
+        for file in sorted(Path(folder).iterdir()):  # .bin before .xml
+            with replacing(path.with_suffix(file.suffix)) as target:
+                target.write(file.read_bytes())
+    return differences
+
+
+def open_exported(path: str | os.PathLike) -> Runner:
+    """Open an exported file by its ending. Raises: FileNotFoundError, and ValueError as ``format_of``."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no exported file {path}")
+    return format_of(path).read(Path(path))
+
+
+def reason_of(error: BaseException) -> str:
+    """The innermost cause of an exporter's error, its first line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]:.200}"

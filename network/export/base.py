@@ -1,0 +1,123 @@
+"""What an exported file holds: the whole way from a picture to its classes, and a check that it answers as before."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segdistill.dataset.normalization import Normalization
+from segdistill.network.base import SegmentationNetwork, resize
+
+Output = Literal["classes", "logits", "probabilities"]
+OUTPUTS: tuple[Output, ...] = ("classes", "logits", "probabilities")
+EXAMPLE = (96, 128)  # height and width that a graph is traced with
+SIZES = (EXAMPLE, (65, 97), (160, 224))  # that are compared: the example's, an odd and smaller one, a larger one
+TOLERANCE = 1e-5  # of the greatest logit
+
+
+class Deployed(nn.Module):
+    """Pictures (N, 3, H, W) uint8 RGB in; at their size classes (N, H, W) uint8, or logits or probabilities
+    (N, C, H, W) float32, out. Input convention and resizing are inside.
+
+    Args:
+        input_size: (height, width) that the network is shown; None: the picture's.
+    """
+
+    def __init__(
+        self,
+        network: SegmentationNetwork,
+        normalization: Normalization,
+        input_size: tuple[int, int] | None = None,
+        output: Output = "classes",
+    ):
+        super().__init__()
+        self.network, self.normalization, self.input_size, self.output = network, normalization, input_size, output
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self.logits(images)
+        if self.output == "logits":
+            return logits
+        return logits.softmax(1) if self.output == "probabilities" else logits.argmax(1).to(torch.uint8)
+
+    def logits(self, images: Tensor) -> Tensor:
+        shown = self.normalization(images)
+        if self.input_size:
+            shown = F.interpolate(shown, self.input_size, mode="bilinear", align_corners=False)
+        logits = self.network.extract(shown, frozenset({"logits"})).logits
+        return resize(logits, images.shape[2:])
+
+
+class Runner(NamedTuple):
+    """An exported file, open: ``run`` maps pictures (N, 3, H, W) uint8 to the output; ``metadata`` says what it is."""
+
+    run: Callable[[np.ndarray], np.ndarray]
+    metadata: dict
+
+
+class Format(Protocol):
+    """A format of files. A module of this folder."""
+
+    SUFFIX: str
+    RUNTIME: str  # that runs the file, for tables
+
+    def write(self, module: Deployed, path: Path, metadata: Mapping[str, str]) -> None:
+        """Write the file; ValueError if the format cannot carry the network."""
+
+    def read(self, path: Path) -> Runner:
+        """Open a file; ValueError if it is damaged or not ours."""
+
+
+class Difference(NamedTuple):
+    """How an exported file differs from its network at one size: of the output over the greatest logit (None for
+    classes), and the pixels whose class changed, ties aside."""
+
+    size: tuple[int, int]
+    largest: float | None
+    changed: int
+    pixels: int
+
+
+@torch.no_grad()
+def compare(module: Deployed, runner: Runner, pictures: Iterable[Tensor]) -> list[Difference]:
+    """The differences on pictures (3, H, W) uint8."""
+    found = []
+    for picture in pictures:
+        logits = module.logits(picture[None])
+        expected, given = module(picture[None]), torch.from_numpy(np.array(runner.run(picture[None].numpy())))
+        if given.shape != expected.shape:
+            raise ValueError(f"it answers {tuple(given.shape)} where the network answers {tuple(expected.shape)}")
+        greatest = logits.abs().max().item()
+        largest, changed = None, given.to(torch.int64) != expected.to(torch.int64)
+        if module.output != "classes":
+            scale = greatest if module.output == "logits" else 1.0
+            largest = (given - expected).abs().max().item() / scale
+            changed = given.argmax(1) != expected.argmax(1)
+        first, second = logits.topk(min(2, logits.shape[1]), dim=1).values.unbind(1)
+        tie = first - second <= 2 * TOLERANCE * greatest
+        found.append(Difference(tuple(picture.shape[1:]), largest, int((changed & ~tie).sum()), picture[0].numel()))
+    return found
+
+
+def sample_pictures(sizes: Sequence[tuple[int, int]] = SIZES) -> list[Tensor]:
+    """Smooth random pictures (3, H, W) uint8 of these sizes, always the same."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = [torch.rand(1, 3, 6, 8, generator=generator) for _ in sizes]
+    return [(255 * resize(maps, size)[0]).to(torch.uint8) for maps, size in zip(coarse, sizes, strict=True)]
+
+
+def text_of(metadata: Mapping) -> dict[str, str]:
+    """Metadata as texts, which every format can hold; ``metadata_of`` reads them."""
+    return {f"segdistill.{key}": json.dumps(value) for key, value in metadata.items()}
+
+
+def metadata_of(texts: Mapping[str, str], path: Path) -> dict:
+    """Raises ValueError if the texts are not ours."""
+    own = {key.removeprefix("segdistill."): text for key, text in texts.items() if key.startswith("segdistill.")}
+    if "output" not in own:
+        raise ValueError(f"{path} was not exported by segdistill: its metadata say nothing of its output")
+    return {key: json.loads(text) for key, text in own.items()}

@@ -1,0 +1,64 @@
+"""An exported file as a network, so that eval.py and test.py score and draw it as any other."""
+
+import os
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from segdistill.dataset.normalization import Normalization
+from segdistill.libs.files import sha256_of
+from segdistill.network.base import Feature, SegmentationNetwork
+from segdistill.network.export import open_exported
+from segdistill.network.weights.checkpoint import LoadReport
+
+RAW = Normalization("RGB", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # pictures as they are: 0..255
+
+
+class ExportedNetwork(SegmentationNetwork):
+    """Runs an exported file on the CPU. Images are pictures, 0..255 in float32; logits have their size.
+
+    A file that answers classes gives logits of 1 for the class and 0 for the others.
+    """
+
+    normalization = RAW
+
+    def __init__(self, path: str | os.PathLike):
+        super().__init__()
+        self.runner = open_exported(path)
+        metadata = self.runner.metadata
+        self.num_classes = metadata["num_classes"]
+        self.classes = metadata["classes"] and tuple(metadata["classes"])
+        self.features = {"logits": Feature(self.num_classes, 1)}
+        self.config = {"name": metadata["network"], "num_classes": self.num_classes}
+        self.register_buffer("place", torch.empty(0), persistent=False)  # the device that predictors ask for
+
+    def parameters(self, recurse: bool = True):
+        yield torch.nn.Parameter(self.place, requires_grad=False)
+
+    def maps(self, images: Tensor, wanted: frozenset[str]) -> dict[str, Tensor]:
+        answer = torch.from_numpy(self.runner.run(images.round().to(torch.uint8).contiguous().cpu().numpy()))
+        if self.runner.metadata["output"] == "classes":
+            answer = torch.nn.functional.one_hot(answer.long(), self.num_classes).movedim(3, 1).float()
+        elif self.runner.metadata["output"] == "probabilities":
+            answer = answer.clamp(min=torch.finfo(answer.dtype).tiny).log()
+        return {"logits": answer.to(images.device)}
+
+
+def load_exported(path: str | os.PathLike) -> tuple[ExportedNetwork, LoadReport]:
+    """An exported file as a network, and what it says of itself. Raises: as ``open_exported``."""
+    network = ExportedNetwork(path)
+    metadata = network.runner.metadata
+    report = LoadReport(
+        f"exported for {Path(path).suffix}",
+        used=[],
+        skipped=[],
+        missing=[],
+        normalization=RAW,
+        sha256=sha256_of(path),
+        config=network.config,
+        classes=network.classes,
+        palette=metadata["palette"] and tuple(map(tuple, metadata["palette"])),
+        counts_void=metadata["counts_void"],
+    )
+    return network, report

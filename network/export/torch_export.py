@@ -1,0 +1,47 @@
+"""PyTorch's own exported programs (.pt2): any batch, height and width; needs torch alone."""
+
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from segdistill.libs.files import replacing
+from segdistill.network.export.base import EXAMPLE, Deployed, Runner, metadata_of
+
+SUFFIX = ".pt2"
+RUNTIME = "torch"
+PACKAGES = ()
+NOTES = "segdistill.json"  # the file in the archive that holds the metadata
+
+
+def write(module: Deployed, path: Path, metadata: Mapping[str, str]) -> None:
+    sizes = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
+    example = torch.zeros(2, 3, *EXAMPLE, dtype=torch.uint8)
+    with torch.no_grad():
+        program = torch.export.export(module, (example,), dynamic_shapes={"images": sizes})
+    for graph in [program.graph_module, *program.graph_module.modules()]:
+        for node in getattr(graph, "graph", torch.fx.Graph()).nodes:
+            for key in ("stack_trace", "nn_module_stack", "source_fn_stack", "from_node"):
+                node.meta.pop(key, None)
+    archive = io.BytesIO()
+    torch.export.save(program, archive, extra_files={NOTES: json.dumps(metadata)})
+    with replacing(path) as file:
+        file.write(archive.getvalue())
+
+
+def read(path: Path) -> Runner:
+    notes = {NOTES: ""}
+    try:
+        program = torch.export.load(str(path), extra_files=notes).module()
+    except Exception as error:  # whatever a damaged file leads the reader to
+        raise ValueError(f"{path} is no sound .pt2 file: {str(error).splitlines()[0]:.200}") from error
+    metadata = metadata_of(json.loads(notes[NOTES] or "{}"), path)
+
+    @torch.no_grad()
+    def run(images: np.ndarray) -> np.ndarray:
+        return program(torch.from_numpy(np.ascontiguousarray(images))).numpy()
+
+    return Runner(run, metadata)
