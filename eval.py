@@ -15,6 +15,7 @@ import torch
 
 from segdistill.dataset import DATASETS, Images, SegmentationDataset, build_dataset
 from segdistill.network import HIDDEN, LoadReport, network_class
+from segdistill.network.export.network import count_parameters
 from segdistill.network.settings import parse_settings
 from segdistill.utils.checkpoint import add_network_flags, load_predictor
 from segdistill.utils.classes import classes_and_colors
@@ -125,7 +126,7 @@ def evaluate_checkpoint(options: argparse.Namespace, dataset: SegmentationDatase
     )
     if rank() == 0:
         figures = summarise(options, report, dataset, scores)
-        figures["parameters"] = sum(parameter.numel() for parameter in network.parameters())
+        figures["parameters"] = count_parameters(network)
         print(f"{options.checkpoint}: {report}")
         print(score_table({Path(options.checkpoint).stem: figures}), flush=True)
         if options.output:

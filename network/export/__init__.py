@@ -44,7 +44,8 @@ def format_of(path: str | os.PathLike, name: str | None = None) -> Format:
         raise ValueError(f"{path}: no format has this ending; known: {known}")
     missing = [package for package in FORMATS[name].PACKAGES if importlib.util.find_spec(package) is None]
     if missing:
-        raise ValueError(f"{name} needs {', '.join(missing)}: pip install {' '.join(missing)}")
+        extra = "openvino" if name == "openvino" else "onnx"
+        raise ValueError(f"{name} needs {', '.join(missing)}, not installed here: pip install segdistill[{extra}]")
     return FORMATS[name]
 
 
@@ -86,6 +87,7 @@ def export_network(
         "num_classes": network.num_classes,
         "counts_void": report.counts_void,
         "network": report.config["name"],
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "source_sha256": report.sha256,
         "scores": scores,
     }
@@ -103,7 +105,7 @@ def export_network(
                 f"{wrong[0].changed} of {wrong[0].pixels} pixels change their class"
             )
         for file in sorted(Path(folder).iterdir()):  # .bin before .xml
-            with replacing(path.with_suffix(file.suffix)) as target:
+            with replacing(path if file.suffix == kind.SUFFIX else path.with_suffix(file.suffix)) as target:
                 target.write(file.read_bytes())
     return differences
 

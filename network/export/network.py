@@ -31,10 +31,7 @@ class ExportedNetwork(SegmentationNetwork):
         self.classes = metadata["classes"] and tuple(metadata["classes"])
         self.features = {"logits": Feature(self.num_classes, 1)}
         self.config = {"name": metadata["network"], "num_classes": self.num_classes}
-        self.register_buffer("place", torch.empty(0), persistent=False)  # the device that predictors ask for
-
-    def parameters(self, recurse: bool = True):
-        yield torch.nn.Parameter(self.place, requires_grad=False)
+        self.place = torch.nn.Parameter(torch.empty(0), requires_grad=False)  # predictors ask where a network is
 
     def maps(self, images: Tensor, wanted: frozenset[str]) -> dict[str, Tensor]:
         answer = torch.from_numpy(self.runner.run(images.round().to(torch.uint8).contiguous().cpu().numpy()))
@@ -62,3 +59,10 @@ def load_exported(path: str | os.PathLike) -> tuple[ExportedNetwork, LoadReport]
         counts_void=metadata["counts_void"],
     )
     return network, report
+
+
+def count_parameters(network: SegmentationNetwork) -> int:
+    """Of an exported file, the parameters of its network."""
+    if isinstance(network, ExportedNetwork):
+        return network.runner.metadata["parameters"]
+    return sum(parameter.numel() for parameter in network.parameters())

@@ -22,6 +22,9 @@ def write(module: Deployed, path: Path, metadata: Mapping[str, str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         onnx.write(module, Path(folder, "graph.onnx"), {})
         model = openvino.convert_model(str(Path(folder, "graph.onnx")))
+        for index, operation in enumerate(model.get_ordered_ops()):
+            if operation.get_type_name() not in ("Parameter", "Result"):
+                operation.set_friendly_name(f"{operation.get_type_name()}_{index}")  # else numbered by the process
         model.set_rt_info(json.dumps(metadata), [NOTES])
         path.parent.mkdir(parents=True, exist_ok=True)
         openvino.save_model(model, str(Path(folder, path.name)), compress_to_fp16=False)

@@ -1,0 +1,180 @@
+"""Exported files answer as their networks do, at any size, and say what they are."""
+
+import importlib.util
+import json
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import eval as evaluation
+import test as prediction
+from segdistill.dataset import CamVid
+from segdistill.dataset.normalization import CAFFE, IMAGENET
+from segdistill.network import NETWORKS, build_network, load_network
+from segdistill.network.__main__ import main as network_tool
+from segdistill.network.export import FORMATS, export_network, format_of, open_exported
+from segdistill.network.export.base import Deployed, sample_pictures
+from segdistill.network.head.pyramid_pooling import mean_matrix
+from segdistill.network.weights.checkpoint import atomic_save, describe, export_weights
+from segdistill.utils.predict import resized, whole
+
+BACKBONES = {"deeplabv3plus": "mobilenetv2", "segformer": "mit_b0", "espnet": None, "espnet_c": None}
+OTHER_SIZES = ((1, 96, 128), (2, 97, 131), (1, 64, 200), (3, 160, 96))
+
+
+# Exporting to .pt2 takes a second, to the others several.
+each_format = pytest.mark.parametrize(
+    "kind", [name if name == "pt2" else pytest.param(name, marks=pytest.mark.slow) for name in FORMATS]
+)
+
+
+def skip_without(name):
+    if any(importlib.util.find_spec(package) is None for package in FORMATS[name].PACKAGES):
+        pytest.skip(f"the packages of {name} are not installed")
+
+
+def loaded(name="espnet_c", normalization=IMAGENET, input_size=None, **options):
+    torch.manual_seed(0)
+    network = build_network(name, 11, **options).eval()
+    report = describe(network)
+    report.normalization, report.input_size, report.classes = normalization, input_size, CamVid.CLASSES
+    return network, report
+
+
+@pytest.mark.parametrize("side", [1, 2, 5, 6, 7, 12, 41])
+def test_bins_by_matrices_are_adaptive_average_pooling(side):
+    maps = torch.randn(2, 3, side, 9, dtype=torch.float64)
+    for bins in (1, 2, 3, 6):
+        expected = F.adaptive_avg_pool2d(maps, bins)
+        given = mean_matrix(side, bins).double() @ maps @ mean_matrix(9, bins).double().T
+        torch.testing.assert_close(given, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_answers_the_same_at_sizes_that_the_graph_has_not_seen(name, kind, tmp_path):
+    skip_without(kind)
+    backbone = BACKBONES.get(name, "resnet18")
+    network, report = loaded(name, **({"backbone": backbone} if backbone else {}))
+    file = tmp_path / f"network{FORMATS[kind].SUFFIX}"
+    export_network(network, report, file, output="logits")
+    runner, module = open_exported(file), Deployed(network, IMAGENET)
+    for count, *size in OTHER_SIZES:
+        pictures = torch.stack(sample_pictures([tuple(size)] * count))
+        with torch.no_grad():
+            expected = module.logits(pictures)
+        given = torch.from_numpy(np.array(runner.run(pictures.numpy())))
+        assert (given - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@each_format
+def test_a_file_says_what_it_is_and_nothing_of_where_it_was_made(kind, tmp_path):
+    skip_without(kind)
+    files = [tmp_path / f"{name}{FORMATS[kind].SUFFIX}" for name in "ab"]
+    for file in files:
+        export_network(*loaded(p=1, q=1), file, scores={"mean_iou": 0.5})
+    runner = open_exported(files[0])
+    assert runner.metadata["classes"] == list(CamVid.CLASSES)
+    assert runner.metadata["scores"] == {"mean_iou": 0.5}
+    contents = [file.read_bytes() for file in files]
+    assert contents[0] == contents[1]
+    if zipfile.is_zipfile(files[0]):
+        with zipfile.ZipFile(files[0]) as archive:
+            contents = [archive.read(name) for name in archive.namelist()]
+    for trace in (b"site-packages", b"network/", b'File "', b"espnet.py", str(tmp_path).encode()):
+        assert not any(trace in content for content in contents)
+
+
+@each_format
+def test_input_convention_and_size_are_inside(kind, tmp_path):
+    skip_without(kind)
+    network, report = loaded(normalization=CAFFE, input_size=(48, 64), p=1, q=1)
+    export_network(network, report, tmp_path / "x", name=kind)
+    (picture,) = sample_pictures([(70, 90)])
+    expected = resized(whole(network), (48, 64)).class_ids(CAFFE(picture[None]))
+    runner = FORMATS[kind].read(tmp_path / "x")
+    assert np.array_equal(runner.run(picture[None].numpy()), expected.numpy())
+
+
+@pytest.mark.parametrize("answer", ["classes", "logits", "probabilities"])
+def test_scores_and_pictures_are_those_of_the_checkpoint(tiny, tmp_path, answer):
+    teacher, exported = tiny / "teacher.pth", tmp_path / "teacher.pt2"
+    assert network_tool(["export", str(teacher), str(exported), "--answer", answer]) == 0
+    figures = []
+    for file in (teacher, exported):
+        words = ["--dataset", "camvid", "--data-dir", tiny / "camvid", "--checkpoint", file, "--output", tmp_path / "e"]
+        assert evaluation.main([*map(str, words)]) == 0
+        figures.append(json.loads((tmp_path / "e").read_text()))
+    for key in ("mean_iou", "iou", "classes", "parameters", "protocol"):
+        assert figures[0][key] == figures[1][key]
+    images, output = tiny / "camvid/test", tmp_path / "out"
+    words = ["--images", images, "--checkpoint", exported, "--output", output, "--save", "colours"]
+    assert prediction.main([*map(str, words)]) == 0
+    assert len(list(output.rglob("*.png"))) == 2
+
+
+def test_a_file_that_answers_otherwise_is_not_kept(tmp_path, monkeypatch):
+    class Other:
+        SUFFIX, PACKAGES = ".other", ()
+
+        def write(self, module, path, metadata):
+            path.write_text("wrong")
+
+        def read(self, path):
+            return type("Runner", (), {"run": staticmethod(lambda images: np.zeros(images[:, 0].shape, np.uint8))})
+
+    monkeypatch.setitem(FORMATS, "other", Other())
+    (tmp_path / "kept.other").write_text("before")
+    with pytest.raises(ValueError, match=r"kept.other would answer otherwise .* pixels change their class"):
+        export_network(*loaded(p=1, q=1), tmp_path / "kept.other")
+    assert (tmp_path / "kept.other").read_text() == "before"
+    assert [file.name for file in tmp_path.iterdir()] == ["kept.other"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"path": "x.tflite"}, r"no format has this ending; known: \.onnx"),
+        ({"normalization": None}, "input convention is not known"),
+    ],
+)
+def test_what_cannot_be_exported_is_named(tmp_path, change, message):
+    network, report = loaded(p=1, q=1)
+    report.normalization = change.get("normalization", report.normalization)
+    with pytest.raises(ValueError, match=message):
+        export_network(network, report, tmp_path / change.get("path", "x.pt2"))
+    assert not list(tmp_path.iterdir())
+
+
+@each_format
+def test_a_damaged_or_foreign_file_is_one_line(kind, tmp_path):
+    skip_without(kind)
+    file = tmp_path / f"x{FORMATS[kind].SUFFIX}"
+    export_network(*loaded(p=1, q=1), file)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(ValueError, match=r"is no sound"):
+        open_exported(file)
+    program = torch.export.export(torch.nn.ReLU(), (torch.zeros(1),))
+    torch.export.save(program, tmp_path / "foreign.pt2")
+    with pytest.raises(ValueError, match="was not exported by segdistill"):
+        open_exported(tmp_path / "foreign.pt2")
+    with pytest.raises(FileNotFoundError, match="no exported file"):
+        open_exported(tmp_path / "absent.onnx")
+
+
+def test_a_missing_package_is_named_with_its_extra(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"pip install segdistill\[onnx\]"):
+        format_of("student.onnx")
+
+
+def test_the_exported_network_is_the_one_of_the_file(tmp_path):
+    network, _ = loaded(p=1, q=1)
+    atomic_save(export_weights(network, IMAGENET, classes=CamVid.CLASSES), tmp_path / "a.pth")
+    network, report = load_network(tmp_path / "a.pth")
+    export_network(network, report, tmp_path / "a.pt2")
+    assert open_exported(tmp_path / "a.pt2").metadata["source_sha256"] == report.sha256
