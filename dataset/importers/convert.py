@@ -1,0 +1,324 @@
+"""The export of a labelling tool as a ``folder``: images, ids, classes.txt, and a picture to look at."""
+
+import os
+import shutil
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from segdistill.dataset.base import evenly_spaced
+from segdistill.dataset.files import read_image, read_size
+from segdistill.dataset.folder import CLASSES_FILE, VOID_NAMES
+from segdistill.dataset.ids import IGNORE_INDEX, bit_color
+from segdistill.dataset.importers import IMPORTERS, recognise
+from segdistill.dataset.importers.base import (
+    BACKGROUND,
+    MALFORMED,
+    STRUCTURE,
+    Canvas,
+    Color,
+    Export,
+    Picture,
+    Problems,
+    Source,
+    describe_error,
+    split_named,
+)
+from segdistill.dataset.prepare import unpack
+
+BACKGROUND_NAMES = (BACKGROUND, "_background_", "__background__")  # in any case
+OVERVIEW, NUM_SHOWN, COLUMNS, WIDTH = "overview.png", 6, 3, 320
+
+
+class Classes(NamedTuple):
+    """The classes of the result with their colours; ids: of the export's names; unlabelled: the id of bare pixels."""
+
+    colors: dict[str, Color]
+    ids: dict[str, int]
+    unlabelled: int
+
+
+class Conversion(NamedTuple):
+    """What was converted: images of each split, pixels of each class (the last is void), and what was left out."""
+
+    title: str
+    num_images: dict[str, int]
+    num_pixels: dict[str, int]
+    problems: Problems
+
+
+def convert(
+    path: str | Path,
+    folder: str | Path,
+    *,
+    format: str | None = None,
+    val_share: float = 0.1,
+    classes: Sequence[str] = (),
+    unlabelled: str = BACKGROUND,
+    images: str | Path | None = None,
+) -> Conversion:
+    """Write what a labelling tool exported as a ``folder``.
+
+    Args:
+        path: the export: a folder, a zip archive or one annotation file.
+        folder: a new or empty folder. It appears, whole, when everything is written.
+        format: one of IMPORTERS; None recognises it.
+        val_share: of the training images that validate, evenly spaced, if the export has no validation split.
+        classes: those to keep, in this order; () is all.
+        unlabelled: what pixels without a label are: "background", the class of id 0, or "void".
+        images: where the images are, if not in the export.
+
+    Raises:
+        ValueError: it is of no tool that is known, or of several; nothing in it can be converted; says what was seen.
+        FileNotFoundError: no export.
+        OSError: the result cannot be written.
+    """
+    path, folder = Path(path), Path(folder)
+    if not path.exists():
+        raise FileNotFoundError(f"no {path} to convert")
+    if not 0 < val_share < 1:
+        raise ValueError(f"the share of images that validate is more than 0 and less than 1, not {val_share}")
+    if images and not Path(images).is_dir():
+        raise FileNotFoundError(f"no folder {images} of images")
+    with writing(folder) as target:
+        if path.is_file() and zipfile.is_zipfile(path):
+            unpack(path, target / "archive")
+            path = target / "archive"
+        source = Source(path, Path(images) if images else None)
+        importer, problems = IMPORTERS[format] if format else recognise(source), Problems()
+        try:
+            export = importer.read(source, problems)
+        except (ValueError, OSError):
+            raise
+        except MALFORMED as error:
+            what = f"{type(error).__name__}: {describe_error(error)}"
+            raise ValueError(f"{source.root} is not as {importer.title} writes it ({what})") from error
+        kept = choose_classes(export, classes, unlabelled)
+        splits = divide(usable(export.pictures, problems), val_share)
+        if not splits:
+            first = "; ".join(f"{reason}, the first {where}" for reason, (_, where) in problems.found.items())
+            raise ValueError(f"{path} ({importer.title}) holds no labelled image. {first}")
+        num_images, num_pixels = write(splits, kept, target, source.root, problems)
+        shutil.rmtree(target / "archive", ignore_errors=True)
+    names = [*kept.colors, "void"]
+    return Conversion(importer.title, num_images, dict(zip(names, num_pixels, strict=True)), problems)
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[Path]:
+    """A temporary folder beside, which becomes ``folder`` if the block ends without an error, else vanishes."""
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise ValueError(f"{folder} is not an empty folder: name a new one, nothing is overwritten")
+    target = folder.absolute()
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        if target.exists():
+            target.rmdir()
+        temporary.rename(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def choose_classes(export: Export, wanted: Sequence[str], unlabelled: str) -> Classes:
+    """Ids in the export's order, or the wanted one; background is 0, or void.
+
+    Raises:
+        ValueError: a wanted class that there is not, fewer than two classes or more than 255.
+    """
+    raw = {name: clean(name) for name in export.classes}
+    colors = {}
+    for name, color in export.classes.items():
+        if name.lower() not in VOID_NAMES:
+            colors.setdefault(raw[name], color)
+    background = next((name for name in colors if name.lower() in BACKGROUND_NAMES), None)
+    background_color = colors.pop(background, None)
+    wanted = [name for name in wanted if name.lower() not in BACKGROUND_NAMES]
+    if missing := [name for name in wanted if name not in colors]:
+        raise ValueError(f"no class {', '.join(missing)} in the export; its classes: {', '.join(colors)}")
+    names = list(wanted or colors)
+    has_background = unlabelled == BACKGROUND and bool(background or wanted or not export.whole)
+    colors = distinct(
+        ({BACKGROUND: background_color or (0, 0, 0)} if has_background else {}) | {name: colors[name] for name in names}
+    )
+    if not 2 <= len(colors) <= IGNORE_INDEX:
+        text = ", ".join(colors) if len(colors) < 2 else "more than an 8-bit id can tell apart"
+        raise ValueError(
+            f"{len(colors)} classes ({text}); a network needs 2 to {IGNORE_INDEX}. With --unlabelled background what "
+            "is not labelled is a class too; --classes keeps some"
+        )
+    places = {name: place for place, name in enumerate(colors)}
+    ids = {name: places[cleaned] for name, cleaned in raw.items() if cleaned in places}
+    bare = 0 if has_background else IGNORE_INDEX
+    ids |= {name: bare for name, cleaned in raw.items() if cleaned == background}
+    return Classes(colors, ids | {BACKGROUND: bare}, bare)
+
+
+def clean(name: str) -> str:
+    """A name as classes.txt can hold it: one line, no #."""
+    return " ".join(name.replace("#", " ").split()) or "unnamed"
+
+
+def distinct(colors: dict[str, Color | None]) -> dict[str, Color]:
+    """The colours, those that are missing or taken replaced by others of Pascal VOC's map."""
+    found, free = {}, (bit_color(value) for value in range(1, 1 << 24))
+    for name, color in colors.items():
+        if color and color not in found.values():
+            found[name] = color
+    for name in colors:
+        if name not in found:
+            found[name] = next(color for color in free if color not in found.values())
+    return {name: found[name] for name in colors}
+
+
+def usable(pictures: Sequence[Picture], problems: Problems) -> list[Picture]:
+    """The pictures whose image can be read and is the one that was annotated, in the order of their paths."""
+    kept = {}
+    for picture in sorted(pictures, key=lambda picture: picture.image):
+        try:
+            size = read_size(picture.image)
+        except (ValueError, FileNotFoundError) as error:
+            problems.add(str(error), picture.image)
+            continue
+        if picture.size and tuple(picture.size) != size:
+            reason = "images of another size than was annotated left out"
+            problems.add(
+                reason, f"{picture.image}, {size[0]}x{size[1]}, annotated at {picture.size[0]}x{picture.size[1]}"
+            )
+        elif picture.image.resolve() in kept:
+            problems.add("annotations of an image that has some already left out", picture.image)
+        else:
+            kept[picture.image.resolve()] = picture
+    return list(kept.values())
+
+
+def divide(pictures: Sequence[Picture], val_share: float) -> dict[str, list[Picture]]:
+    """Pictures by split: the export's where it has a training split, else all are for training.
+
+    Without a validation split, an evenly spaced share of the training pictures becomes one.
+    """
+    named = any(picture.split == "train" for picture in pictures)
+    splits = {}
+    for picture in pictures:
+        splits.setdefault((named and picture.split) or "train", []).append(picture)
+    if "val" not in splits and len(splits.get("train", ())) > 1:
+        train = splits["train"]
+        chosen = {*evenly_spaced(max(round(val_share * len(train)), 1), len(train))}
+        splits["val"] = [train[place] for place in sorted(chosen)]
+        splits["train"] = [picture for place, picture in enumerate(train) if place not in chosen]
+    return splits
+
+
+def write(
+    splits: dict[str, list[Picture]], classes: Classes, target: Path, root: Path, problems: Problems
+) -> tuple[dict[str, int], list[int]]:
+    """Write everything; the images of each split and the pixels of each class, void last.
+
+    Raises:
+        ValueError: no training or no validation image is left.
+    """
+    counts, num_images, written = np.zeros(IGNORE_INDEX + 1, np.int64), {}, []
+    progress = tqdm(total=sum(map(len, splits.values())), desc="converting", unit="image", disable=None)
+    for split in sorted(splits, key=("train", "val", "test").index):
+        names = set()
+        for picture in splits[split]:
+            progress.update()
+            canvas = Canvas(read_size(picture.image), classes.ids, classes.unlabelled, problems, str(picture.image))
+            try:
+                picture.draw(canvas)
+            except MALFORMED as error:
+                problems.add(f"images whose labels cannot be read ({describe_error(error)}) left out", picture.image)
+                continue
+            if (canvas.labels == IGNORE_INDEX).all():
+                problems.add("images without a labelled pixel left out", picture.image)
+                continue
+            if not canvas.num_shapes:
+                problems.add("images without a shape are background throughout", picture.image)
+            name = free_name(picture.image, root, names)
+            image = target / "images" / split / f"{name}{picture.image.suffix}"
+            label = target / "labels" / split / f"{name}.png"
+            link(picture.image, image)
+            label.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(canvas.labels).save(label)
+            counts += np.bincount(canvas.labels.ravel(), minlength=len(counts))
+            num_images[split] = num_images.get(split, 0) + 1
+            written.append((image, label))
+    progress.close()
+    for split in ("train", "val"):
+        if split not in num_images:
+            first = "; ".join(f"{reason}, the first {where}" for reason, (_, where) in problems.found.items())
+            raise ValueError(f"no image for {split} ({num_images or 'none'}); two are the least. {first}")
+    rows = [
+        f"{value}\t{color[0]},{color[1]},{color[2]}\t{name}"
+        for value, (name, color) in enumerate(classes.colors.items())
+    ]
+    (target / CLASSES_FILE).write_text("\n".join([*rows, f"{IGNORE_INDEX}\t0,0,0\tignore\n"]), encoding="utf-8")
+    draw_overview([written[place] for place in evenly_spaced(NUM_SHOWN, len(written))], classes, target / OVERVIEW)
+    return num_images, [*counts[: len(classes.colors)].tolist(), int(counts[IGNORE_INDEX])]
+
+
+def free_name(image: Path, root: Path, taken: set[str]) -> str:
+    """The image's path without its suffix and the folders that say only what is in them; another if it is taken."""
+    parts = image.relative_to(root).parts[:-1] if image.is_relative_to(root) else ()
+    folders = [part for part in parts if part.lower() not in STRUCTURE and not split_named(part)]
+    name = first = "/".join([*folders, image.stem])
+    number = 2
+    while name.lower() in taken:
+        name, number = f"{first}_{number}", number + 1
+    taken.add(name.lower())
+    return name
+
+
+def link(image: Path, target: Path) -> None:
+    """A hard link, or a copy where the file system has none."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(image.resolve(), target)
+    except OSError:
+        shutil.copyfile(image, target)
+
+
+def draw_overview(pairs: Sequence[tuple[Path, Path]], classes: Classes, path: Path) -> None:
+    """Some images, their labels laid over them in the classes' colours; void stays as it is."""
+    palette = np.zeros((256, 3), np.float32)
+    palette[: len(classes.colors)] = list(classes.colors.values())
+    tiles = []
+    for image, label in pairs:
+        try:
+            pixels = read_image(image).permute(1, 2, 0).numpy().astype(np.float32)
+        except ValueError:  # `check` names it
+            continue
+        with Image.open(label) as opened:
+            ids = np.asarray(opened)
+        mixed = np.where((ids == IGNORE_INDEX)[..., None], pixels, (pixels + palette[ids]) / 2)
+        tile = Image.fromarray(mixed.astype(np.uint8))
+        tiles.append(tile.resize((WIDTH, max(round(WIDTH * tile.height / tile.width), 1))))
+    if not tiles:
+        return
+    height = max(tile.height for tile in tiles)
+    sheet = Image.new("RGB", (WIDTH * min(COLUMNS, len(tiles)), height * -(-len(tiles) // COLUMNS)))
+    for place, tile in enumerate(tiles):
+        sheet.paste(tile, (place % COLUMNS * WIDTH, place // COLUMNS * height))
+    sheet.save(path)
+
+
+def describe(conversion: Conversion, shown: int) -> Iterator[str]:
+    """The lines of a report: images, pixels, and at most ``shown`` reasons why something was left out."""
+    images = ", ".join(f"{split} {count}" for split, count in conversion.num_images.items())
+    yield f"{conversion.title}: {images} images"
+    total = max(sum(conversion.num_pixels.values()), 1)
+    for name, count in conversion.num_pixels.items():
+        yield f"  {name:20} {count:15,} pixels {100 * count / total:6.2f} %"
+    reasons = list(conversion.problems.found.items())
+    for reason, (count, first) in reasons[:shown]:
+        # An error that names its file needs no second mention.
+        yield f"{count} x {reason}" + ("" if first in reason else f"; the first: {first}")
+    if len(reasons) > shown:
+        yield f"{len(reasons) - shown} more reasons"
