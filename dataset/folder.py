@@ -14,6 +14,7 @@ from segdistill.dataset.pairs import Pair, pair_up, read_lines, walk
 CLASSES_FILE = "classes.txt"
 VOID_NAMES = ("ignore", "void", "unlabeled", "unlabelled", "unknown")  # in any case
 EXPECTED = "'VALUE R,G,B NAME' with VALUE 0..255, or rgb where labels hold the colours; NAME ignore is void"
+CONVERT = "`python -m segdistill.dataset convert EXPORT DIR`"
 NUM_SIZES = 32  # images that the crop is derived from
 
 
@@ -49,7 +50,10 @@ class Folder(SegmentationDataset):
     CLASSES = PALETTE = ()
     ID_TO_TRAIN_ID = {}
     RECIPE = Recipe(scale_range=(0.5, 2.0))
-    BY_HAND = "your own files: images/<split>/, labels/<split>/ and classes.txt (see docs/datasets.md)"
+    BY_HAND = (
+        f"it is your own files, images/<split>/, labels/<split>/ and classes.txt; {CONVERT} makes them from the export "
+        "of a labelling tool or from binary masks (see docs/datasets.md)"
+    )
 
     def __init__(self, root: str | Path, split: str, **options):
         path = Path(root) / CLASSES_FILE
@@ -70,7 +74,10 @@ class Folder(SegmentationDataset):
         self.in_colors = rows[0].value is None
         keys = [pack(row.color) if self.in_colors else row.value for row in rows]
         self.ID_TO_TRAIN_ID = dict(zip(keys, train_ids, strict=True))
-        self.LABEL_HINT = f"{path} says what labels hold: add what is missing there."
+        self.LABEL_HINT = (
+            f"{path} says what labels hold: add what is missing there, or, if these are binary masks, {CONVERT} makes "
+            "ids of them."
+        )
         super().__init__(root, split, **options)
 
     @classmethod
@@ -119,7 +126,10 @@ class Folder(SegmentationDataset):
 
 def read_rows(path: Path) -> list[Row]:
     if not path.is_file():
-        raise FileNotFoundError(f"no {path}; it says what the labels hold, a line {EXPECTED}")
+        raise FileNotFoundError(
+            f"no {path}; it says what the labels hold, a line {EXPECTED}. {CONVERT} writes a whole folder "
+            "from the export of a labelling tool or from binary masks"
+        )
     rows, seen = [], {}
     for number, line in read_lines(path):
         line = line.partition("#")[0].strip()

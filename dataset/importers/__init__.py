@@ -1,5 +1,6 @@
 """Labels as other tools write them: an importer reads one tool's export, ``convert`` writes it as a ``folder``."""
 
+from segdistill.dataset.folder import CLASSES_FILE
 from segdistill.dataset.importers.base import Importer, Source
 from segdistill.dataset.importers.coco import COCO
 from segdistill.dataset.importers.color_masks import COLOR_MASKS
@@ -33,8 +34,10 @@ def recognise(source: Source) -> Importer:
     """The one importer whose tool wrote the export.
 
     Raises:
-        ValueError: none or several; says what was seen.
+        ValueError: none or several; says what was seen. It is a ``folder`` already.
     """
+    if (source.root / CLASSES_FILE).is_file() and (source.root / "images").is_dir():
+        raise ValueError(f"{source.root} is a folder with {CLASSES_FILE} already: train with it as it is")
     seen = {name: importer.recognise(source) for name, importer in IMPORTERS.items() if importer is not MASKS}
     claims = {name: what for name, what in seen.items() if what}
     if len(claims) > 1:

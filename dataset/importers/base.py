@@ -4,6 +4,7 @@ An importer is a file with two functions, ``recognise`` and ``read``, and a line
 """
 
 import json
+import os
 import re
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -31,14 +32,18 @@ MALFORMED = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError
 
 
 class Problems:
-    """Why something was not converted: how often, and where first."""
+    """Why something was not converted: how often, and where first; paths are below ``root``."""
 
-    def __init__(self):
-        self.found: dict[str, tuple[int, str]] = {}
+    def __init__(self, root: Path):
+        self.root, self.found = f"{root}{os.sep}", {}
 
     def add(self, reason: str, where: str | Path) -> None:
-        count, first = self.found.get(reason, (0, str(where)))
+        reason, where = reason.replace(self.root, ""), str(where).replace(self.root, "")
+        count, first = self.found.get(reason, (0, where))
         self.found[reason] = count + 1, first
+
+    def __str__(self) -> str:
+        return "; ".join(f"{reason}, the first {where}" for reason, (_, where) in self.found.items())
 
 
 class Canvas:
@@ -103,14 +108,14 @@ class Canvas:
         """Lay a whole label map over the picture: values (H, W) whose classes ``names`` gives; others are void."""
         if values.shape != self.size:
             raise ValueError("a label map of {1}x{0} for an image of {3}x{2}".format(*values.shape, *self.size))
-        present, place = np.unique(values, return_inverse=True)
-        ids = []
-        for value in present.tolist():
+        table = np.full(int(values.max()) + 1, -1, np.int16)
+        for value in occurring(values):
             if value not in names:
                 self.problems.add(f"pixels of the value {describe(value)}, which is no class, are void", self.where)
-            ids.append(self.id_of(names.get(value)))
-        new = np.array([-1 if value is None else value for value in ids])[place.reshape(self.size)]
-        self.labels[new >= 0] = new[new >= 0]
+            new = self.id_of(names.get(value))
+            table[value] = -1 if new is None else new
+        ids = table[values]
+        self.labels[ids >= 0] = ids[ids >= 0]
         self.num_shapes += 1
 
     def each(self, shapes: Iterable[Any], draw: Callable[[Any], None]) -> None:
@@ -256,8 +261,15 @@ def hex_color(text: str | None) -> Color | None:
     return tuple(bytes.fromhex(match[1])) if match else None
 
 
+def occurring(values: np.ndarray) -> list[int]:
+    """The values, 0 or more, that occur; unlike np.unique without sorting every pixel."""
+    seen = np.zeros(int(values.max()) + 1, bool)
+    seen[values] = True
+    return np.flatnonzero(seen).tolist()
+
+
 def read_values(path: Path) -> np.ndarray:
-    """(H, W) int64: the values of a mask as they are stored, in 1 to 16 bits; the indices of a palette.
+    """(H, W) integers: the values of a mask as they are stored, in 1 to 16 bits; the indices of a palette.
 
     Raises:
         ValueError: damaged, compressed with loss, or an image of colours.
@@ -269,19 +281,19 @@ def read_values(path: Path) -> np.ndarray:
         channels = np.asarray(image.convert("RGB"))
         if (channels != channels[..., :1]).any():
             raise ValueError(f"{path} holds colours, not values")
-        return channels[..., 0].astype(np.int64)
-    if image.mode not in ("1", "L", "P", "I", "I;16"):
-        raise ValueError(f"{path} is a mask of mode {image.mode}, which is not read")
+        return channels[..., 0]
+    if image.mode not in ("1", "L", "P", "I;16"):
+        raise ValueError(f"{path} is a mask stored as {storage}, which is not read: save it with 8 bits")
     # Pillow stretches grey values of 2 and 4 bits to 0..255.
-    return np.asarray(image).astype(np.int64) // {"L;2": 85, "L;4": 17}.get(storage, 1)
+    return np.asarray(image).astype(np.uint16) // {"L;2": 85, "L;4": 17}.get(storage, 1)
 
 
 def read_colors(path: Path) -> np.ndarray:
-    """(H, W) int64: the colours of a mask as 0xRRGGBB. Raises ValueError as ``read_values``."""
+    """(H, W) int32: the colours of a mask as 0xRRGGBB. Raises ValueError as ``read_values``."""
     image, _ = open_image(path, read_bytes(path))
     if image.format not in ("PNG", "BMP", "TIFF"):
         raise ValueError(f"{path} is a mask in {image.format}, which changes values")
-    return np.asarray(image.convert("RGB")).astype(np.int64) @ (1 << 16, 1 << 8, 1)
+    return np.asarray(image.convert("RGB")).astype(np.int32) @ np.array((1 << 16, 1 << 8, 1), np.int32)
 
 
 def describe_error(error: Exception) -> str:

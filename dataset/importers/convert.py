@@ -91,7 +91,7 @@ def convert(
             unpack(path, target / "archive")
             path = target / "archive"
         source = Source(path, Path(images) if images else None)
-        importer, problems = IMPORTERS[format] if format else recognise(source), Problems()
+        importer, problems = IMPORTERS[format] if format else recognise(source), Problems(source.root)
         try:
             export = importer.read(source, problems)
         except (ValueError, OSError):
@@ -99,11 +99,10 @@ def convert(
         except MALFORMED as error:
             what = f"{type(error).__name__}: {describe_error(error)}"
             raise ValueError(f"{source.root} is not as {importer.title} writes it ({what})") from error
-        kept = choose_classes(export, classes, unlabelled)
         splits = divide(usable(export.pictures, problems), val_share)
         if not splits:
-            first = "; ".join(f"{reason}, the first {where}" for reason, (_, where) in problems.found.items())
-            raise ValueError(f"{path} ({importer.title}) holds no labelled image. {first}")
+            raise ValueError(f"{path} holds no labelled image, read as {importer.title}. {problems}")
+        kept = choose_classes(export, classes, unlabelled)
         num_images, num_pixels = write(splits, kept, target, source.root, problems)
         shutil.rmtree(target / "archive", ignore_errors=True)
     names = [*kept.colors, "void"]
@@ -253,8 +252,7 @@ def write(
     progress.close()
     for split in ("train", "val"):
         if split not in num_images:
-            first = "; ".join(f"{reason}, the first {where}" for reason, (_, where) in problems.found.items())
-            raise ValueError(f"no image for {split} ({num_images or 'none'}); two are the least. {first}")
+            raise ValueError(f"no image is left for {split}; two are the least. {problems}")
     rows = [
         f"{value}\t{color[0]},{color[1]},{color[2]}\t{name}"
         for value, (name, color) in enumerate(classes.colors.items())

@@ -3,8 +3,6 @@
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from segdistill.dataset.importers.base import (
     BACKGROUND,
     Canvas,
@@ -14,6 +12,7 @@ from segdistill.dataset.importers.base import (
     Picture,
     Problems,
     Source,
+    occurring,
     read_colors,
     read_values,
     split_of,
@@ -75,15 +74,15 @@ def read_all(masks: list[Path], problems: Problems):
     values, colors = set(), set()
     for mask in masks:
         try:
-            values |= {*np.unique(read_values(mask)).tolist()}
+            values |= {*occurring(read_values(mask))}
         except ValueError as error:
             try:
-                colors |= {*np.unique(read_colors(mask)).tolist()}
+                colors |= {*occurring(read_colors(mask))}
             except ValueError:
                 problems.add(str(error), mask)
     if colors:
         for mask in masks:
-            colors |= {*np.unique(read_colors(mask)).tolist()}
+            colors |= {*occurring(read_colors(mask))}
         return read_colors, colors
     return read_values, values
 

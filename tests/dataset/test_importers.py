@@ -34,6 +34,9 @@ from exports import (
 )
 from PIL import Image
 
+import eval as evaluation
+import test as prediction
+import train
 from segdistill.dataset import build_dataset
 from segdistill.dataset.__main__ import main
 from segdistill.dataset.folder import read_rows
@@ -194,7 +197,7 @@ def test_the_splits_of_the_source_are_kept_else_an_even_share_validates(tmp_path
 
 def test_one_image_is_too_few(tmp_path, folder):
     EXPORTS["labelme"](tmp_path / "export", 1)
-    with pytest.raises(ValueError, match="no image for val"):
+    with pytest.raises(ValueError, match="no image is left for val"):
         convert(tmp_path / "export", folder)
     assert not folder.exists()
 
@@ -289,11 +292,20 @@ def test_labels_that_cannot_be_converted_are_named_one_line_each(tmp_path, folde
     assert {*labels_of(folder)} == {"a4", "a5"}
 
 
+def test_what_is_a_folder_already_or_named_wrongly_is_said(tmp_path, folder):
+    EXPORTS["coco"](tmp_path / "export", 2)
+    convert(tmp_path / "export", folder)
+    with pytest.raises(ValueError, match=r"classes\.txt already"):
+        convert(folder, tmp_path / "none")
+    with pytest.raises(ValueError, match="no labelled image, read as CVAT for images"):
+        convert(tmp_path / "export", tmp_path / "none", format="cvat")
+
+
 def test_an_export_without_any_usable_image_writes_nothing(tmp_path, folder, capsys):
     EXPORTS["coco"](tmp_path / "export", 2)
     shutil.rmtree(tmp_path / "export/images")
     assert main(["convert", str(tmp_path / "export"), str(folder)]) == 1
-    assert "holds no labelled image. annotated images that are not there" in capsys.readouterr().err
+    assert "holds no labelled image, read as COCO JSON. annotated images that are not there" in capsys.readouterr().err
     assert not folder.exists()
 
 
@@ -590,3 +602,45 @@ def test_masks_of_blurred_edges_are_an_error(tmp_path, folder):
         write_mask(root / f"{name}_mask.png", np.linspace(0, 255, HEIGHT * WIDTH).astype(np.uint8).reshape(SIZE))
     with pytest.raises(ValueError, match="Threshold"):
         convert(root, folder)
+
+
+# Where the command is named.
+
+
+def test_errors_of_a_folder_that_could_be_converted_name_the_command(tmp_path, folder, capsys):
+    command = "python -m segdistill.dataset convert EXPORT DIR"
+    assert main(["prepare", "folder", str(folder)]) == 1
+    assert command in capsys.readouterr().err
+    EXPORTS["masks"](tmp_path / "export", 2)
+    assert main(["check", "folder", str(tmp_path / "export")]) == 1
+    assert command in capsys.readouterr().err
+    for stored in (truth_of(0) > 0, (truth_of(0) > 0).astype(np.uint8) * 255):
+        for split in ("train", "val"):
+            write_image(folder / f"images/{split}/a.png")
+            write_mask(folder / f"labels/{split}/a.png", stored)
+        (folder / "classes.txt").write_text("0 0,0,0 background\n1 255,0,0 pet\n")
+        assert main(["check", "folder", str(folder), "--split", "train"]) == 1
+        assert command in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cvat", "coco", "labelme"])
+def test_what_was_converted_trains_and_is_evaluated(name, tmp_path, folder, capsys):
+    EXPORTS[name](tmp_path / "export", 8)
+    assert main(["convert", str(tmp_path / "export"), str(folder), "--val-share", "0.25"]) == 0
+    data = ["--dataset", "folder", "--data-dir", str(folder)]
+    code = train.main(
+        [
+            *data,
+            *("--network", "espnet_c", "--network-options", "p=1", "q=1", "--batch-size", "2", "--num-steps", "3"),
+            *("--num-workers", "0", "--val-every", "3", "--snapshot-dir", str(tmp_path), "--save-name", "run"),
+        ]
+    )
+    assert code == 0
+    best, figures = str(tmp_path / "run/best.pth"), tmp_path / "figures.json"
+    assert evaluation.main([*data, "--checkpoint", best, "--output", str(figures), "--num-workers", "0"]) == 0
+    assert len(json.loads(figures.read_text())["iou"]) == 3
+    assert "3 classes (background, cat, dog)" in capsys.readouterr().out
+    shown = ["--checkpoint", best, "--output", str(tmp_path / "shown"), "--save", "overlays", "--split", "val"]
+    assert prediction.main([*data, *shown]) == 0
+    assert len([*(tmp_path / "shown").rglob("*.png")]) == 2
