@@ -94,15 +94,15 @@ def convert(
         importer, problems = IMPORTERS[format] if format else recognise(source), Problems(source.root)
         try:
             export = importer.read(source, problems)
+            splits = divide(usable(export.pictures, problems), val_share)
+            if not splits:
+                raise ValueError(f"{path} holds no labelled image, read as {importer.title}. {problems}")
+            kept = choose_classes(export, classes, unlabelled)
         except (ValueError, OSError):
             raise
         except MALFORMED as error:
             what = f"{type(error).__name__}: {describe_error(error)}"
             raise ValueError(f"{source.root} is not as {importer.title} writes it ({what})") from error
-        splits = divide(usable(export.pictures, problems), val_share)
-        if not splits:
-            raise ValueError(f"{path} holds no labelled image, read as {importer.title}. {problems}")
-        kept = choose_classes(export, classes, unlabelled)
         num_images, num_pixels = write(splits, kept, target, source.root, problems)
         shutil.rmtree(target / "archive", ignore_errors=True)
     names = [*kept.colors, "void"]
@@ -166,15 +166,20 @@ def clean(name: str) -> str:
 
 
 def distinct(colors: dict[str, Color | None]) -> dict[str, Color]:
-    """The colours, those that are missing or taken replaced by others of Pascal VOC's map."""
+    """The colours, those that are missing, none or taken replaced by others of Pascal VOC's map."""
     found, free = {}, (bit_color(value) for value in range(1, 1 << 24))
     for name, color in colors.items():
-        if color and color not in found.values():
+        if is_color(color) and color not in found.values():
             found[name] = color
     for name in colors:
         if name not in found:
             found[name] = next(color for color in free if color not in found.values())
     return {name: found[name] for name in colors}
+
+
+def is_color(color: Color | None) -> bool:
+    channels = color or ()
+    return len(channels) == 3 and all(isinstance(value, int) and 0 <= value <= 255 for value in channels)
 
 
 def usable(pictures: Sequence[Picture], problems: Problems) -> list[Picture]:

@@ -44,10 +44,10 @@ def in_folder(path: Path, root: Path) -> bool:
 def read(source: Source, problems: Problems) -> Export:
     masks = masks_of(source)
     others, pairs = {}, []
-    for image in source.images:
+    for image in sorted({*source.images} - {*masks}):
         others.setdefault(image.stem, []).append(image)
     for mask in masks:
-        found = [image for image in others.get(stem_of(mask), []) if image not in masks]
+        found = others.get(stem_of(mask), [])
         split = split_of(mask, source.root)
         same = [
             image for image in found if split_of(image, source.root) == split and image.parent.name == mask.parent.name

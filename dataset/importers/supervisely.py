@@ -1,4 +1,8 @@
-"""Supervisely: meta.json, and in every data set's folder img/X.jpg with ann/X.jpg.json."""
+"""Supervisely: meta.json, and in every data set's folder img/X.jpg with ann/X.jpg.json.
+
+A download has integer coordinates, which name pixels: corners lie in their centres, and a rectangle holds its last
+row and column. Real coordinates are measured from the image's corner, as everywhere.
+"""
 
 import base64
 import io
@@ -66,15 +70,23 @@ def draw(objects: list[dict], canvas: Canvas) -> None:
 def draw_object(canvas: Canvas, shape: dict) -> None:
     label, kind = shape["classTitle"], shape.get("geometryType") or shape["shape"]
     if kind == "polygon":
-        canvas.polygon(label, shape["points"]["exterior"], *shape["points"].get("interior", ()))
+        rings = [shape["points"]["exterior"], *shape["points"].get("interior", ())]
+        shift = 0.5 if name_pixels(rings) else 0.0
+        canvas.polygon(label, *(np.array(ring, float) + shift for ring in rings))
     elif kind == "rectangle":
-        (x, y), (x_end, y_end) = shape["points"]["exterior"]
-        canvas.box(label, x, y, x_end, y_end)
+        corners = shape["points"]["exterior"]
+        (x, x_end), (y, y_end) = map(sorted, zip(*corners, strict=True))
+        last = int(name_pixels([corners]))
+        canvas.box(label, x, y, x_end + last, y_end + last)
     elif kind == "bitmap":
         left, top = shape["bitmap"]["origin"]
         canvas.region(label, Region(read_bitmap(shape["bitmap"]["data"]), int(top), int(left)))
     else:
         canvas.skip(f"shapes of the kind {kind!r}, which have no area, left out")
+
+
+def name_pixels(rings: list[list[list[float]]]) -> bool:
+    return all(isinstance(number, int) for ring in rings for point in ring for number in point)
 
 
 def read_bitmap(text: str) -> np.ndarray:

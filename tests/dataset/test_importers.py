@@ -240,10 +240,11 @@ def test_names_and_colours_that_a_class_file_cannot_hold_are_changed(tmp_path, f
     convert(tmp_path / "export", folder)
     assert [row.name for row in read_rows(folder / "classes.txt")] == ["background", "road wet", "cat", "ignore"]
     assert {*np.unique(only(folder))} == {0, 1, 255}
-    made = distinct({"a": (1, 2, 3), "b": (1, 2, 3), "c": None, "d": (128, 0, 0)})
+    made = distinct({"a": (1, 2, 3), "b": (1, 2, 3), "c": None, "d": (128, 0, 0), "e": (1, 2, 300), "f": (1, 2)})
     assert made["a"] == (1, 2, 3)
     assert made["d"] == (128, 0, 0)
-    assert len({*made.values()}) == 4
+    assert len({*made.values()}) == 6
+    assert all(len(color) == 3 and max(color) <= 255 for color in made.values())
 
 
 # What cannot be converted.
@@ -505,6 +506,11 @@ def test_supervisely_polygons_have_holes(tmp_path, folder, capsys):
             "geometryType": "rectangle",
             "points": {"exterior": [[25, 20], [30, 23]], "interior": []},
         },
+        {
+            "classTitle": "cat",
+            "geometryType": "polygon",
+            "points": {"exterior": [[28, 9], [29, 10], [28, 11], [27, 10]], "interior": []},
+        },
         {"classTitle": "dog", "geometryType": "point", "points": {"exterior": [[1, 1]], "interior": []}},
         {"classTitle": "dog", "geometryType": "bitmap", "bitmap": {"origin": [30, 0], "data": bitmap(np.ones((2, 9)))}},
     ]
@@ -515,8 +521,9 @@ def test_supervisely_polygons_have_holes(tmp_path, folder, capsys):
     assert any("outside the image clipped" in line for line in shown)
     assert any("annotation files that cannot be read (no 'size')" in line for line in shown)
     expected = (inside(CAT) & ~inside(hole)).astype(int)
-    expected[20:23, 25:30] = 2
+    expected[20:24, 25:31] = 2  # integers name pixels, the last ones too
     expected[:2, 30:] = 2
+    expected[10, 27:29] = 1  # corners in the centres of pixels: the left one is in, the right one not
     assert (labels_of(folder)["a0"] == expected).all()
 
 
