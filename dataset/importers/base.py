@@ -35,7 +35,8 @@ class Problems:
     """Why something was not converted: how often, and where first; paths are below ``root``."""
 
     def __init__(self, root: Path):
-        self.root, self.found = f"{root}{os.sep}", {}
+        self.root = f"{root}{os.sep}" if root.name else ""
+        self.found: dict[str, tuple[int, str]] = {}
 
     def add(self, reason: str, where: str | Path) -> None:
         reason, where = reason.replace(self.root, ""), str(where).replace(self.root, "")
@@ -157,12 +158,16 @@ class Source:
 
     def __init__(self, path: Path, images: Path | None = None):
         self.root = path if path.is_dir() else path.parent
-        self.files = walk(self.root)
+        self.files = [file for file in walk(self.root) if not file.name.startswith(".")]  # ._X.jpg of a Mac's archives
         if path.is_file():
             self.files = [file for file in self.files if file == path or file.suffix.lower() in SUFFIXES]
         self.images = [file for file in self.files if file.suffix.lower() in SUFFIXES]
         self.more_images = walk(images) if images else []
         self.faults: list[str] = []  # of JSON files that were looked at
+
+    def folders(self, file: Path) -> tuple[str, ...]:
+        """The names of the folders below the root that hold a file; () for one that lies elsewhere."""
+        return file.relative_to(self.root).parts[:-1] if file.is_relative_to(self.root) else ()
 
     def having(self, suffix: str) -> list[Path]:
         return [file for file in self.files if file.suffix.lower() == suffix]
@@ -202,14 +207,19 @@ class Source:
         the file ``near``. ``without`` are folders of label maps. None if there is none, or if two fit equally well.
         """
         parts = PurePosixPath(name.replace("\\", "/")).parts
-        found = [file for file in self.by_name.get(parts[-1], ()) if not {*file.parts} & {*without}] if parts else []
+        named = self.by_name.get(parts[-1], ()) if parts else ()
+        found = [file for file in named if not {*self.folders(file)} & {*without}]
 
         def fit(file: Path) -> tuple[int, bool, int]:
-            in_split = split is not None and split_of(file, self.root) == split
+            in_split = split is not None and self.split_of(file) == split
             return common(parts[-2::-1], file.parent.parts[::-1]), in_split, common(near.parent.parts, file.parts)
 
         found.sort(key=fit)
         return found[-1] if found and (len(found) == 1 or fit(found[-1]) > fit(found[-2])) else None
+
+    def split_of(self, file: Path) -> str | None:
+        """The split that a folder of the file names, the innermost first."""
+        return next(filter(None, map(split_named, reversed(self.folders(file)))), None)
 
 
 class Importer(NamedTuple):
@@ -227,14 +237,6 @@ def common(one: Sequence[str], other: Sequence[str]) -> int:
         if a != b:
             return count
     return min(len(one), len(other))
-
-
-def split_of(path: Path, root: Path) -> str | None:
-    """The split that a folder of ``path`` below ``root`` names, the innermost first."""
-    for part in reversed(path.relative_to(root).parts[:-1] if path.is_relative_to(root) else ()):
-        if split := split_named(part):
-            return split
-    return None
 
 
 def split_named(name: str) -> str | None:

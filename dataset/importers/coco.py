@@ -12,7 +12,6 @@ from segdistill.dataset.importers.base import (
     Problems,
     Source,
     split_in,
-    split_of,
 )
 from segdistill.dataset.importers.rasterize import Region
 from segdistill.dataset.importers.runs import coco_mask
@@ -45,7 +44,7 @@ def read_files(source: Source, paths: list[Path], problems: Problems) -> Export:
         parents = {category.get("supercategory") for category in document["categories"]}
         used = {annotation.get("category_id") for annotation in document["annotations"]}
         names = {
-            category["id"]: category["name"]
+            category["id"]: str(category["name"])
             for category in document["categories"]
             if path.name != ROBOFLOW or category["id"] in used or category["name"] not in parents
         }
@@ -53,7 +52,7 @@ def read_files(source: Source, paths: list[Path], problems: Problems) -> Export:
         annotations = {}
         for annotation in document["annotations"]:
             annotations.setdefault(annotation.get("image_id"), []).append(annotation)
-        split = split_of(path, source.root) or split_in(path.stem)
+        split = source.split_of(path) or split_in(path.stem)
         for entry in document["images"]:
             image = source.find_image(entry["file_name"], path, split)
             if image is None:
@@ -62,7 +61,7 @@ def read_files(source: Source, paths: list[Path], problems: Problems) -> Export:
             # Crowds lie under what is labelled one by one.
             shapes = sorted(annotations.get(entry["id"], ()), key=lambda shape: not shape.get("iscrowd"))
             size = (entry["height"], entry["width"]) if "height" in entry and "width" in entry else None
-            pictures.append(Picture(image, split or split_of(image, source.root), partial(draw, shapes, names), size))
+            pictures.append(Picture(image, split or source.split_of(image), partial(draw, shapes, names), size))
     return Export(classes, pictures)
 
 

@@ -14,7 +14,6 @@ from segdistill.dataset.importers.base import (
     Source,
     read_colors,
     split_in,
-    split_of,
 )
 from segdistill.dataset.pairs import read_lines
 
@@ -26,7 +25,7 @@ def recognise(source: Source) -> str:
 
 
 def masks_of(source: Source) -> list[Path]:
-    return [path for path in source.images if MASKS in path.parts[:-1]]
+    return [path for path in source.images if MASKS in source.folders(path)]
 
 
 def read(source: Source, problems: Problems) -> Export:
@@ -39,13 +38,14 @@ def read(source: Source, problems: Problems) -> Export:
             splits |= {Path(line.split()[0]).as_posix(): split_in(path.stem) for _, line in read_lines(path)}
     pictures = []
     for mask in masks_of(source):
-        name = Path(*mask.parts[mask.parts.index(MASKS) + 1 :]).with_suffix("").as_posix()
+        folders = source.folders(mask)
+        name = "/".join([*folders[folders.index(MASKS) + 1 :], mask.stem])
         split = splits.get(name) or splits.get(mask.stem)
         image = source.find_image(name, mask, split, without=(MASKS, OBJECTS))
         if image is None:
             problems.add("masks without an image left out", mask)
             continue
-        pictures.append(Picture(image, split or split_of(image, source.root), partial(draw, mask, names)))
+        pictures.append(Picture(image, split or source.split_of(image), partial(draw, mask, names)))
     return Export(classes, pictures, whole=True)
 
 

@@ -94,16 +94,16 @@ def convert(
         importer, problems = IMPORTERS[format] if format else recognise(source), Problems(source.root)
         try:
             export = importer.read(source, problems)
-            splits = divide(usable(export.pictures, problems), val_share)
-            if not splits:
-                raise ValueError(f"{path} holds no labelled image, read as {importer.title}. {problems}")
-            kept = choose_classes(export, classes, unlabelled)
-        except (ValueError, OSError):
-            raise
         except MALFORMED as error:
+            if str(source.root) in str(error):  # it names the file
+                raise
             what = f"{type(error).__name__}: {describe_error(error)}"
             raise ValueError(f"{source.root} is not as {importer.title} writes it ({what})") from error
-        num_images, num_pixels = write(splits, kept, target, source.root, problems)
+        splits = divide(usable(export.pictures, problems), val_share)
+        if not splits:
+            raise ValueError(f"{path} holds no labelled image, read as {importer.title}. {problems}")
+        kept = choose_classes(export, classes, unlabelled)
+        num_images, num_pixels = write(splits, kept, target, source, problems)
         shutil.rmtree(target / "archive", ignore_errors=True)
     names = [*kept.colors, "void"]
     return Conversion(importer.title, num_images, dict(zip(names, num_pixels, strict=True)), problems)
@@ -179,7 +179,7 @@ def distinct(colors: dict[str, Color | None]) -> dict[str, Color]:
 
 def is_color(color: Color | None) -> bool:
     channels = color or ()
-    return len(channels) == 3 and all(isinstance(value, int) and 0 <= value <= 255 for value in channels)
+    return len(channels) == 3 and all(type(value) is int and 0 <= value <= 255 for value in channels)
 
 
 def usable(pictures: Sequence[Picture], problems: Problems) -> list[Picture]:
@@ -214,14 +214,15 @@ def divide(pictures: Sequence[Picture], val_share: float) -> dict[str, list[Pict
         splits.setdefault((named and picture.split) or "train", []).append(picture)
     if "val" not in splits and len(splits.get("train", ())) > 1:
         train = splits["train"]
-        chosen = {*evenly_spaced(max(round(val_share * len(train)), 1), len(train))}
+        count = min(max(round(val_share * len(train)), 1), len(train) - 1)
+        chosen = {*evenly_spaced(count, len(train))}
         splits["val"] = [train[place] for place in sorted(chosen)]
         splits["train"] = [picture for place, picture in enumerate(train) if place not in chosen]
     return splits
 
 
 def write(
-    splits: dict[str, list[Picture]], classes: Classes, target: Path, root: Path, problems: Problems
+    splits: dict[str, list[Picture]], classes: Classes, target: Path, source: Source, problems: Problems
 ) -> tuple[dict[str, int], list[int]]:
     """Write everything; the images of each split and the pixels of each class, void last.
 
@@ -245,7 +246,7 @@ def write(
                 continue
             if not canvas.num_shapes:
                 problems.add("images without a shape are background throughout", picture.image)
-            name = free_name(picture.image, root, names)
+            name = free_name(picture.image, source, names)
             image = target / "images" / split / f"{name}{picture.image.suffix}"
             label = target / "labels" / split / f"{name}.png"
             link(picture.image, image)
@@ -267,10 +268,9 @@ def write(
     return num_images, [*counts[: len(classes.colors)].tolist(), int(counts[IGNORE_INDEX])]
 
 
-def free_name(image: Path, root: Path, taken: set[str]) -> str:
+def free_name(image: Path, source: Source, taken: set[str]) -> str:
     """The image's path without its suffix and the folders that say only what is in them; another if it is taken."""
-    parts = image.relative_to(root).parts[:-1] if image.is_relative_to(root) else ()
-    folders = [part for part in parts if part.lower() not in STRUCTURE and not split_named(part)]
+    folders = [part for part in source.folders(image) if part.lower() not in STRUCTURE and not split_named(part)]
     name = first = "/".join([*folders, image.stem])
     number = 2
     while name.lower() in taken:

@@ -14,7 +14,6 @@ from segdistill.dataset.importers.base import (
     Source,
     hex_color,
     split_named,
-    split_of,
 )
 from segdistill.dataset.importers.rasterize import Region
 from segdistill.dataset.importers.runs import decode_runs
@@ -52,7 +51,7 @@ def read(source: Source, problems: Problems) -> Export:
                 problems.add(MISSING, f"{name} in {path}")
                 continue
             size = int(element.get("height")), int(element.get("width"))
-            split = split_named(subset) or split_of(image, source.root)
+            split = split_named(subset) or source.split_of(image)
             pictures.append(Picture(image, split, Drawing(element), size))
     return Export(classes, pictures)
 

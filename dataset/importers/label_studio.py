@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import numpy as np
 
 from segdistill.dataset.files import SUFFIXES
-from segdistill.dataset.importers.base import MISSING, Canvas, Export, Importer, Picture, Problems, Source, split_of
+from segdistill.dataset.importers.base import MISSING, Canvas, Export, Importer, Picture, Problems, Source
 from segdistill.dataset.importers.rasterize import Region
 from segdistill.dataset.importers.runs import brush_values
 
@@ -44,7 +44,7 @@ def read(source: Source, problems: Problems) -> Export:
             labels |= {label for result in results if (label := label_of(result))}
             sizes = {(r["original_height"], r["original_width"]) for r in results if "original_height" in r}
             size = sizes.pop() if sizes else None
-            pictures.append(Picture(image, split_of(image, source.root), partial(draw, results), size))
+            pictures.append(Picture(image, source.split_of(image), partial(draw, results), size))
     return Export(dict.fromkeys(sorted(labels)), pictures)
 
 

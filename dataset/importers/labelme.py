@@ -17,7 +17,6 @@ from segdistill.dataset.importers.base import (
     Problems,
     Source,
     read_json,
-    split_of,
 )
 from segdistill.dataset.importers.rasterize import Region
 from segdistill.dataset.pairs import read_lines
@@ -56,7 +55,7 @@ def read(source: Source, problems: Problems) -> Export:
         height, width = document.get("imageHeight"), document.get("imageWidth")
         labels |= {shape["label"] for shape in document["shapes"]}
         size = (height, width) if height and width else None
-        pictures.append(Picture(image, split_of(image, source.root), partial(draw, path), size))
+        pictures.append(Picture(image, source.split_of(image), partial(draw, path), size))
     names = [name for name in dict.fromkeys([*listed, *sorted(labels)]) if name != IGNORED]
     return Export(dict.fromkeys(names), pictures)
 

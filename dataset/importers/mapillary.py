@@ -3,7 +3,7 @@
 from functools import partial
 from pathlib import Path
 
-from segdistill.dataset.importers.base import Canvas, Export, Importer, Picture, Problems, Source, read_values, split_of
+from segdistill.dataset.importers.base import Canvas, Export, Importer, Picture, Problems, Source, read_values
 
 
 def recognise(source: Source) -> str:
@@ -19,7 +19,9 @@ def configs_of(source: Source) -> list[Path]:
 
 def is_config(document: object) -> bool:
     labels = document.get("labels") if isinstance(document, dict) else None
-    return isinstance(labels, list) and all(isinstance(label, dict) and "readable" in label for label in labels)
+    return isinstance(labels, list) and all(
+        isinstance(label, dict) and isinstance(label.get("readable"), str) for label in labels
+    )
 
 
 def read(source: Source, problems: Problems) -> Export:
@@ -43,7 +45,7 @@ def read(source: Source, problems: Problems) -> Export:
     colors = {label["readable"]: tuple(label["color"]) for label, wanted in zip(labels, scored, strict=True) if wanted}
     pictures = []
     for mask in masks:
-        split = split_of(mask, source.root)
+        split = source.split_of(mask)
         image = source.find_image(f"images/{mask.stem}", mask, split, without=("labels", "instances", "panoptic"))
         if image is None:
             problems.add("masks without an image left out", mask)

@@ -12,7 +12,6 @@ from segdistill.dataset.importers.base import (
     Problems,
     Source,
     read_values,
-    split_of,
 )
 from segdistill.dataset.importers.coco import ROBOFLOW as COCO_FILE
 from segdistill.dataset.importers.coco import read_files
@@ -40,7 +39,7 @@ def read(source: Source, problems: Problems) -> Export:
         if image is None or image.parent != mask.parent or names is None:
             problems.add(f"masks without an image or a {CLASSES_FILE} beside them left out", mask)
             continue
-        pictures.append(Picture(image, split_of(image, source.root), partial(draw, mask, names)))
+        pictures.append(Picture(image, source.split_of(image), partial(draw, mask, names)))
     classes = {name: None for names in tables.values() for _, name in sorted(names.items())}
     return Export(classes, pictures, whole=True)
 

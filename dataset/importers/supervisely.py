@@ -25,7 +25,6 @@ from segdistill.dataset.importers.base import (
     describe_error,
     hex_color,
     read_json,
-    split_of,
 )
 from segdistill.dataset.importers.rasterize import Region
 
@@ -45,7 +44,7 @@ def read(source: Source, problems: Problems) -> Export:
     classes = {}
     for meta in source.named("meta.json"):
         for entry in read_json(meta)["classes"]:
-            classes.setdefault(entry["title"], hex_color(entry.get("color")))
+            classes.setdefault(str(entry["title"]), hex_color(entry.get("color")))
     pictures = []
     for path in annotation_files(source):
         try:
@@ -59,7 +58,7 @@ def read(source: Source, problems: Problems) -> Export:
         if image is None:
             problems.add(MISSING, f"{path.stem} of {path}")
             continue
-        pictures.append(Picture(image, split_of(image, source.root), partial(draw, objects), size))
+        pictures.append(Picture(image, source.split_of(image), partial(draw, objects), size))
     return Export(classes, pictures)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from segdistill.dataset.importers.base import Canvas, Export, Importer, Picture, Problems, Source, split_of
+from segdistill.dataset.importers.base import Canvas, Export, Importer, Picture, Problems, Source
 from segdistill.dataset.pairs import read_lines
 
 
@@ -26,12 +26,12 @@ def read(source: Source, problems: Problems) -> Export:
     splits = {split: folders_of(document.get(split)) for split in ("train", "val", "test")}
     pictures = []
     for image in source.images:
-        label = label_of(image)
+        folders = source.folders(image)
+        label = label_of(image, folders)
         if not label.is_file():
             problems.add("images without a labels file are background throughout", image)
-        parts = image.relative_to(source.root).parts[:-1]
-        split = next((split for split, folders in splits.items() if any(holds(parts, f) for f in folders)), None)
-        pictures.append(Picture(image, split or split_of(image, source.root), partial(draw, label, names)))
+        split = next((split for split, listed in splits.items() if any(holds(folders, f) for f in listed)), None)
+        pictures.append(Picture(image, split or source.split_of(image), partial(draw, label, names)))
     return Export(dict.fromkeys(names.values()), pictures)
 
 
@@ -56,18 +56,16 @@ def folders_of(value: str | list[str] | None) -> list[tuple[str, ...]]:
 
 
 def holds(parts: tuple[str, ...], folder: tuple[str, ...]) -> bool:
-    """Whether the parts of a folder follow one another in ``parts``; one that names a split need only occur."""
+    """Whether the parts of a folder follow one another in ``parts``."""
     length = len(folder)
     return any(parts[start : start + length] == folder for start in range(len(parts) - length + 1)) and bool(folder)
 
 
-def label_of(image: Path) -> Path:
-    """The labels file of an image: labels for the last images in its path, or beside it."""
+def label_of(image: Path, folders: tuple[str, ...]) -> Path:
+    """The labels file of an image: its path with labels in place of the last folder images, or beside it."""
     parts = list(image.parts)
-    for place in reversed(range(len(parts) - 1)):
-        if parts[place] == "images":
-            parts[place] = "labels"
-            break
+    if "images" in folders:
+        parts[-2 - folders[::-1].index("images")] = "labels"
     return Path(*parts).with_suffix(".txt")
 
 

@@ -3,6 +3,7 @@
 import base64
 import json
 import shutil
+import sys
 import zipfile
 
 import numpy as np
@@ -104,6 +105,20 @@ def test_a_tool_can_be_named_and_unlabelled_pixels_can_be_void(name, tmp_path, f
     for label_name, label in labels_of(folder).items():
         truth = truth_of(int(label_name[1:])).astype(int) - 1
         assert (label == np.where(truth < 0, 255, truth)).all()
+
+
+@pytest.mark.parametrize("name", sorted(EXPORTS))
+@pytest.mark.parametrize("above", ["labels/images/masks", "SegmentationClass/test"])
+def test_the_folders_above_an_export_and_hidden_files_mean_nothing(name, above, tmp_path, folder):
+    root = tmp_path / above / "export"
+    EXPORTS[name](root, 3)
+    for path in [*root.rglob("*.*")]:
+        path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7")  # as a Mac's archives have them
+    conversion = convert(root, folder, val_share=0.9)
+    assert not conversion.problems.found
+    assert conversion.num_images == ({"train": 2, "val": 1} if name in WITH_SPLITS else {"train": 1, "val": 2})
+    for label_name, label in labels_of(folder).items():
+        assert (label == truth_of(int(label_name[1:]))).all()
 
 
 def test_a_zip_archive_and_a_single_file_are_exports_too(tmp_path, folder):
@@ -564,6 +579,13 @@ def test_yolo_names_may_be_a_table_and_boxes_are_left_out(tmp_path, folder, caps
     assert (found["a"] == 2 * inside(DOG)).all()
     assert not found["b"].any()
     assert sorted(path.name for path in (folder / "labels/val").rglob("*.png")) == ["a.png"]
+
+
+def test_yolo_without_pyyaml_says_what_to_install(tmp_path, folder, monkeypatch, capsys):
+    EXPORTS["yolo"](tmp_path / "export", 2)
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    assert main(["convert", str(tmp_path / "export"), str(folder)]) == 1
+    assert "pip install pyyaml" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["0 and 255", "0 and 1", "1 bit", "RGB"])
