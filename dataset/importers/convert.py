@@ -32,6 +32,7 @@ from segdistill.dataset.importers.base import (
 )
 from segdistill.dataset.prepare import unpack
 
+SPLITS = ("train", "val", "test")
 BACKGROUND_NAMES = (BACKGROUND, "_background_", "__background__")  # in any case
 OVERVIEW, NUM_SHOWN, COLUMNS, WIDTH = "overview.png", 6, 3, 320
 
@@ -99,12 +100,20 @@ def convert(
                 raise
             what = f"{type(error).__name__}: {describe_error(error)}"
             raise ValueError(f"{source.root} is not as {importer.title} writes it ({what})") from error
-        splits = divide(usable(export.pictures, problems), val_share)
-        if not splits:
+        pictures = usable(export.pictures, problems)
+        if not pictures:
             raise ValueError(f"{path} holds no labelled image, read as {importer.title}. {problems}")
         kept = choose_classes(export, classes, unlabelled)
-        num_images, num_pixels = write(splits, kept, target, source, problems)
-        shutil.rmtree(target / "archive", ignore_errors=True)
+        labels, num_pixels = draw(pictures, kept, target / "drawn", problems)
+        splits = divide([picture for picture in pictures if picture.image in labels], val_share)
+        if not splits.keys() >= {"train", "val"}:
+            raise ValueError(f"{path} holds {len(labels)} images with labels; two are the least. {problems}")
+        pairs = arrange(splits, labels, source, target)
+        write_classes(kept, target / CLASSES_FILE)
+        draw_overview([pairs[place] for place in evenly_spaced(NUM_SHOWN, len(pairs))], kept, target / OVERVIEW)
+        for folder_name in ("archive", "drawn"):
+            shutil.rmtree(target / folder_name, ignore_errors=True)
+        num_images = {split: len(splits[split]) for split in SPLITS if split in splits}
     names = [*kept.colors, "void"]
     return Conversion(importer.title, num_images, dict(zip(names, num_pixels, strict=True)), problems)
 
@@ -221,51 +230,53 @@ def divide(pictures: Sequence[Picture], val_share: float) -> dict[str, list[Pict
     return splits
 
 
-def write(
-    splits: dict[str, list[Picture]], classes: Classes, target: Path, source: Source, problems: Problems
-) -> tuple[dict[str, int], list[int]]:
-    """Write everything; the images of each split and the pixels of each class, void last.
+def draw(
+    pictures: Sequence[Picture], classes: Classes, folder: Path, problems: Problems
+) -> tuple[dict[Path, Path], list[int]]:
+    """Write the label maps to a folder: the one of each image, and the pixels of each class, void last."""
+    counts, labels = np.zeros(IGNORE_INDEX + 1, np.int64), {}
+    folder.mkdir()
+    for picture in tqdm(pictures, desc="converting", unit="image", leave=False, disable=None):
+        canvas = Canvas(read_size(picture.image), classes.ids, classes.unlabelled, problems, str(picture.image))
+        try:
+            picture.draw(canvas)
+        except MALFORMED as error:
+            problems.add(f"images whose labels cannot be read ({describe_error(error)}) left out", picture.image)
+            continue
+        if (canvas.labels == IGNORE_INDEX).all():
+            problems.add("images without a labelled pixel left out", picture.image)
+            continue
+        if not canvas.num_shapes:
+            problems.add("images without a shape are background throughout", picture.image)
+        labels[picture.image] = folder / f"{len(labels)}.png"
+        Image.fromarray(canvas.labels).save(labels[picture.image])
+        counts += np.bincount(canvas.labels.ravel(), minlength=len(counts))
+    return labels, [*counts[: len(classes.colors)].tolist(), int(counts[IGNORE_INDEX])]
 
-    Raises:
-        ValueError: no training or no validation image is left.
-    """
-    counts, num_images, written = np.zeros(IGNORE_INDEX + 1, np.int64), {}, []
-    progress = tqdm(total=sum(map(len, splits.values())), desc="converting", unit="image", disable=None)
-    for split in sorted(splits, key=("train", "val", "test").index):
+
+def arrange(
+    splits: dict[str, list[Picture]], labels: dict[Path, Path], source: Source, target: Path
+) -> list[tuple[Path, Path]]:
+    """Put images and label maps where a ``folder`` has them; their new paths."""
+    pairs = []
+    for split in SPLITS:
         names = set()
-        for picture in splits[split]:
-            progress.update()
-            canvas = Canvas(read_size(picture.image), classes.ids, classes.unlabelled, problems, str(picture.image))
-            try:
-                picture.draw(canvas)
-            except MALFORMED as error:
-                problems.add(f"images whose labels cannot be read ({describe_error(error)}) left out", picture.image)
-                continue
-            if (canvas.labels == IGNORE_INDEX).all():
-                problems.add("images without a labelled pixel left out", picture.image)
-                continue
-            if not canvas.num_shapes:
-                problems.add("images without a shape are background throughout", picture.image)
+        for picture in splits.get(split, ()):
             name = free_name(picture.image, source, names)
             image = target / "images" / split / f"{name}{picture.image.suffix}"
             label = target / "labels" / split / f"{name}.png"
             link(picture.image, image)
             label.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(canvas.labels).save(label)
-            counts += np.bincount(canvas.labels.ravel(), minlength=len(counts))
-            num_images[split] = num_images.get(split, 0) + 1
-            written.append((image, label))
-    progress.close()
-    for split in ("train", "val"):
-        if split not in num_images:
-            raise ValueError(f"no image is left for {split}; two are the least. {problems}")
-    rows = [
-        f"{value}\t{color[0]},{color[1]},{color[2]}\t{name}"
-        for value, (name, color) in enumerate(classes.colors.items())
-    ]
-    (target / CLASSES_FILE).write_text("\n".join([*rows, f"{IGNORE_INDEX}\t0,0,0\tignore\n"]), encoding="utf-8")
-    draw_overview([written[place] for place in evenly_spaced(NUM_SHOWN, len(written))], classes, target / OVERVIEW)
-    return num_images, [*counts[: len(classes.colors)].tolist(), int(counts[IGNORE_INDEX])]
+            labels[picture.image].rename(label)
+            pairs.append((image, label))
+    return pairs
+
+
+def write_classes(classes: Classes, path: Path) -> None:
+    rows = [(value, color, name) for value, (name, color) in enumerate(classes.colors.items())]
+    rows.append((IGNORE_INDEX, (0, 0, 0), "ignore"))
+    text = "".join(f"{value}\t{','.join(map(str, color))}\t{name}\n" for value, color, name in rows)
+    path.write_text(text, encoding="utf-8")
 
 
 def free_name(image: Path, source: Source, taken: set[str]) -> str:

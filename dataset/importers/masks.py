@@ -57,7 +57,7 @@ def read(source: Source, problems: Problems) -> Export:
             pairs.append((found[0], mask))
         else:
             problems.add("masks without an image, or with several, left out", mask)
-    read_mask, values = read_all([mask for _, mask in pairs], problems)
+    read_mask, values, pairs = read_all(pairs, problems)
     if read_mask is read_values:
         names = names_of_values(values, source.root)
         classes = dict.fromkeys(name for name in names.values() if name)
@@ -67,22 +67,23 @@ def read(source: Source, problems: Problems) -> Export:
     return Export(classes, pictures, whole=True)
 
 
-def read_all(masks: list[Path], problems: Problems) -> tuple[Callable[[Path], np.ndarray], set[int]]:
-    """How the masks are to be read, as values or as colours, and all the values that occur."""
-    values, colors = set(), set()
-    for mask in masks:
+def read_all(
+    pairs: list[tuple[Path, Path]], problems: Problems
+) -> tuple[Callable[[Path], np.ndarray], set[int], list[tuple[Path, Path]]]:
+    """How the masks are to be read, as values or as colours, all the values that occur, and the pairs that are left."""
+    values, colors, are_values, left = set(), set(), True, []
+    for image, mask in pairs:
+        try:
+            colors |= {*occurring(read_colors(mask))}
+        except ValueError as error:
+            problems.add(str(error), mask)
+            continue
+        left.append((image, mask))
         try:
             values |= {*occurring(read_values(mask))}
-        except ValueError as error:
-            try:
-                colors |= {*occurring(read_colors(mask))}
-            except ValueError:
-                problems.add(str(error), mask)
-    if colors:
-        for mask in masks:
-            colors |= {*occurring(read_colors(mask))}
-        return read_colors, colors
-    return read_values, values
+        except ValueError:  # it holds colours
+            are_values = False
+    return (read_values, values, left) if are_values else (read_colors, colors, left)
 
 
 def names_of_values(values: set[int], root: Path) -> dict[int, str | None]:

@@ -212,7 +212,7 @@ def test_the_splits_of_the_source_are_kept_else_an_even_share_validates(tmp_path
 
 def test_one_image_is_too_few(tmp_path, folder):
     EXPORTS["labelme"](tmp_path / "export", 1)
-    with pytest.raises(ValueError, match="no image is left for val"):
+    with pytest.raises(ValueError, match="1 images with labels; two are the least"):
         convert(tmp_path / "export", folder)
     assert not folder.exists()
 
@@ -622,6 +622,21 @@ def test_masks_in_colours_have_a_class_for_each(tmp_path, folder):
     assert tuple(sorted(COLORS.values())) == dataset.PALETTE
     shown = np.array(dataset.PALETTE)[only(folder)]
     assert (shown == np.array([*COLORS.values()])[truth_of(0)]).all()
+
+
+def test_a_mask_that_cannot_be_read_is_left_out(tmp_path, folder, capsys):
+    root = tmp_path / "export"
+    EXPORTS["masks"](root, 4)
+    (root / "a0_mask.png").write_bytes(b"?")
+    (root / "a1_mask.png").unlink()
+    write_mask(root / "a1_mask.jpg", truth_of(1))
+    write_mask(root / "a7_mask.png", truth_of(7))
+    shown = faults(capsys, root, folder)
+    assert any("a0_mask.png cannot be read" in line for line in shown)
+    assert any("a1_mask.jpg is a mask in JPEG, which changes values" in line for line in shown)
+    assert any("without an image, or with several, left out; the first: a7_mask.png" in line for line in shown)
+    assert {*labels_of(folder)} == {"a2", "a3"}
+    assert len(shown) == 3
 
 
 def test_masks_of_blurred_edges_are_an_error(tmp_path, folder):
