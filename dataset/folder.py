@@ -12,9 +12,9 @@ from segdistill.dataset.ids import IGNORE_INDEX, encode
 from segdistill.dataset.pairs import Pair, pair_up, read_lines, walk
 
 CLASSES_FILE = "classes.txt"
+CONVERT = "`python -m segdistill.dataset convert EXPORT DIR`"
 VOID_NAMES = ("ignore", "void", "unlabeled", "unlabelled", "unknown")  # in any case
 EXPECTED = "'VALUE R,G,B NAME' with VALUE 0..255, or rgb where labels hold the colours; NAME ignore is void"
-CONVERT = "`python -m segdistill.dataset convert EXPORT DIR`"
 NUM_SIZES = 32  # images that the crop is derived from
 
 
