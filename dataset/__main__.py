@@ -1,4 +1,5 @@
-"""``python -m segdistill.dataset check NAME DIR`` audits a data set, ``... prepare NAME DIR`` fetches one."""
+"""``python -m segdistill.dataset check NAME DIR`` audits a data set, ``... prepare NAME DIR`` fetches one, and
+``... convert EXPORT DIR`` makes one of what a labelling tool exported."""
 
 import argparse
 import sys
@@ -9,12 +10,16 @@ from pathlib import Path
 from segdistill.dataset import DATASETS, build_dataset
 from segdistill.dataset.check import Verdict, check
 from segdistill.dataset.duplicates import shared_images
+from segdistill.dataset.importers import IMPORTERS
+from segdistill.dataset.importers.convert import BACKGROUND, OVERVIEW, convert, describe
 
 SHOWN = 20  # problems of a split in full
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m segdistill.dataset", description="Audit or fetch a data set.")
+    parser = argparse.ArgumentParser(
+        prog="python -m segdistill.dataset", description="Audit, fetch or convert a data set."
+    )
     actions = parser.add_subparsers(dest="action", required=True)
     audit = actions.add_parser("check", help="read every file, count the pixels of each class, name every problem")
     audit.add_argument("--split", help="of the data set (all that are there)")
@@ -23,12 +28,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     for action in (audit, fetch):
         action.add_argument("name", choices=sorted(DATASETS))
         action.add_argument("folder", type=Path)
+    importing = actions.add_parser("convert", help="write what a labelling tool exported as a `folder`")
+    importing.add_argument("source", type=Path, metavar="EXPORT", help="a folder, a zip archive or an annotation file")
+    importing.add_argument("folder", type=Path, metavar="DIR", help="the result, new or empty")
+    importing.add_argument("--format", choices=sorted(IMPORTERS), help="the tool (recognised by what is there)")
+    importing.add_argument(
+        "--val-share", type=float, default=0.1, help="of the images, if the export has no validation split (0.1)"
+    )
+    importing.add_argument("--classes", nargs="+", default=(), metavar="NAME", help="keep these, in this order (all)")
+    importing.add_argument(
+        "--unlabelled", choices=(BACKGROUND, "void"), default=BACKGROUND, help="what pixels without a label are"
+    )
+    importing.add_argument("--images", type=Path, metavar="FOLDER", help="where the images are, if not in EXPORT")
     options = parser.parse_args(argv)
     if options.action == "check" and options.data_list and not options.split:
         parser.error("--data-list needs --split: the split that it stands for")
     try:
         if options.action == "check":
             return check_all(options)
+        if options.action == "convert":
+            print_conversion(options)
+            return 0
         from segdistill.dataset.prepare import prepare
 
         print(prepare(DATASETS[options.name], options.folder))
@@ -63,6 +83,15 @@ def check_all(options: argparse.Namespace) -> int:
             example = "{} and {}".format(*shared[0])
             print(f"warning: {len(shared)} images of {one} are in {other} too, the first: {example}", file=sys.stderr)
     return int(failed)
+
+
+def print_conversion(options: argparse.Namespace) -> None:
+    settings = {name: getattr(options, name) for name in ("format", "val_share", "classes", "unlabelled", "images")}
+    conversion = convert(options.source, options.folder, **settings)
+    print("\n".join(describe(conversion, SHOWN)))
+    print(
+        f"{options.folder / OVERVIEW} shows some. Train: python train.py --dataset folder --data-dir {options.folder}"
+    )
 
 
 def print_verdict(split: str, verdict: Verdict, classes: Sequence[str]) -> None:

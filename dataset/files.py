@@ -225,6 +225,6 @@ def open_label(path: Path) -> Image.Image:
     if image.mode not in ("L", "P", "RGB") or (image.mode == "L" and storage != "L") or ";16" in storage:
         raise ValueError(
             f"{path}: a label map has one 8-bit channel, this is stored as {storage}: save its ids as 8-bit greyscale "
-            "PNG"
+            "PNG, or, if it is a mask, let `python -m segdistill.dataset convert EXPORT DIR` do so"
         )
     return image

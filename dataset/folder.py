@@ -1,5 +1,6 @@
 """`folder`: your own data without Python: images, labels, and a text file that describes the label values."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from segdistill.dataset.ids import IGNORE_INDEX, encode
 from segdistill.dataset.pairs import Pair, pair_up, read_lines, walk
 
 CLASSES_FILE = "classes.txt"
+CONVERT = "`python -m segdistill.dataset convert EXPORT DIR`"
 VOID_NAMES = ("ignore", "void", "unlabeled", "unlabelled", "unknown")  # in any case
 EXPECTED = "'VALUE R,G,B NAME' with VALUE 0..255, or rgb where labels hold the colours; NAME ignore is void"
 
@@ -48,7 +50,10 @@ class Folder(SegmentationDataset):
     CLASSES = PALETTE = ()
     ID_TO_TRAIN_ID = {}
     RECIPE = Recipe(scale_range=(0.5, 2.0))
-    BY_HAND = "your own files: images/<split>/, labels/<split>/ and classes.txt (see docs/datasets.md)"
+    BY_HAND = (
+        f"it is your own files, images/<split>/, labels/<split>/ and classes.txt; {CONVERT} makes them from the export "
+        "of a labelling tool or from binary masks (see docs/datasets.md)"
+    )
 
     def __init__(self, root: str | Path, split: str, **options):
         path = Path(root) / CLASSES_FILE
@@ -69,7 +74,10 @@ class Folder(SegmentationDataset):
         self.in_colors = rows[0].value is None
         keys = [pack(row.color) if self.in_colors else row.value for row in rows]
         self.ID_TO_TRAIN_ID = dict(zip(keys, train_ids, strict=True))
-        self.LABEL_HINT = f"{path} says what labels hold: add what is missing there."
+        self.LABEL_HINT = (
+            f"{path} says what labels hold: add what is missing there, or, if these are binary masks, {CONVERT} makes "
+            "ids of them."
+        )
         super().__init__(root, split, **options)
 
     @classmethod
@@ -109,7 +117,10 @@ class Folder(SegmentationDataset):
 
 def read_rows(path: Path) -> list[Row]:
     if not path.is_file():
-        raise FileNotFoundError(f"no {path}; it says what the labels hold, a line {EXPECTED}")
+        raise FileNotFoundError(
+            f"no {path}; it says what the labels hold, a line {EXPECTED}. {CONVERT} writes a whole folder "
+            "from the export of a labelling tool or from binary masks"
+        )
     rows, seen = [], {}
     for number, line in read_lines(path):
         line = line.partition("#")[0].strip()
@@ -140,6 +151,14 @@ def read_row(line: str, where: str) -> Row:
     if not all(0 <= number <= 255 for number in (value or 0, red, green, blue)):
         raise ValueError(f"{where}: values and colours are 0..255, not {line!r}")
     return Row(value, (red, green, blue), name)
+
+
+def write_classes(colors: Mapping[str, tuple[int, int, int]], path: Path) -> None:
+    """Write a classes.txt of ids 0, 1 ... in the order of ``colors``, names to RGB, and 255 as void."""
+    rows = [(value, color, name) for value, (name, color) in enumerate(colors.items())]
+    rows.append((IGNORE_INDEX, (0, 0, 0), "ignore"))
+    text = "".join(f"{value}\t{','.join(map(str, color))}\t{name}\n" for value, color, name in rows)
+    path.write_text(text, encoding="utf-8")
 
 
 def pack(color: tuple[int, int, int]) -> int:

@@ -18,6 +18,7 @@ import eval as evaluation
 import test as prediction
 import train
 from segdistill.dataset import DATASETS
+from segdistill.dataset.__main__ import main as dataset_tool
 from segdistill.network import NETWORKS, load_network
 from segdistill.network.__main__ import main as network_tool
 from segdistill.utils.losses import DISTILLATION_LOSSES
@@ -206,13 +207,15 @@ def test_a_script_of_the_documentation_calls_commands_that_parse(page, command, 
 
 @pytest.fixture
 def flags(capsys):
-    """Every flag of the three commands and of the network tool."""
+    """Every flag of the three commands and of the tools for networks and data sets."""
     for parse in PARSERS.values():
         with pytest.raises(SystemExit):
             parse(["--help"])
     for command in ("convert", "fetch", "pspnet"):
         with pytest.raises(SystemExit):
             network_tool([command, "--help"])
+    with pytest.raises(SystemExit):
+        dataset_tool(["convert", "--help"])
     own = {*(f"--{flag}" for flag in DISTILLATION_LOSSES), "--all"}  # --all is of the tests
     return own | {*re.findall(r"--[\w-]+", capsys.readouterr().out)}
 

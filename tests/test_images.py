@@ -186,7 +186,7 @@ def test_pixels_below_the_confidence_are_void_and_others_are_the_prediction(phot
 def test_a_folder_that_is_not_empty_is_left_alone(photos, tiny, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/work.txt").write_text("mine")
-    with pytest.raises(ValueError, match="mine is not empty"):
+    with pytest.raises(ValueError, match="mine is not an empty folder"):
         label(photos, tiny / "teacher.pth", tmp_path / "mine", "--min-confidence", 0.5)
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["work.txt"]
 

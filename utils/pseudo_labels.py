@@ -1,8 +1,5 @@
 """Labels from a teacher, kept: a `folder` data set of its predictions, void where it is unsure."""
 
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,7 +11,8 @@ from tqdm import tqdm
 
 from segdistill.dataset import IGNORE_INDEX, SegmentationDataset, evenly_spaced
 from segdistill.dataset.files import read_image
-from segdistill.dataset.folder import CLASSES_FILE
+from segdistill.dataset.folder import CLASSES_FILE, write_classes
+from segdistill.libs.files import link, new_folder
 from segdistill.network import resize
 from segdistill.utils.checkpoint import LoadedPredictor
 
@@ -71,8 +69,6 @@ def write_folder(
     Raises:
         ValueError: a folder that is not empty, fewer than two pictures, or no pixel that is confident.
     """
-    if output.is_dir() and any(output.iterdir()):
-        raise ValueError(f"{output} is not empty: name another folder")
     if len(pictures) < 2:
         raise ValueError(f"{len(pictures)} picture; two are the least, one to learn from and one to validate")
     num_classes = len(data.CLASSES)
@@ -82,9 +78,7 @@ def write_folder(
     thresholds = np.append(thresholds, [2.0] * (256 - num_classes))  # a network's void is never kept
     validating = set(evenly_spaced(max(len(pictures) // VALIDATES, 1), len(pictures)))
     predicted, kept = np.zeros(256, np.int64), np.zeros(256, np.int64)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as temporary:
-        root = Path(temporary, "folder")
+    with new_folder(output) as root:
         for index, (name, file) in enumerate(tqdm(pictures.items(), desc="labelling", unit="image", disable=None)):
             split = "val" if index in validating else "train"
             ids, confidence = confident_class_ids(predictor, read_image(file))
@@ -92,23 +86,10 @@ def write_folder(
             predicted += np.bincount(ids.ravel(), minlength=256)
             kept += np.bincount(ids[sure], minlength=256)
             label, image = root / "labels" / split / f"{name}.png", root / "images" / split / f"{name}{file.suffix}"
-            for path in (label, image):
-                path.parent.mkdir(parents=True, exist_ok=True)
+            label.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(np.where(sure, ids, IGNORE_INDEX).astype(np.uint8)).save(label)
-            link_or_copy(file, image)
+            link(file, image)
         if not kept.any():
             raise ValueError(f"no pixel of {len(pictures)} pictures is predicted with {min_confidence:g} or more")
-        rows = [f"{i}\t{','.join(map(str, data.PALETTE[i]))}\t{name}" for i, name in enumerate(data.CLASSES)]
-        (root / CLASSES_FILE).write_text("\n".join([*rows, f"{IGNORE_INDEX}\t0,0,0\tignore"]) + "\n")
-        if output.is_dir():
-            output.rmdir()
-        root.rename(output)
+        write_classes(dict(zip(data.CLASSES, data.PALETTE, strict=True)), root / CLASSES_FILE)
     return {name: kept[i] / predicted[i] for i, name in enumerate(data.CLASSES) if predicted[i]}
-
-
-def link_or_copy(source: Path, target: Path) -> None:
-    """A hard link where the file system has them, else a copy."""
-    try:
-        os.link(source.resolve(), target)
-    except OSError:
-        shutil.copyfile(source, target)

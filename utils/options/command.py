@@ -143,7 +143,7 @@ def make_parser(only: Collection[str] | None = None, origin: str = "") -> Parser
         "--list-methods names them. Defaults marked (recipe) are the data set's.",
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=41, width=120),
         argument_default=argparse.SUPPRESS,
-        add_help=False,  # it has no group of its own
+        add_help=False,  # --help is listed in a group
         origin=origin,
     )
     groups = {}
