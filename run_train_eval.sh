@@ -10,7 +10,7 @@
 # 20 labels of 400, and the teacher in ckpt/scenes_teacher.pth (teacher=train trains one).
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"  # started by another shell
 set -euo pipefail
-cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")"  # experiments/ source this file
+here=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")  # experiments/ source this file
 # Waiting OpenMP threads sleep: on a few busy cores, spinning ones slow a step down several times.
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 # glibc keeps freed maps for the next step: returning them to the system costs a page fault a page.
@@ -20,7 +20,7 @@ dataset=${dataset:-scenes}
 case $dataset in
 scenes)
     data_dir=${data_dir:-data/scenes}
-    teacher=${teacher:-ckpt/scenes_teacher.pth}
+    teacher=${teacher:-$here/ckpt/scenes_teacher.pth}
     teacher_network=${teacher_network:-"--network espnet_c --network-options p=2 q=8"}
     student_network=${student_network:-"--network espnet_c --network-options p=2 q=3"}
     teacher_flags=${teacher_flags:-"--num-steps 800"} student_flags=${student_flags:-"--num-steps 200"}
@@ -75,11 +75,11 @@ distilled_name=$(printf '%s' "${terms[*]}" | sed 's/^--//; s/ --/+/g; s/[^A-Za-z
 data=(--dataset "$dataset" --data-dir "$data_dir")
 common=("${data[@]}" --snapshot-dir "$output" --resume $train_flags)
 train() {  # the distilled student and, by --also, the others
-    $launch train.py $student_network "${common[@]}" $student_flags ${labels:+--num-labels "$labels"} \
+    $launch "$here/train.py" $student_network "${common[@]}" $student_flags ${labels:+--num-labels "$labels"} \
         ${share:+--unlabelled-share "$share"} ${class_map:+--class-map "$class_map"} "${terms[@]}" "$@"
 }
-train_teacher() { $launch train.py $teacher_network "${common[@]}" $teacher_flags "$@"; }
-evaluate() { $python eval.py "${data[@]}" --split "$split" $eval_flags "$@"; }
+train_teacher() { $launch "$here/train.py" $teacher_network "${common[@]}" $teacher_flags "$@"; }
+evaluate() { $python "$here/eval.py" "${data[@]}" --split "$split" $eval_flags "$@"; }
 
 # Everything is checked before the first step of the first run.
 for seed in $seeds; do
@@ -142,5 +142,5 @@ groups=(--group auto "${distilled[@]}")
 if [ -n "$labels" ]; then groups+=(--group "all labels" "${all_labels[@]}" --vary num_labels ${share:+unlabelled_share}); fi
 $python -m segdistill.utils.report --baseline "${alone[@]}" "${groups[@]}" --teacher "$shown_teacher" --output "$output"
 if [ "$dataset" = scenes ] || [ "$dataset" = cityscapes ]; then
-    checkpoint=${distilled[0]}/best.pth split=test dataset=$dataset data_dir=$data_dir output=$output/submission python=$python bash test.sh
+    checkpoint=${distilled[0]}/best.pth split=test dataset=$dataset data_dir=$data_dir output=$output/submission python=$python bash "$here/test.sh"
 fi

@@ -10,7 +10,7 @@
 # afterwards the command with all seeds only compares.
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"  # started by another shell
 set -euo pipefail
-cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
+here=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 
 methods=${methods:-"pi: --pi weight=1
@@ -45,7 +45,7 @@ train() {  # seed, more flags
     for i in "${!names[@]}"; do
         if [ "$i" != 0 ]; then also+=(--also "${names[i]}_seed$seed=${terms[i]}"); fi
     done
-    $launch train.py "${common[@]}" --seed "$seed" --save-name "${names[0]}_seed$seed" "${distilled[@]}" ${terms[0]} \
+    $launch "$here/train.py" "${common[@]}" --seed "$seed" --save-name "${names[0]}_seed$seed" "${distilled[@]}" ${terms[0]} \
         "${also[@]}" --also "alone_seed$seed=" "$@"
 }
 
@@ -61,7 +61,7 @@ for seed in $seeds; do
     done
 done
 if [ ${#checkpoints[@]} != 0 ]; then
-    $python eval.py --dataset "$dataset" --data-dir "$data_dir" --split "$split" \
+    $python "$here/eval.py" --dataset "$dataset" --data-dir "$data_dir" --split "$split" \
         --checkpoint "${checkpoints[@]}" --output "${outputs[@]}"
 fi
 
