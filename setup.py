@@ -81,7 +81,10 @@ class BuildPy(build_py):
 
 setup(
     cmdclass={"build": Build, "build_kernels": BuildKernels, "build_py": BuildPy},
-    packages=["segdistill", *(f"segdistill.{name}" for name in find_packages(include=[f"{part}*" for part in FOLDERS]))],
+    packages=[
+        "segdistill",
+        *(f"segdistill.{name}" for name in find_packages(include=[f"{part}*" for part in FOLDERS])),
+    ],
     package_dir={"segdistill": ""},
     package_data={
         "segdistill": ["*.sh", "experiments/*.sh", "experiments/class_maps/*.txt", "ckpt/scenes_teacher.pth"],

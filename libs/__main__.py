@@ -1,4 +1,4 @@
-"""In-place ABN: ``python -m segdistill.libs`` prints the active implementation and the reason, ``... build`` compiles it."""
+"""``python -m segdistill.libs`` prints the active implementation of in-place ABN and why, ``... build`` compiles it."""
 
 import os
 import subprocess
@@ -13,7 +13,10 @@ def main() -> int:
         command = ["sh", FOLDER / "build.sh", *sys.argv[2:]]
         return subprocess.run(command, env={"PYTHON": sys.executable, **os.environ}, check=False).returncode
     for device, reason in FALLBACK.items():
-        print(f"{device}: " + (f"pure PyTorch ({reason})" if reason else f"compiled kernels ({library_path(device).name})"))
+        print(
+            f"{device}: "
+            + (f"pure PyTorch ({reason})" if reason else f"compiled kernels ({library_path(device).name})")
+        )
     return 0
 
 

@@ -55,7 +55,7 @@ def overview() -> str:
     lines += [f"  {name:10} {tool.meaning}" for name, tool in TOOLS.items()]
     lines += [
         f"  {'run':10} a script, in the current folder: the default ablation on generated scenes; `segdistill run",
-        f"  {'':10} compare teacher=FILE seeds=\"0 1 2\"`: methods x seeds; run --help names all",
+        f'  {"":10} compare teacher=FILE seeds="0 1 2"`: methods x seeds; run --help names all',
         "",
         "Several GPUs: torchrun --nproc_per_node N -m segdistill.train ...",
     ]
