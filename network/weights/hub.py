@@ -82,6 +82,7 @@ def library() -> ModuleType:
     """huggingface_hub. Raises ValueError if it is not installed."""
     try:
         import huggingface_hub
+        import huggingface_hub.constants
         import huggingface_hub.errors
     except ModuleNotFoundError:
         raise ValueError(f"{PREFIX} needs huggingface_hub: pip install segdistill[hub]") from None
