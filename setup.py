@@ -1,8 +1,10 @@
 """What is packed, and the optional kernels of in-place ABN; the rest of the packaging is in pyproject.toml."""
 
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 from setuptools import Command, find_packages, setup
 from setuptools.command.build import build
@@ -79,7 +81,20 @@ class BuildPy(build_py):
         return [module for module in found if package != "segdistill" or module[1] in SCRIPTS]
 
 
+# Where the checkout's pages are on the web (https://.../blob/main), and its pictures (https://.../raw/main).
+PAGES, PICTURES = "", ""
+
+
+def description() -> str:
+    """README.md for a package index: links are absolute, or their text alone if the pages have no address."""
+    text = Path("README.md").read_text(encoding="utf-8") if Path("README.md").is_file() else ""
+    text = re.sub(r"!\[(.*?)\]\((?!http)(.*?)\)\n*", rf"![\1]({PICTURES}/\2)\n\n" if PICTURES else "", text)
+    return re.sub(r"(?<!!)\[(.*?)\]\((?!http)(.*?)\)", rf"[\1]({PAGES}/\2)" if PAGES else r"\1", text)
+
+
 setup(
+    long_description=description(),
+    long_description_content_type="text/markdown",
     cmdclass={"build": Build, "build_kernels": BuildKernels, "build_py": BuildPy},
     packages=[
         "segdistill",

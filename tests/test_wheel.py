@@ -1,6 +1,7 @@
 """The wheel alone, in an empty folder: the commands, the default ablation, a student that goes to a hub and back."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -65,13 +66,22 @@ def test_the_wheel_fits_every_platform_and_holds_nothing_compiled(installed):
     assert files.isdisjoint({"setup.py", "mine.py", "tests"})
 
 
+def test_the_description_has_no_link_that_leads_nowhere(installed):
+    (metadata,) = installed.package.parent.glob("segdistill-*.dist-info/METADATA")
+    text = metadata.read_text()
+    assert "# segdistill" in text
+    assert all(target.startswith("http") for target in re.findall(r"\]\((.*?)\)", text))
+
+
 def test_the_commands_answer(installed):
     overview = installed()
     assert len(overview.splitlines()) < 24
     for name in ("train", "eval", "test", "network", "dataset", "report", "originals", "run"):
         assert f"\n  {name} " in overview
     assert "parameters" in installed("network", "pspnet", "backbone=resnet18")
-    assert "python train.py --random-scale" in installed("originals", "python", "train_kd.py", "--student-model", "pspnet")
+    assert "python train.py --random-scale" in installed(
+        "originals", "python", "train_kd.py", "--student-model", "pspnet"
+    )
     assert "compare" in installed("run", "--help")
     # The teacher that comes with the package is found by the name that the documents give it.
     words = ["--data-dir", "data/scenes", "--T_ckpt_path", "ckpt/scenes_teacher.pth", "--pi", "--batch-size", "2"]
