@@ -3,14 +3,16 @@
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 
 from segdistill.libs.extension import FALLBACK
 from segdistill.libs.sources import FOLDER, library_path
 
 
-def main() -> int:
-    if sys.argv[1:2] == ["build"]:
-        command = ["sh", FOLDER / "build.sh", *sys.argv[2:]]
+def main(argv: Sequence[str] | None = None) -> int:
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] == ["build"]:
+        command = ["sh", FOLDER / "build.sh", *words[1:]]
         return subprocess.run(command, env={"PYTHON": sys.executable, **os.environ}, check=False).returncode
     for device, reason in FALLBACK.items():
         print(

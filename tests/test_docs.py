@@ -22,6 +22,7 @@ from segdistill.network import NETWORKS, load_network
 from segdistill.network.__main__ import main as network_tool
 from segdistill.utils.losses import DISTILLATION_LOSSES
 from segdistill.utils.options import parse_options
+from segdistill.utils.report.__main__ import main as report_tool
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -151,7 +152,7 @@ def concrete(tmp_path):
 
     def replace(text):
         text = re.sub(r"snapshots/\w+/(options.json)|\b(my_losses.py)", rf"{tmp_path}/\1\2", text)
-        text = re.sub(r"[\w/+.-]+\.pth\b|\bFILE\b", str(tmp_path / "file.pth"), text)
+        text = re.sub(r"[\w/+.-]+\.pth\b|hf://USER/REPO\b|\bFILE\b", str(tmp_path / "file.pth"), text)
         return re.sub(r"\b(DIR|FOLDER|OUT)\b", str(tmp_path), text)
 
     return replace
@@ -210,9 +211,11 @@ def flags(capsys):
     for parse in PARSERS.values():
         with pytest.raises(SystemExit):
             parse(["--help"])
-    for command in ("convert", "fetch", "pspnet"):
+    for command in ("convert", "fetch", "push", "pspnet"):
         with pytest.raises(SystemExit):
             network_tool([command, "--help"])
+    with pytest.raises(SystemExit):
+        report_tool(["--help"])
     own = {*(f"--{flag}" for flag in DISTILLATION_LOSSES), "--all"}  # --all is of the tests
     return own | {*re.findall(r"--[\w-]+", capsys.readouterr().out)}
 

@@ -48,15 +48,17 @@ def download(name: str) -> Path:
     """
     repo, file, revision = parse_address(name)
     hub = library()
-    names = [file] if file else WEIGHTS
+    names, offline = [file] if file else WEIGHTS, None
     with explained(name, hub):
         for one in names:
             try:
-                return Path(hub.hf_hub_download(repo, one, revision=revision))
-            except hub.errors.EntryNotFoundError as error:
-                missing = error
-    if isinstance(missing, hub.errors.LocalEntryNotFoundError):
-        raise OSError(f"{name} is not in the cache, and {hub.constants.ENDPOINT} {unreachable(missing)}")
+                return Path(hub.hf_hub_download(repo, one, revision=revision, local_files_only=bool(offline)))
+            except hub.errors.LocalEntryNotFoundError as error:
+                offline = offline or error
+            except hub.errors.EntryNotFoundError:
+                pass
+    if offline:
+        raise OSError(f"{name} is not in the cache, and {hub.constants.ENDPOINT} {unreachable(offline)}")
     raise FileNotFoundError(f"{name}: the repository has no {' or '.join(names)}: name one of its files")
 
 
