@@ -451,6 +451,13 @@ def test_without_a_terminal_progress_is_plain_lines(tiny, tmp_path):
 BESIDE = {"main": ["--pi", "--ho"], "alone": [], "mgd": ["--mgd", "on=layer3", "--cwd"]}
 
 
+def test_every_student_of_a_process_prints_its_score(tiny, tmp_path, caplog):
+    caplog.set_level("INFO")
+    train.main(arguments(tiny, tmp_path, "main", ["--pi"], "--also", "alone=", "--also", "cwd=--cwd"))
+    scores = r"mIoU main \d+\.\d\d, alone \d+\.\d\d, cwd \d+\.\d\d"
+    assert re.search(rf"step 4 of 6: loss [\d.]+, {scores}, ", caplog.text)
+
+
 def together(tiny, folder, *more):
     also = [f"--also={name}={' '.join(terms)}" for name, terms in BESIDE.items() if name != "main"]
     return arguments(tiny, folder, "main", BESIDE["main"], *also, *more)

@@ -94,7 +94,7 @@ def library() -> ModuleType:
 @contextmanager
 def explained(name: str, hub: ModuleType) -> Iterator[None]:
     """Raise errors of the hub as OSErrors of one line; a missing file passes."""
-    login = "hf auth login, HF_TOKEN or --token-file"
+    login = "log in: hf auth login, or HF_TOKEN"
     try:
         yield
     except hub.errors.EntryNotFoundError:
@@ -102,7 +102,7 @@ def explained(name: str, hub: ModuleType) -> Iterator[None]:
     except hub.errors.RevisionNotFoundError as error:
         raise OSError(f"{name}: the repository has no such revision") from error
     except hub.errors.GatedRepoError as error:
-        raise OSError(f"{name}: its owner asks for an agreement, on its page; then log in ({login})") from error
+        raise OSError(f"{name}: its owner asks for an agreement, on its page ({login})") from error
     except hub.errors.RepositoryNotFoundError as error:
         raise OSError(f"{name}: no such repository, or not for this user ({login})") from error
     except hub.errors.HfHubHTTPError as error:

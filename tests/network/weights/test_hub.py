@@ -165,10 +165,10 @@ def test_without_a_connection_the_cache_is_enough(hub, teacher, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("hf://me/nothing", "hf://me/nothing: no such repository, or not for this user (hf auth login"),
+        ("hf://me/nothing", "hf://me/nothing: no such repository, or not for this user (log in: hf auth login"),
         ("hf://me/tiny@v7", "hf://me/tiny@v7: the repository has no such revision"),
         ("hf://me/tiny/worst.pth", "hf://me/tiny/worst.pth: the repository has no worst.pth"),
-        ("hf://me/hidden", "hf://me/hidden: no such repository, or not for this user (hf auth login"),
+        ("hf://me/hidden", "hf://me/hidden: no such repository, or not for this user (log in: hf auth login"),
         ("hf://me/empty", "hf://me/empty: the repository has no best.pth or model.safetensors"),
     ],
 )
@@ -184,7 +184,7 @@ def test_what_is_not_there_is_one_line(hub, teacher, capsys, name, message):
 
 
 def test_a_push_without_permission_is_one_line_and_leaves_nothing(hub, tiny):
-    with pytest.raises(OSError, match=r"^me/new: .* \(hf auth login, HF_TOKEN or --token-file\)$"):
+    with pytest.raises(OSError, match=r"^me/new: .* \(log in: hf auth login, or HF_TOKEN\)$"):
         push({"best.pth": tiny / "teacher.pth"}, "me/new", token="wrong")
     assert not hub.repos
     with pytest.raises(ValueError, match="expected USER/REPO"):
