@@ -7,8 +7,8 @@ from segdistill.network import LoadReport
 from segdistill.utils.files import read_json
 from segdistill.utils.protocol import describe
 from segdistill.utils.report.read import read_evaluation
-from segdistill.utils.report.render import markdown_table, subject_of
-from segdistill.utils.report.sentences import in_words
+from segdistill.utils.report.render import markdown_table
+from segdistill.utils.report.sentences import in_words, subject_of
 from segdistill.utils.tasks import task_named
 
 TAGS = ("image-segmentation", "semantic-segmentation", "knowledge-distillation")
@@ -18,7 +18,7 @@ def model_card(checkpoint: Path, report: LoadReport, parameters: int, address: s
     """The card: what the network is, its figures, how to load it.
 
     Figures, data set and teacher are those of the files beside the checkpoint: evaluation.json if it is of this
-    checkpoint, options.json and teacher.json of its run.
+    checkpoint, options.json of its run.
 
     Args:
         report: of the checkpoint.
@@ -37,7 +37,7 @@ def model_card(checkpoint: Path, report: LoadReport, parameters: int, address: s
     sections = [
         "\n".join(head),
         f"# {address.rpartition('/')[2]}",
-        facts(report, parameters, dataset, teacher_of(folder, options)),
+        facts(report, parameters, dataset, teacher_of(options)),
     ]
     sections += ["## Figures", figures(evaluation) if evaluation else "Not evaluated."]
     sections += ["## Use", loading(address, dataset)]
@@ -58,7 +58,10 @@ def facts(report: LoadReport, parameters: int, dataset: str | None, teacher: str
     shown = "{}x{}".format(*report.input_size) if report.input_size else "any size"
     convention = f"{colours.channels}, {colours.scale:g} * (x - mean) / std of 0..255" if colours else "not told"
     numbers = f", mean {numbers_of(colours.mean)}, std {numbers_of(colours.std)}" if colours else ""
-    rows = [["network", " ".join([report.config["name"], *settings])], ["parameters", f"{parameters:,}"]]
+    rows = [
+        ["network", " ".join([without_folder(report.config["name"]), *settings])],
+        ["parameters", f"{parameters:,}"],
+    ]
     rows += [["classes", ", ".join(report.classes or [str(report.config["num_classes"])])]]
     rows += [["input", f"{shown}, {convention}{numbers}"]]
     rows += [["data set", dataset]] if dataset else []
@@ -66,16 +69,21 @@ def facts(report: LoadReport, parameters: int, dataset: str | None, teacher: str
     return markdown_table(["", ""], rows, texts=2)
 
 
+def without_folder(name: str) -> str:
+    """A network's name; of FILE.py:CLASS without the folder, which is nobody else's business."""
+    return Path(name).name if ".py:" in name else name
+
+
 def numbers_of(values: tuple[float, ...]) -> str:
     return " ".join(f"{value:g}" for value in values)
 
 
-def teacher_of(folder: Path, options: Mapping) -> str | None:
+def teacher_of(options: Mapping) -> str | None:
     """The teacher's name, and the methods by which it taught; None if the student learned alone."""
     if not options.get("terms"):
         return None
     file = Path(options.get("T_ckpt_path") or "")
-    name = options.get("teacher_network") or file.name
+    name = without_folder(options.get("teacher_network") or file.name)
     if "snapshots" in file.parts and (cached := [part for part in file.parts if part.startswith("models--")]):
         name = "/".join(cached[-1].split("--")[1:])  # a file of the hub, in its cache
     return f"{name}, by {in_words(options['terms'])}"

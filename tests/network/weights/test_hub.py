@@ -67,6 +67,7 @@ def test_what_is_pushed_can_be_loaded_and_its_card_says_what_it_is(hub, tiny, tm
     evaluation.main([*data, "--checkpoint", str(run / "best.pth"), "--output", str(run / "evaluation.json")])
     terms = [{"name": "pi", "method": "pi"}]
     options = {"dataset": "camvid", "terms": terms, "T_ckpt_path": "/home/somebody/ckpt/large.pth"}
+    options |= {"teacher_network": "/home/somebody/mine.py:Large"}
     (run / "options.json").write_text(json.dumps(options))
     (tmp_path / "token").write_text(TOKEN + "\n")
     words = [str(run / "best.pth"), "me/small", "--private", "--token-file", str(tmp_path / "token")]
@@ -83,7 +84,7 @@ def test_what_is_pushed_can_be_loaded_and_its_card_says_what_it_is(hub, tiny, tm
         "espnet_c p=1 q=1",
         "sky, building",
         "RGB, 1 * (x - mean) / std of 0..255, mean 123.675",
-        "| large.pth, by pixel-wise distillation (pi)",
+        "| mine.py:Large, by pixel-wise distillation (pi)",
         "| mIoU (%)",
         "100.00",
         "camvid val, 2 images; whole images.",
