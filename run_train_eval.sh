@@ -10,7 +10,7 @@
 # 20 labels of 400, and the teacher in ckpt/scenes_teacher.pth (teacher=train trains one).
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"  # started by another shell
 set -euo pipefail
-cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")"  # experiments/ source this file
+here=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")  # experiments/ source this file
 # Waiting OpenMP threads sleep: on a few busy cores, spinning ones slow a step down several times.
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 # glibc keeps freed maps for the next step: returning them to the system costs a page fault a page.
@@ -20,7 +20,7 @@ dataset=${dataset:-scenes}
 case $dataset in
 scenes)
     data_dir=${data_dir:-data/scenes}
-    teacher=${teacher:-ckpt/scenes_teacher.pth}
+    teacher=${teacher:-$here/ckpt/scenes_teacher.pth}
     teacher_network=${teacher_network:-"--network espnet_c --network-options p=2 q=8"}
     student_network=${student_network:-"--network espnet_c --network-options p=2 q=3"}
     teacher_flags=${teacher_flags:-"--num-steps 800"} student_flags=${student_flags:-"--num-steps 200"}
@@ -44,7 +44,7 @@ pi=${pi:-} pa=${pa:-} ho=${ho:-}    # settings of the three: pi="weight=80"
 seeds=${seeds:-0}
 jobs=${jobs:-1}                 # seeds that are trained at once, each on its share of the cores
 labels=${labels:-} share=${share:-}
-teacher=${teacher:-train}       # a checkpoint; train: train one
+teacher=${teacher:-train}       # a checkpoint, or hf://USER/REPO; train: train one
 class_map=${class_map:-}        # a file, if the teacher has other classes than the data set
 if [ "$teacher" = train ]; then teacher=; fi
 train_flags=${train_flags:-}    # changes to the data set's recipe, for teacher and students
@@ -68,18 +68,18 @@ if is_true "$is_pa_use" is_pa_use; then terms+=(--pa $pa); fi
 if is_true "$is_ho_use" is_ho_use; then terms+=(--ho $ho); fi
 terms+=($methods)
 if [ ${#terms[@]} = 0 ]; then echo "nothing to compare: set one of is_pi_use, is_pa_use, is_ho_use or methods" >&2; exit 2; fi
-if [ -n "$teacher" ] && [ ! -f "$teacher" ]; then echo "no teacher $teacher" >&2; exit 2; fi
+if [ -n "$teacher" ] && [[ $teacher != hf://* ]] && [ ! -f "$teacher" ]; then echo "no teacher $teacher" >&2; exit 2; fi
 # Runs with other terms get other folders.
 distilled_name=$(printf '%s' "${terms[*]}" | sed 's/^--//; s/ --/+/g; s/[^A-Za-z0-9.=+-]/_/g')
 
 data=(--dataset "$dataset" --data-dir "$data_dir")
 common=("${data[@]}" --snapshot-dir "$output" --resume $train_flags)
 train() {  # the distilled student and, by --also, the others
-    $launch train.py $student_network "${common[@]}" $student_flags ${labels:+--num-labels "$labels"} \
+    $launch "$here/train.py" $student_network "${common[@]}" $student_flags ${labels:+--num-labels "$labels"} \
         ${share:+--unlabelled-share "$share"} ${class_map:+--class-map "$class_map"} "${terms[@]}" "$@"
 }
-train_teacher() { $launch train.py $teacher_network "${common[@]}" $teacher_flags "$@"; }
-evaluate() { $python eval.py "${data[@]}" --split "$split" $eval_flags "$@"; }
+train_teacher() { $launch "$here/train.py" $teacher_network "${common[@]}" $teacher_flags "$@"; }
+evaluate() { $python "$here/eval.py" "${data[@]}" --split "$split" $eval_flags "$@"; }
 
 # Everything is checked before the first step of the first run.
 for seed in $seeds; do
@@ -100,11 +100,8 @@ if [ -z "$teacher" ]; then
     train_teacher --save-name teacher
     teacher=$output/teacher/best.pth
 fi
-shown_teacher=$teacher
 checkpoints=() outputs=() alone=() distilled=() all_labels=()
-if [ -z "$class_map" ]; then
-    shown_teacher=$output/teacher checkpoints=("$teacher") outputs=("$output/teacher/evaluation.json")
-fi
+if [ -z "$class_map" ]; then checkpoints=("$teacher") outputs=("$output/teacher/evaluation.json"); fi
 train_seed() {
     train --seed "$1" --save-name "${distilled_name}_seed$1" --T_ckpt_path "$teacher" \
         --also "alone_seed$1=" ${labels:+--also "all_labels_seed$1=--num-labels none"}
@@ -135,12 +132,15 @@ echo "== evaluation"
 for run in "${alone[@]}" "${distilled[@]}" ${all_labels[@]+"${all_labels[@]}"}; do
     checkpoints+=("$run/best.pth") outputs+=("$run/evaluation.json")
 done
+if [ -n "$class_map" ]; then
+    evaluate --checkpoint "$teacher" --output "$output/teacher/evaluation.json" --class-map "$class_map"
+fi
 evaluate --checkpoint "${checkpoints[@]}" --output "${outputs[@]}"
 
 echo "== comparison"
 groups=(--group auto "${distilled[@]}")
 if [ -n "$labels" ]; then groups+=(--group "all labels" "${all_labels[@]}" --vary num_labels ${share:+unlabelled_share}); fi
-$python -m segdistill.utils.report --baseline "${alone[@]}" "${groups[@]}" --teacher "$shown_teacher" --output "$output"
+$python -m segdistill.utils.report --baseline "${alone[@]}" "${groups[@]}" --teacher "$output/teacher" --output "$output"
 if [ "$dataset" = scenes ] || [ "$dataset" = cityscapes ]; then
-    checkpoint=${distilled[0]}/best.pth split=test dataset=$dataset data_dir=$data_dir output=$output/submission python=$python bash test.sh
+    checkpoint=${distilled[0]}/best.pth split=test dataset=$dataset data_dir=$data_dir output=$output/submission python=$python bash "$here/test.sh"
 fi

@@ -1,11 +1,14 @@
-"""Compiles the optional kernels of in-place ABN where it can; the rest of the packaging is in pyproject.toml."""
+"""What is packed, and the optional kernels of in-place ABN; the rest of the packaging is in pyproject.toml."""
 
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 from setuptools import Command, find_packages, setup
 from setuptools.command.build import build
+from setuptools.command.build_py import build_py
 
 
 class BuildKernels(Command):
@@ -58,17 +61,48 @@ def environment_with_torch() -> tuple[dict[str, str] | None, bool]:
     return None, False
 
 
+def is_editable(build: Command) -> bool:
+    """Whether the checkout itself is installed. A wheel holds no kernels: one wheel fits every platform."""
+    return "editable_wheel" in build.distribution.commands
+
+
 class Build(build):
-    # Before build_py, which packs what is in libs/.
-    sub_commands = [("build_kernels", None), *build.sub_commands]
+    sub_commands = [("build_kernels", is_editable), *build.sub_commands]
 
 
-# The folders are imported as segdistill.network, segdistill.utils and so on; nothing else is put on the path.
+# The checkout is the package: its scripts are segdistill.train and so on, its folders segdistill.network and so on.
+SCRIPTS = ("train", "eval", "test")
 FOLDERS = ("dataset", "libs", "network", "utils")
 
+
+class BuildPy(build_py):
+    def find_package_modules(self, package: str, package_dir: str) -> list[tuple[str, str, str]]:
+        found = super().find_package_modules(package, package_dir)
+        return [module for module in found if package != "segdistill" or module[1] in SCRIPTS]
+
+
+# Where the checkout's pages are on the web (https://.../blob/main), and its pictures (https://.../raw/main).
+PAGES, PICTURES = "", ""
+
+
+def description() -> str:
+    """README.md for a package index: links are absolute, or their text alone if the pages have no address."""
+    text = Path("README.md").read_text(encoding="utf-8") if Path("README.md").is_file() else ""
+    text = re.sub(r"!\[(.*?)\]\((?!http)(.*?)\)\n*", rf"![\1]({PICTURES}/\2)\n\n" if PICTURES else "", text)
+    return re.sub(r"(?<!!)\[(.*?)\]\((?!http)(.*?)\)", rf"[\1]({PAGES}/\2)" if PAGES else r"\1", text)
+
+
 setup(
-    cmdclass={"build": Build, "build_kernels": BuildKernels},
-    packages=[f"segdistill.{name}" for name in find_packages(include=[f"{folder}*" for folder in FOLDERS])],
-    package_dir={f"segdistill.{folder}": folder for folder in FOLDERS},
-    package_data={"segdistill.libs": ["build.sh", "src/*", "_C_*.so"]},
+    long_description=description(),
+    long_description_content_type="text/markdown",
+    cmdclass={"build": Build, "build_kernels": BuildKernels, "build_py": BuildPy},
+    packages=[
+        "segdistill",
+        *(f"segdistill.{name}" for name in find_packages(include=[f"{part}*" for part in FOLDERS])),
+    ],
+    package_dir={"segdistill": ""},
+    package_data={
+        "segdistill": ["*.sh", "experiments/*.sh", "experiments/class_maps/*.txt", "ckpt/scenes_teacher.pth"],
+        "segdistill.libs": ["build.sh", "src/*"],
+    },
 )

@@ -3,7 +3,7 @@
 #   checkpoint=snapshots/RUN/best.pth data_dir=DIR bash test.sh
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"  # started by another shell
 set -euo pipefail
-cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")"
+here=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
 
 checkpoint=${checkpoint:?set checkpoint to the weights to test}
 dataset=${dataset:-cityscapes}
@@ -12,5 +12,5 @@ split=${split:-test}
 output=${output:-submission}
 save=${save:-"labels colours overlays"}
 
-${python:-python} test.py --dataset "$dataset" --data-dir "$data_dir" --split "$split" --checkpoint "$checkpoint" \
+${python:-python} "$here/test.py" --dataset "$dataset" --data-dir "$data_dir" --split "$split" --checkpoint "$checkpoint" \
     --output "$output" --save $save --submission "$output/cityscapes.zip"

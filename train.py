@@ -122,7 +122,7 @@ def fit(
     loaders = [build_loader(group.students[0].options, group.train_set, start, device) for group in groups]
     caches = [build_cache(group, teacher, convention) for group in groups]
     primary = students[0].task.primary
-    progress = Progress(num_steps, start, primary)
+    progress, score = Progress(num_steps, start, primary), f"val/{primary.key}"
     for step, samples in enumerate(zip(*loaders, strict=True), start + 1):
         done = (step - 1) / num_steps
         for group, sample, cache in zip(groups, samples, caches, strict=True):
@@ -140,13 +140,14 @@ def fit(
             if learning:
                 group.watch.lap()
         stopping = stop.agreed()
-        numbers = [
-            student.finish(step, stopping, group.watch, val_set)
+        numbers = {
+            student.run.folder.name: student.finish(step, stopping, group.watch, val_set)
             for group in groups
             for student in group.students
             if student.step < step
-        ]
-        progress.update(step, numbers[0].get("loss"), numbers[0].get(f"val/{primary.key}"))
+        }
+        scores = {name: row[score] for name, row in numbers.items() if score in row}
+        progress.update(step, next(iter(numbers.values())).get("loss"), scores)
         if stopping:
             break
     # When one process exits, torchrun ends the others: none may while the first is still writing.

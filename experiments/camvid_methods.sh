@@ -5,7 +5,7 @@
 #   data_dir=DIR teacher=DIR/SD+KD+CITY_65.1.pth bash experiments/camvid_methods.sh
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"  # started by another shell
 set -euo pipefail
-cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
+here=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")
 
 export methods=${methods:-"pi: --pi weight=3
     pi+pa: --pi weight=3 --pa weight=0.5 on=layer3
@@ -17,4 +17,4 @@ export dataset=camvid split=test data_dir=${data_dir:?folder of CamVid} output=$
 num_steps=${num_steps:-20000} batch_size=${batch_size:-8}
 export flags="--num-steps $num_steps --batch-size $batch_size --scale-range 0.75 1.5 --val-every $num_steps --preload ${flags:-}"
 export teacher_flags=${teacher_flags:-"--teacher-stride 4"}
-exec bash experiments/compare.sh
+exec bash "$here/experiments/compare.sh"

@@ -4,7 +4,7 @@
 #   data_dir=DIR teacher=DIR/SD+KD+CITY_65.1.pth bash experiments/camvid_sequence.sh
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"  # started by another shell
 set -euo pipefail
-cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
+here=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")
 
 export dataset=camvid split=test data_dir=${data_dir:?folder of CamVid} output=${output:-snapshots/camvid_sequence}
 num_steps=${num_steps:-1000} sequence=${sequence:-0001TP}
@@ -16,4 +16,4 @@ export methods=${methods:-"pi: --pi weight=3"}
 export unlabelled=$output/unlabelled.txt share=${share:-0.5}
 export flags="--data-list $output/labelled.txt --num-steps $num_steps --scale-range 0.75 1.5 --val-every $num_steps --preload ${flags:-}"
 export teacher_flags=${teacher_flags:-"--teacher-stride 4 --teacher-precision bf16"}
-exec bash experiments/compare.sh
+exec bash "$here/experiments/compare.sh"

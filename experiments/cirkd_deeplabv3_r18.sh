@@ -6,7 +6,7 @@
 # The default is one device with --accumulate 8, where BatchNorm has batches of 2 images, not of 16.
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"  # started by another shell
 set -euo pipefail
-cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
+here=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")
 
 dataset=cityscapes
 teacher_network="--network deeplabv3 --network-options backbone=resnet101_v1s"
@@ -15,4 +15,4 @@ train_flags="--input-size 512,1024 --random-scale --scale-range 0.5 2.0 --random
     --optimizer sgd --lr-g 0.02 --weight-decay 1e-4 --num-workers 8 --accumulate ${accumulate:-8}"
 is_pi_use=false is_pa_use=false is_ho_use=false
 methods="--kd weight=1 --cirkd weight=1 temperature=0.1 --cirkd-memory weight=0.1 temperature=0.1"
-. experiments/common.sh
+. "$here/experiments/common.sh"

@@ -23,7 +23,7 @@ if [ -n "${SMOKE:-}" ]; then
     if [ "${check:-}" = only ]; then
         teacher=train
     elif [ ! -f "$teacher" ]; then
-        $python train.py $teacher_network --data-dir "$data_dir" --input-size 64,128 --batch-size 4 --num-steps 30 \
+        $python "$here/train.py" $teacher_network --data-dir "$data_dir" --input-size 64,128 --batch-size 4 --num-steps 30 \
             --random-scale false $flags --snapshot-dir "$output" --save-name teacher --resume
         cp "$output/teacher/best.pth" "$teacher.$$"
         mv "$teacher.$$" "$teacher"
@@ -40,4 +40,4 @@ else
     fi
 fi
 train_flags="$train_flags ${flags:-}"
-. ./run_train_eval.sh
+. "$here/run_train_eval.sh"

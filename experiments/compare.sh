@@ -10,14 +10,14 @@
 # afterwards the command with all seeds only compares.
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"  # started by another shell
 set -euo pipefail
-cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
+here=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 
 methods=${methods:-"pi: --pi weight=1
 pi+pa: --pi weight=1 --pa on=layer3
 pi+pa+ho: --pi weight=1 --pa on=layer3 --ho weight=0.01"}
 seeds=${seeds:-0 1 2}
-teacher=${teacher:?a checkpoint}
+teacher=${teacher:?a checkpoint, or hf://USER/REPO}
 dataset=${dataset:-scenes} data_dir=${data_dir:-data/scenes} split=${split:-val}
 student=${student:-"--network espnet_c --network-options p=2 q=3"}
 flags=${flags:-}                # of all runs: flags="--num-steps 4000 --preload"
@@ -45,9 +45,24 @@ train() {  # seed, more flags
     for i in "${!names[@]}"; do
         if [ "$i" != 0 ]; then also+=(--also "${names[i]}_seed$seed=${terms[i]}"); fi
     done
-    $launch train.py "${common[@]}" --seed "$seed" --save-name "${names[0]}_seed$seed" "${distilled[@]}" ${terms[0]} \
+    $launch "$here/train.py" "${common[@]}" --seed "$seed" --save-name "${names[0]}_seed$seed" "${distilled[@]}" ${terms[0]} \
         "${also[@]}" --also "alone_seed$seed=" "$@"
 }
+
+of_teacher() {  # what eval.py needs of teacher_flags, a word a line
+    local word kept=
+    for word in $teacher_flags; do
+        case $word in
+        --class-map) kept=$word ;;
+        --teacher-network) kept=--network ;;
+        --teacher-options) kept=--network-options ;;
+        --*) kept=; continue ;;
+        *) if [ -n "$kept" ]; then echo "$word"; fi; continue ;;
+        esac
+        echo "$kept"
+    done
+}
+evaluate() { $python "$here/eval.py" --dataset "$dataset" --data-dir "$data_dir" --split "$split" "$@"; }
 
 for seed in $seeds; do train "$seed" --check; done
 checkpoints=() outputs=()
@@ -61,12 +76,16 @@ for seed in $seeds; do
     done
 done
 if [ ${#checkpoints[@]} != 0 ]; then
-    $python eval.py --dataset "$dataset" --data-dir "$data_dir" --split "$split" \
-        --checkpoint "${checkpoints[@]}" --output "${outputs[@]}"
+    evaluate --checkpoint "${checkpoints[@]}" --output "${outputs[@]}"
+fi
+shown_teacher=$output/teacher
+if ! [ "$shown_teacher/evaluation.json" -nt "$teacher" ]; then
+    evaluate --checkpoint "$teacher" --output "$shown_teacher/evaluation.json" $(of_teacher) ||
+        { echo "the teacher is shown without a score" >&2; shown_teacher=$teacher; }
 fi
 
 echo "== comparison"
 folders() { for seed in $seeds; do echo "$output/$1_seed$seed"; done; }
 groups=()
 for name in "${names[@]}"; do groups+=(--group "$name" $(folders "$name")); done
-$python -m segdistill.utils.report --baseline $(folders alone) "${groups[@]}" --teacher "$teacher" ${share:+--vary unlabelled_share ${unlabelled:+unlabelled_list}} --output "$output"
+$python -m segdistill.utils.report --baseline $(folders alone) "${groups[@]}" --teacher "$shown_teacher" ${share:+--vary unlabelled_share ${unlabelled:+unlabelled_list}} --output "$output"

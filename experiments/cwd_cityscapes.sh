@@ -5,7 +5,7 @@
 # by a 1x1 convolution with the student's.
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"  # started by another shell
 set -euo pipefail
-cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
+here=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")
 
 norm=${1:-channel} divergence=${2:-kl} weight=${3:-3} temperature=${4:-4} kd=${5:-False} adv=${6:-False} feat=${7:-False}
 version=${8:-v1}
@@ -29,4 +29,4 @@ case $kd in
 esac
 # The critic's loss has a factor of 0.1 there and of 0.001 here, which Adam does not feel.
 ho="weight=0.001 kind=wgan-gp lambda_gp=10 lr=4e-4 optimizer=adam"
-. experiments/common.sh
+. "$here/experiments/common.sh"

@@ -4,7 +4,7 @@
 # The original's learning rate ends at 1e-4, here at 0.
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"  # started by another shell
 set -euo pipefail
-cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
+here=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")
 
 dataset=cityscapes
 teacher_network="--network deeplabv3 --network-options backbone=resnet101_v1s"
@@ -13,4 +13,4 @@ train_flags="--input-size 512,1024 --random-scale --scale-range 0.5 2.0 --random
     --optimizer sgd --lr-g 0.02 --weight-decay 5e-4 --num-workers 8"
 is_pi_use=false is_pa_use=false is_ho_use=false
 methods="--dist weight=1 --dist on=aux_logits weight=0.4"
-. experiments/common.sh
+. "$here/experiments/common.sh"

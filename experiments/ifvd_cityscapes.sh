@@ -3,7 +3,7 @@
 #   data_dir=DIR teacher=FILE backbone=FILE bash experiments/ifvd_cityscapes.sh
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"  # started by another shell
 set -euo pipefail
-cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
+here=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")
 
 dataset=cityscapes
 teacher_network="--network pspnet --network-options backbone=resnet101_v1s"
@@ -14,4 +14,4 @@ is_pi_use=false is_pa_use=false
 methods="--ifvd weight=200 --kd weight=0.526"  # kd 10 there, divided by the 19 classes as well
 # The critic's loss has a factor of 0.1 there and of 0.001 here, which Adam does not feel.
 ho="weight=0.001 kind=wgan-gp lambda_gp=10 lr=4e-4 optimizer=adam"
-. experiments/common.sh
+. "$here/experiments/common.sh"

@@ -3,7 +3,7 @@
 #   data_dir=DIR teacher=FILE backbone=FILE bash experiments/skd_cityscapes.sh
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"  # started by another shell
 set -euo pipefail
-cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
+here=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")
 
 dataset=cityscapes
 teacher_network="--network pspnet --network-options backbone=resnet101_v1s"
@@ -13,4 +13,4 @@ train_flags="--input-size 512,512 --random-scale --scale-range 0.7 2.1 --random-
 pi="weight=80"  # 10 there, summed over the batch of 8
 pa="weight=0.5 pool_scale=0.5"  # as there, where no gradient flows through the norm
 ho="weight=0.1 kind=wgan-gp lambda_gp=10 lr=4e-4 optimizer=sgd weight_decay=5e-4"
-. experiments/common.sh
+. "$here/experiments/common.sh"

@@ -6,7 +6,7 @@
 # teacher is always in eval mode. The original scales the short side to 256..1026, 0.7 to 2.8 times that of most images.
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"  # started by another shell
 set -euo pipefail
-cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
+here=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")
 
 dataset=voc2012
 teacher_network="--network deeplabv3plus --network-options backbone=resnet101"
@@ -18,4 +18,4 @@ is_pi_use=false is_ho_use=false
 # It divides cross-entropy by the batch of 6 once more, so its weights of 100 and 1 are 6 times as great here.
 methods="--at weight=600 over=column on=context.pre"  # its "pixel-wise" term
 pa="weight=6 pool_scale=0.5 on=aspp.pre"
-. experiments/common.sh
+. "$here/experiments/common.sh"

@@ -8,7 +8,7 @@ import torch
 
 from segdistill.libs.sources import SOURCES, library_path
 
-BUILD = "sh libs/build.sh"
+BUILD = "python -m segdistill.libs build"
 
 
 def load_kernels(device: str) -> str | None:

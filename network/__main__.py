@@ -5,6 +5,9 @@ python -m segdistill.network pspnet backbone=resnet18 --size 512 1024     what o
 python -m segdistill.network fetch espnet_cityscapes_q8                   released weights, checked, to ckpt/
 python -m segdistill.network convert their.pth ckpt/ours.pth              convert a supported file to our format
 python -m segdistill.network export best.pth student.onnx                 a file that other runtimes run
+python -m segdistill.network push best.pth USER/REPO                      to the Hugging Face hub, with a model card
+
+A file may be on the hub: hf://USER/REPO, hf://USER/REPO@REVISION/FILE.
 """
 
 import argparse
@@ -21,11 +24,12 @@ from segdistill.network.cost import Cost, cost_of
 from segdistill.network.export import FORMATS, OUTPUTS, Difference, export_network
 from segdistill.network.export.base import sample_pictures
 from segdistill.network.settings import describe_settings, parse_settings, settings_of
-from segdistill.network.weights.checkpoint import convert
+from segdistill.network.weights.checkpoint import convert, load_network
 from segdistill.network.weights.fetch import describe_files, fetch
+from segdistill.network.weights.hub import push
 from segdistill.utils.checkpoint import load_required
 from segdistill.utils.files import read_json
-from segdistill.utils.flags import Parser, count, run_command
+from segdistill.utils.flags import Parser, add_switch, count, run_command
 from segdistill.utils.pictures import picture_files
 
 PROGRAM = "python -m segdistill.network"
@@ -39,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return convert_file(argv[1:])
     if argv[:1] == ["export"]:
         return export_file(argv[1:])
+    if argv[:1] == ["push"]:
+        return push_file(argv[1:])
     if argv:
         return describe(argv)
     print(list_networks())
@@ -58,7 +64,7 @@ def describe(argv: Sequence[str]) -> int:
     parser = Parser(
         prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, usage=argparse.SUPPRESS
     )
-    parser.add_argument("name", help="of a network, or fetch, convert, export")
+    parser.add_argument("name", help="of a network, or fetch, convert, export, push")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="the network's own")
     parser.add_argument(
         "--size", type=count, nargs=2, default=(512, 1024), metavar=("H", "W"), help="of the images (512 1024)"
@@ -95,10 +101,41 @@ def fetch_file(argv: Sequence[str]) -> int:
         description="Fetch released weights; what broke off is continued, what is there is checked.",
         epilog="Without a name: the names.",
     )
-    parser.add_argument("name", nargs="?")
+    parser.add_argument("name", nargs="?", help="or hf://USER/REPO, which goes to the hub's own cache")
     parser.add_argument("--folder", type=Path, default=Path("ckpt"), metavar="DIR", help="where to (ckpt)")
     options = parser.parse_args(argv)
-    print(fetch(options.name, options.folder) if options.name else describe_files())
+    if not options.name:
+        print(describe_files())
+    elif Path(options.name).is_absolute():  # the parser has fetched it from the hub
+        print(options.name)
+    else:
+        print(fetch(options.name, options.folder))
+    return 0
+
+
+def push_file(argv: Sequence[str]) -> int:
+    parser = Parser(
+        prog=f"{PROGRAM} push",
+        description="Upload weights to the Hugging Face hub, with a model card made of the files beside them.",
+        epilog="After `hf auth login`, or with HF_TOKEN, no --token-file is needed. HF_ENDPOINT names another server.",
+    )
+    parser.add_argument("file", type=Path, help="best.pth of a run, or any other that we read")
+    parser.add_argument("repo", metavar="USER/REPO", help="made if there is none")
+    add_switch(parser, "--private", "if it is made: only its owner sees it")
+    parser.add_argument("--token-file", type=Path, metavar="FILE", help="a text file that holds the token")
+    parser.add_argument("--license", metavar="NAME", help="for the card, by the hub's name: bsd-2-clause")
+    parser.add_argument("--network", metavar="FILE.py:CLASS", help="of a file whose network is in a file: it is run")
+    options = parser.parse_args(argv)
+    if options.token_file and not options.token_file.is_file():
+        parser.error(f"--token-file: no file {options.token_file}")
+    from segdistill.utils.card import model_card  # slow to import
+
+    token = options.token_file.read_text().strip() if options.token_file else None
+    network, report = load_network(options.file, trusted=[options.network] if options.network else [])
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    card = model_card(options.file, report, parameters, f"hf://{options.repo}", options.license)
+    name = "model.safetensors" if options.file.suffix == ".safetensors" else "best.pth"
+    print(push({name: options.file, "README.md": card.encode()}, options.repo, options.private, token))
     return 0
 
 

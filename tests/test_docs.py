@@ -23,6 +23,7 @@ from segdistill.network import NETWORKS, load_network
 from segdistill.network.__main__ import main as network_tool
 from segdistill.utils.losses import DISTILLATION_LOSSES
 from segdistill.utils.options import parse_options
+from segdistill.utils.report.__main__ import main as report_tool
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -152,7 +153,7 @@ def concrete(tmp_path):
 
     def replace(text):
         text = re.sub(r"snapshots/\w+/(options.json)|\b(my_losses.py)", rf"{tmp_path}/\1\2", text)
-        text = re.sub(r"[\w/+.-]+\.pth\b|\bFILE\b", str(tmp_path / "file.pth"), text)
+        text = re.sub(r"[\w/+.-]+\.pth\b|hf://USER/REPO\b|\bFILE\b", str(tmp_path / "file.pth"), text)
         return re.sub(r"\b(DIR|FOLDER|OUT|PHOTOS)\b", str(tmp_path), text)
 
     return replace
@@ -201,8 +202,8 @@ def test_a_script_of_the_documentation_calls_commands_that_parse(page, command, 
     calls = [json.loads(concrete(line)) for line in log.read_text().splitlines()]
     assert calls
     for script, *words in calls:
-        if script in PARSERS:
-            assert_parses(script, words)
+        if (name := Path(script).name) in PARSERS:
+            assert_parses(name, words)
 
 
 @pytest.fixture
@@ -211,11 +212,13 @@ def flags(capsys):
     for parse in PARSERS.values():
         with pytest.raises(SystemExit):
             parse(["--help"])
-    for command in ("convert", "fetch", "pspnet"):
+    for command in ("convert", "fetch", "push", "pspnet"):
         with pytest.raises(SystemExit):
             network_tool([command, "--help"])
     with pytest.raises(SystemExit):
         dataset_tool(["convert", "--help"])
+    with pytest.raises(SystemExit):
+        report_tool(["--help"])
     own = {*(f"--{flag}" for flag in DISTILLATION_LOSSES), "--all"}  # --all is of the tests
     return own | {*re.findall(r"--[\w-]+", capsys.readouterr().out)}
 

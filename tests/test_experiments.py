@@ -2,12 +2,18 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
+
+from segdistill.dataset import CamVid
+from segdistill.dataset.normalization import IMAGENET
+from segdistill.network import load_network
+from segdistill.network.weights.checkpoint import atomic_save, export_weights
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = {path.stem for path in (ROOT / "experiments").glob("*.sh")} - {"common", "compare"}
@@ -92,7 +98,24 @@ def test_an_experiment_on_camvid_runs_from_end_to_end(script, interpreter, tiny,
     settings = {"methods": "pi: --pi", "sequence": "[01]", "student_file": str(tiny / "teacher.pth")}
     code, errors = compare(interpreter, tiny, tmp_path, script, **settings)
     assert code == 0, errors[-3000:]
-    assert {path.parent.name for path in tmp_path.glob("*/evaluation.json")} == {"alone_seed0", "pi_seed0"}
+    runs = {path.parent.name for path in tmp_path.glob("*/evaluation.json")}
+    assert runs == {"alone_seed0", "pi_seed0", "teacher"}
+
+
+@pytest.mark.slow
+def test_a_teacher_of_other_classes_is_scored_by_its_class_map(interpreter, tiny, tmp_path):
+    network, _ = load_network(tiny / "teacher.pth")
+    theirs = [f"their {name}" for name in CamVid.CLASSES]
+    atomic_save(export_weights(network, IMAGENET, classes=theirs), tmp_path / "theirs.pth")
+    pairs = zip(theirs, CamVid.CLASSES, strict=True)
+    (tmp_path / "map.txt").write_text("".join(f"{one} -> {other}\n" for one, other in pairs))
+    flags = f"--teacher-scale 1 --class-map {tmp_path / 'map.txt'}"
+    settings = {"teacher": str(tmp_path / "theirs.pth"), "teacher_flags": flags, "methods": "pi: --pi"}
+    code, errors = compare(interpreter, tiny, tmp_path / "out", **settings)
+    assert code == 0, errors[-3000:]
+    evaluation = json.loads((tmp_path / "out/teacher/evaluation.json").read_text())
+    assert evaluation["protocol"]["class_map"] == str(tmp_path / "map.txt")
+    assert re.search(r"\| teacher +\| 100.00 ", (tmp_path / "out/report.md").read_text())
 
 
 def test_a_method_without_a_name_is_refused(interpreter, tiny, tmp_path):

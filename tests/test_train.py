@@ -338,6 +338,23 @@ def test_a_run_that_died_before_its_first_checkpoint_leaves_nothing_behind(tiny,
     assert len(list((tmp_path / "run").glob("events*"))) == 1
 
 
+def test_a_run_that_is_continued_by_another_number_of_processes_records_it(tiny, tmp_path):
+    folder = tmp_path / "run"
+    train.main(arguments(tiny, tmp_path, "run", []))
+
+    def continued(now, steps):
+        record = json.loads((folder / "environment.json").read_text()) | {"processes": now}
+        (folder / "environment.json").write_text(json.dumps(record))  # as if so many had trained until here
+        train.main([*arguments(tiny, tmp_path, "run", []), "--num-steps", str(steps), "--resume"])
+        return json.loads((folder / "environment.json").read_text()).get("processes_before")
+
+    assert continued(1, STEPS + 1) is None
+    before = [{"step": STEPS + 1, "processes": 2}]
+    assert continued(2, STEPS + 1) == before
+    assert continued(4, STEPS + 2) == before, "those who did no step are forgotten"
+    assert continued(3, STEPS + 2) == [*before, {"step": STEPS + 2, "processes": 3}]
+
+
 def test_rows_that_a_resumed_run_repeats_are_there_once(tiny, tmp_path, monkeypatch):
     with monkeypatch.context() as context:
         stop_before(context, 5)
@@ -432,6 +449,13 @@ def test_without_a_terminal_progress_is_plain_lines(tiny, tmp_path):
 
 
 BESIDE = {"main": ["--pi", "--ho"], "alone": [], "mgd": ["--mgd", "on=layer3", "--cwd"]}
+
+
+def test_every_student_of_a_process_prints_its_score(tiny, tmp_path, caplog):
+    caplog.set_level("INFO")
+    train.main(arguments(tiny, tmp_path, "main", ["--pi"], "--also", "alone=", "--also", "cwd=--cwd"))
+    scores = r"mIoU main \d+\.\d\d, alone \d+\.\d\d, cwd \d+\.\d\d"
+    assert re.search(rf"step 4 of 6: loss [\d.]+, {scores}, ", caplog.text)
 
 
 def together(tiny, folder, *more):

@@ -1,6 +1,7 @@
 """Reads and writes the small files of a run atomically; every error names its file."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from segdistill.libs.files import replacing
@@ -41,6 +42,29 @@ def read_json(path: Path) -> object:
     except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ValueError(f"{path} cannot be read ({reason}): {REMEDY}") from error
+
+
+class Entries(dict):
+    """Entries of a JSON file. A missing entry is a ValueError that names the file."""
+
+    def __init__(self, content: dict, file: Path):
+        super().__init__(content)
+        self.file = file
+
+    def __missing__(self, key: str):
+        raise ValueError(f"{self.file} has no entry {key!r}: {REMEDY}")
+
+
+def read_entries(file: Path, types: Mapping[str, type]) -> Entries:
+    """The content of a JSON file. ValueError, naming it, if it is damaged or one of ``types`` is missing or another."""
+    content = read_json(file)
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} holds no entries: {REMEDY}")
+    entries = Entries(content, file)
+    for key, expected in types.items():
+        if type(entries[key]) is not expected:
+            raise ValueError(f"{file}: {key} is {entries[key]!r:.80}, no {expected.__name__}: {REMEDY}")
+    return entries
 
 
 def append(path: Path, content: bytes) -> None:

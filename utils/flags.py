@@ -6,19 +6,26 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 from segdistill.network.settings import UNLIMITED, Limits, parse_value, shortened
+from segdistill.network.weights.hub import PREFIX, local_file
 from segdistill.utils import originals
 
 # User errors; all other exceptions are bugs and keep their traceback.
 USER_ERRORS = (ValueError, OSError, FloatingPointError)
 # Texts of torch's out-of-memory RuntimeErrors on CPU and GPU.
 NO_MEMORY = re.compile(r"can't allocate memory|out of memory", re.IGNORECASE)
+# Files that come with the package; they are found from every folder.
+PACKAGE, SHIPPED = Path(__file__).parents[1], ("ckpt/scenes_teacher.pth", "experiments/class_maps/")
 
 
 class Parser(argparse.ArgumentParser):
-    """Argument parser whose errors are one line, without abbreviations; ``origin`` names the source of the words."""
+    """Argument parser whose errors are one line, without abbreviations; ``origin`` names the source of the words.
+
+    A word that names a file of the hub (``hf://...``, ``--FLAG=hf://...``) becomes the path of the fetched file.
+    """
 
     def __init__(self, *args, origin: str = "", **kwargs):
         super().__init__(*args, allow_abbrev=False, **kwargs)
@@ -28,6 +35,10 @@ class Parser(argparse.ArgumentParser):
         words = sys.argv[1:] if args is None else args
         # torch.distributed.launch adds it; the environment says the same.
         self.words = [word for word in words if not re.fullmatch(r"--local[-_]rank=\d+", word)]
+        try:
+            self.words = [on_disk(word) for word in self.words]
+        except (ValueError, OSError) as error:
+            self.error(str(error))
         return super().parse_known_args(self.words, namespace)
 
     def error(self, message: str) -> NoReturn:
@@ -36,6 +47,16 @@ class Parser(argparse.ArgumentParser):
         if not self.origin:
             message = originals.suggest(self.prog, self.words, self._option_string_actions) or message
         self.exit(2, f"{self.prog}: error: {self.origin}{message}\n")
+
+
+def on_disk(word: str) -> str:
+    """A word of a command line, a file of the hub or of the package by its path."""
+    flag, value = re.fullmatch(r"(--[\w-]+=)?(.*)", word, re.DOTALL).groups(default="")
+    if value.startswith(PREFIX):
+        return flag + local_file(value)
+    if value.startswith(SHIPPED) and not os.path.exists(value) and (PACKAGE / value).is_file():
+        return flag + str(PACKAGE / value)
+    return word
 
 
 def run_command(main: Callable[[], int]) -> NoReturn:

@@ -796,8 +796,12 @@ TABLES: tuple[Table, ...] = (
 )
 
 
-if __name__ == "__main__":
+def main() -> None:
     try:
         print(translate(sys.argv[1:]))
     except ValueError as error:
         sys.exit(f"originals: {error}")
+
+
+if __name__ == "__main__":
+    main()

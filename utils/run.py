@@ -23,7 +23,7 @@ from tqdm import tqdm
 from segdistill.libs.files import replacing
 from segdistill.network.weights.checkpoint import atomic_save, not_finite
 from segdistill.utils.distributed import any_process, rank
-from segdistill.utils.files import REMEDY, append, keep_rows, read_json, stamp, write_json
+from segdistill.utils.files import REMEDY, append, keep_rows, read_entries, read_json, stamp, write_json
 from segdistill.utils.learner import Learner
 from segdistill.utils.options import BOOKKEEPING, Options, complete, plain
 from segdistill.utils.state import check_fit, read_state, with_checksums
@@ -156,10 +156,22 @@ class Run:
                 for path in self.folder.glob(pattern):
                     path.unlink()
         write_json(self.folder / "options.json", self.options)
-        write_json(self.folder / "environment.json", environment())
+        write_json(self.folder / "environment.json", self._environment())
         if self.teacher:
             write_json(self.folder / "teacher.json", self.teacher)
         self.events = EventFile(self.folder, purge_step=(self.start or 0) + 1)
+
+    def _environment(self) -> dict:
+        """The environment; ``processes_before``: the numbers of processes of earlier stages, up to which step each."""
+        now, path = environment(), self.folder / "environment.json"
+        if self.start is None or not path.is_file():
+            return now
+        earlier = read_entries(path, {"processes": int})
+        stages = [*earlier.get("processes_before", []), {"step": self.start, "processes": earlier["processes"]}]
+        stages = {stage["step"]: stage for stage in reversed(stages)}  # of two to one step, the second did none
+        if stages[self.start]["processes"] == now["processes"]:
+            del stages[self.start]
+        return now | ({"processes_before": sorted(stages.values(), key=lambda stage: stage["step"])} if stages else {})
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Add a row to metrics.jsonl and to TensorBoard, without values that are not finite (float16 overflow).
@@ -245,26 +257,29 @@ class Progress:
     SECONDS = 30  # between two lines
 
     def __init__(self, num_steps: int, start: int, figure: Figure):
-        self.num_steps, self.start, self.figure, self.score = num_steps, start, figure, None
+        self.num_steps, self.start, self.figure, self.scores = num_steps, start, figure, ""
         self.began = self.said = time.monotonic()
         self.bar = tqdm(
             total=num_steps, initial=start, unit="step", disable=True if rank() else None, dynamic_ncols=True
         )
 
-    def update(self, step: int, loss: float | None = None, score: float | None = None) -> None:
-        """Call at every step; ``loss`` and ``score``, the figure's value, where they are known."""
+    def update(self, step: int, loss: float | None = None, scores: Mapping[str, float] | None = None) -> None:
+        """Call at every step; ``loss`` and ``scores``, the figure of each student by name, where they are known."""
         self.bar.n = step
         if loss is None:
             return
-        self.score = score if score is not None else self.score
+        if scores:
+            several = len(scores) > 1
+            texts = [f"{name} " * several + self.figure.text(score) for name, score in scores.items()]
+            self.scores = ", ".join(texts)
         words = {"loss": f"{loss:.3f}"}
-        if self.score is not None:
-            words[self.figure.name] = self.figure.text(self.score)
+        if self.scores:
+            words[self.figure.name] = self.scores
         self.bar.set_postfix(words)
         if not self.bar.disable or rank():
             return
         now = time.monotonic()
-        if now - self.said < self.SECONDS and score is None and step < self.num_steps:
+        if now - self.said < self.SECONDS and not scores and step < self.num_steps:
             return
         self.said = now
         left = timedelta(seconds=round((now - self.began) / (step - self.start) * (self.num_steps - step)))

@@ -20,6 +20,7 @@ from segdistill.network.settings import parse_settings
 from segdistill.network.weights.archive import parts_of, read_file
 from segdistill.network.weights.base import Weights, is_counter
 from segdistill.network.weights.families import recognise
+from segdistill.network.weights.hub import local_file
 from segdistill.network.weights.own import FORMAT_VERSION
 from segdistill.network.weights.shapes import WithoutDrawing, blueprint, class_dependent
 
@@ -193,6 +194,7 @@ def read_weights(
     """Recognise a checkpoint by its keys and rename them to ours.
 
     Args:
+        source: a path, ``hf://USER/REPO`` (``segdistill.network.weights.hub``) or a state dict.
         described: as in ``load_network``.
         only_tensors: skip objects that are neither tensor nor container.
         entry: which to take of several networks in one file.
@@ -201,7 +203,7 @@ def read_weights(
     """
     if isinstance(source, Mapping):
         return recognise(source, "the state dict", described, entry)
-    path = Path(source)
+    path = Path(local_file(os.fspath(source)))
     weights = recognise(read_file(path, only_tensors=only_tensors), str(path), described, entry)
     weights.sha256 = digest_of(path)
     return weights

@@ -1,7 +1,6 @@
 """The compiled kernels are optional: what happens without them, without a compiler and with a broken file."""
 
 import os
-import runpy
 import shutil
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import pytest
 import torch
 
 from segdistill.libs import FALLBACK, extension, sources
+from segdistill.libs import __main__ as implementations
 from segdistill.libs.sources import library_path
 
 ROOT = Path(__file__).parents[2]
@@ -116,8 +116,16 @@ def test_a_broken_file_costs_one_line(checkout, monkeypatch, caplog, capsys):
     (record,) = caplog.records
     assert name in record.getMessage()
     monkeypatch.setitem(FALLBACK, "cpu", reason)
-    runpy.run_module("segdistill.libs", run_name="__main__")
+    assert implementations.main([]) == 0
     assert capsys.readouterr().out.startswith(f"cpu: pure PyTorch ({reason})\ncuda: ")
+
+
+def test_the_command_compiles_where_the_package_is(not_installed, monkeypatch):
+    monkeypatch.setattr(implementations, "FOLDER", not_installed.folder / "libs")
+    for name, value in not_installed.environment.items():
+        monkeypatch.setenv(name, value)
+    assert implementations.main(["build", "cpu"]) == 0
+    assert [path.name for path in not_installed.folder.glob("libs/*.so")] == [library_path("cpu").name]
 
 
 def test_changed_sources_retire_the_built_file(checkout, monkeypatch):
@@ -127,7 +135,7 @@ def test_changed_sources_retire_the_built_file(checkout, monkeypatch):
     source = checkout / "libs/src/abn.h"
     source.write_text(source.read_text() + "// changed\n")
     assert library_path("cpu").name != built.name
-    assert extension.load_kernels("cpu") == "not built from the present sources; sh libs/build.sh"
+    assert extension.load_kernels("cpu") == "not built from the present sources; python -m segdistill.libs build"
 
 
 def test_choice_of_implementation_is_checked_and_obeyed(monkeypatch):

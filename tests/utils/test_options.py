@@ -1,10 +1,12 @@
 import json
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
 from segdistill.dataset import DATASETS
 from segdistill.network.settings import settings_of
+from segdistill.utils.flags import Parser
 from segdistill.utils.losses import DISTILLATION_LOSSES
 from segdistill.utils.options import (
     BOOKKEEPING,
@@ -355,3 +357,14 @@ def test_options_can_be_told_apart_by_hash():
     """Students of the same data share what is read: their data options are keys of a dictionary."""
     words = ["--scale-range", "0.5", "2", "--input-size", "64,64"]
     assert len({parse_options(words).data, parse_options(words).data}) == 1
+
+
+def test_what_comes_with_the_package_is_found_from_every_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    parser, name = Parser(), "experiments/class_maps/cityscapes_to_camvid.txt"
+    parser.add_argument("--class-map")
+    assert "road -> road" in Path(parser.parse_args(["--class-map", name]).class_map).read_text()
+    assert Path(parser.parse_args([f"--class-map={name}"]).class_map).is_file()
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).touch()  # one's own goes first
+    assert parser.parse_args(["--class-map", name]).class_map == name

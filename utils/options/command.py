@@ -56,6 +56,8 @@ def parse_options(argv: Sequence[str] | None = None) -> Options:
 def make_options(given: dict[str, Any]) -> Options:
     """Complete and check options, given by name with the settings of networks and --ohem as words."""
     values = with_defaults(given)
+    if is_weights(values["teacher_network"]) and not values["T_ckpt_path"]:
+        values["T_ckpt_path"], values["teacher_network"] = values["teacher_network"], None
     values["network_options"] = network_settings(values["network"], values["network_options"])
     if values["teacher_network"]:
         values["teacher_options"] = network_settings(values["teacher_network"], values["teacher_options"])
@@ -73,6 +75,11 @@ def make_options(given: dict[str, Any]) -> Options:
         for part, cls in PARTS.items()
     }
     return Options(**parts)
+
+
+def is_weights(name: str | None) -> bool:
+    """Whether what should name a network names a file of weights, which names its network itself."""
+    return bool(name) and Path(name).suffix in (".pth", ".safetensors") and Path(name).is_file()
 
 
 def network_settings(network: str, words: Sequence[str]) -> dict[str, object]:

@@ -90,12 +90,14 @@ class Caveats:
     one_seed: there is no spread, so nothing follows for other seeds.
     chosen_on_evaluated: the checkpoints were chosen by their scores on the images that were evaluated.
     continued: the runs that were given more steps after their start, by name: rows of "step" and "num_steps".
+    processes: the environments of runs that were continued with another number of processes, by name.
     environments: each entry that is not the same everywhere: its values, each with the names of its runs.
     """
 
     one_seed: bool
     chosen_on_evaluated: bool
     continued: dict[str, list[dict]]
+    processes: dict[str, dict]
     environments: dict[str, dict[str, list[str]]]
 
 
@@ -149,7 +151,7 @@ def compare_groups(
     runs = named_runs(sides)
     check_teachers(runs, checkpoint)
     evaluations = {name: run.evaluation for name, run in runs.items()}
-    check_same_subject(evaluations | ({"the teacher": evaluation} if evaluation else {}))
+    check_same_subject(evaluations | ({"the teacher": unmapped(evaluation)} if evaluation else {}))
     return Comparison(sides, checkpoint, evaluation, list(varied), caveats_of(runs))
 
 
@@ -195,6 +197,12 @@ def teacher_files(teacher: Path) -> tuple[Path, dict | None]:
     if not teacher.is_file():
         raise FileNotFoundError(f"no teacher {teacher}: give the folder of a run or a checkpoint")
     return teacher, evaluation
+
+
+def unmapped(evaluation: Mapping) -> dict:
+    """An evaluation without its class map, by which a teacher has the students' classes."""
+    protocol = {key: value for key, value in evaluation["protocol"].items() if key != "class_map"}
+    return {**evaluation, "protocol": protocol}
 
 
 # ------------------------------------------------------------------------------------------------- what is refused
@@ -307,14 +315,15 @@ def caveats_of(runs: Mapping[str, FinishedRun]) -> Caveats:
         one_seed=len({run.options["seed"] for run in runs.values()}) == 1,
         chosen_on_evaluated=first.evaluation["split"] == "val" and first.checkpoint.name == "best.pth",
         continued={name: run.options["continued"] for name, run in runs.items() if run.options.get("continued")},
+        processes={name: run.environment for name, run in runs.items() if run.environment.get("processes_before")},
         environments=environments_of(runs),
     )
 
 
 def environments_of(runs: Mapping[str, FinishedRun]) -> dict[str, dict[str, list[str]]]:
-    """The entries of the environments that differ, dates apart: {entry: {value: names of the runs}}."""
+    """The entries of the environments that differ, but for dates and earlier stages: {entry: {value: names}}."""
     found = {}
-    for key in sorted({key for run in runs.values() for key in run.environment} - {"date"}):
+    for key in sorted({key for run in runs.values() for key in run.environment} - {"date", "processes_before"}):
         names = {}
         for name, run in runs.items():
             names.setdefault(str(run.environment.get(key)), []).append(name)

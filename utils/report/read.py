@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segdistill.libs.files import sha256_of
-from segdistill.utils.files import REMEDY, read_json, read_row
+from segdistill.utils.files import REMEDY, Entries, read_entries, read_row
 from segdistill.utils.tasks import Task, task_named
 
 # The required entries, with their types.
@@ -84,29 +84,6 @@ def read_run(folder: Path) -> FinishedRun:
         read_evaluation(folder),
         read_entries(folder / "teacher.json", {"file": str}) if (folder / "teacher.json").is_file() else None,
     )
-
-
-class Entries(dict):
-    """Entries of a JSON file. A missing entry is a ValueError that names the file."""
-
-    def __init__(self, content: dict, file: Path):
-        super().__init__(content)
-        self.file = file
-
-    def __missing__(self, key: str):
-        raise ValueError(f"{self.file} has no entry {key!r}: {REMEDY}")
-
-
-def read_entries(file: Path, types: Mapping[str, type]) -> Entries:
-    """The content of a JSON file. ValueError, naming it, if it is damaged or one of ``types`` is missing or another."""
-    content = read_json(file)
-    if not isinstance(content, dict):
-        raise ValueError(f"{file} holds no entries: {REMEDY}")
-    entries = Entries(content, file)
-    for key, expected in types.items():
-        if type(entries[key]) is not expected:
-            raise ValueError(f"{file}: {key} is {entries[key]!r:.80}, no {expected.__name__}: {REMEDY}")
-    return entries
 
 
 def read_options(file: Path) -> Entries:

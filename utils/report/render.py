@@ -1,4 +1,4 @@
-"""Writes runs and comparisons as Markdown: tables, sentences and the two reports."""
+"""Writes runs and comparisons as Markdown: the tables and the two reports."""
 
 import statistics
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -13,8 +13,19 @@ from segdistill.utils.classes import classes_and_colors
 from segdistill.utils.distributed import start_device
 from segdistill.utils.files import write_text
 from segdistill.utils.protocol import describe
-from segdistill.utils.report.compare import FREE, Caveats, Comparison, Group, check_same_subject, classes_of
+from segdistill.utils.report.compare import FREE, Comparison, Group, check_same_subject, classes_of
 from segdistill.utils.report.read import FinishedRun, flat, read_run
+from segdistill.utils.report.sentences import (
+    caption_of,
+    caveat_sentences,
+    conclusions,
+    continued_sentence,
+    cost_sentence,
+    delta_of,
+    processes_sentence,
+    subject_of,
+    summary_of,
+)
 from segdistill.utils.run import PANELS
 from segdistill.utils.tasks import Figure, task_named, task_of
 
@@ -93,15 +104,6 @@ def paired_table(comparison: Comparison) -> str:
     if shown := comparison.teacher_evaluation:
         rows.append(["teacher", primary.text(shown[primary.key]), *["-"] * (2 + len(baseline.runs))])
     return markdown_table([primary.title, "mean", "std", "delta", *(f"seed {seed}" for seed in baseline.runs)], rows)
-
-
-def delta_of(group: Group) -> str:
-    """Mean and interval, "+1.23 ± 0.45"."""
-    if group.delta is None:
-        return "-"
-    text, margin = group.task.primary.text, group.delta.margin
-    mean = text(group.delta.mean, "+")
-    return mean if margin is None else f"{mean} ± {text(margin)}"
 
 
 def class_table(comparison: Comparison) -> str:
@@ -233,88 +235,6 @@ def final_share(metrics: Sequence[Mapping], term: str) -> float | None:
     return statistics.mean(shares[-max(1, len(shares) // 10) :]) if shares else None
 
 
-# ------------------------------------------------------------------------------------------------------ sentences
-
-
-def subject_of(evaluation: Mapping) -> str:
-    """The evaluated data: "camvid test", or "camvid night.txt" for a data list."""
-    data_list = evaluation["data_list"]
-    return f"{evaluation['dataset']} {Path(data_list).name if data_list else evaluation['split']}"
-
-
-def caption_of(comparison: Comparison) -> str:
-    """Caption of a comparison: images, protocol, number of seeds, and other differences than the terms."""
-    evaluation = comparison.groups[0].first.evaluation
-    parts = [
-        f"{task_named(evaluation).primary.title} on {subject_of(evaluation)}",
-        f"{evaluation['num_images']} images",
-    ]
-    parts.append(describe(evaluation["protocol"]))
-    n = len(comparison.groups[0].runs)
-    varied = f"; groups differ in {', '.join(comparison.varied)} as well" if comparison.varied else ""
-    return f"{', '.join(parts)}; n = {n}{varied}"
-
-
-def conclusions(comparison: Comparison) -> list[str]:
-    """Conclusion from the deltas, one sentence a group."""
-    baseline, *groups = comparison.groups
-    n = len(baseline.runs)
-    if comparison.caveats.one_seed:
-        return ["One seed has no spread: nothing follows for other seeds. Train three or more."]
-    sentences = []
-    for group in groups:
-        outcome = "not distinguishable from zero at this n"
-        if group.delta.excludes_zero:
-            word = "better" if group.task.primary.is_better(group.delta.mean, 0) else "worse"
-            outcome = f"{word} than {baseline.name} by more than the choice of seeds explains"
-        sentences.append(f"{group.name}: {delta_of(group)} (95 % interval of {n} paired seeds), {outcome}.")
-    if len(groups) > 1:
-        sentences.append("Each interval stands by itself: among many groups one may exclude zero by chance.")
-    return sentences
-
-
-def caveat_sentences(caveats: Caveats) -> list[str]:
-    """The caveats, one sentence each."""
-    sentences = []
-    if caveats.chosen_on_evaluated:
-        sentences.append("The checkpoints were chosen on these images, in every group: all figures are a little high.")
-    sentences += [continued_sentence(name, stages) for name, stages in caveats.continued.items()]
-    for key, values in caveats.environments.items():
-        listed = "; ".join(f"{value} ({', '.join(names)})" for value, names in values.items())
-        sentences.append(f"NOTE: the environments differ in {key}: {listed}.")
-    return sentences
-
-
-def continued_sentence(name: str, stages: Sequence[Mapping]) -> str:
-    listed = ", ".join(f"at step {stage['step']} to {stage['num_steps']} steps" for stage in stages)
-    return f"NOTE: {name} was continued {listed}: its learning rates are not those of a run in one go."
-
-
-def summary_of(run: FinishedRun) -> str:
-    """Sentence: network, number of steps, data and teacher."""
-    network, steps, samples, dataset = (run.options[key] for key in ("network", "num_steps", "batch_size", "dataset"))
-    training = f"{network}: {steps} steps of {samples} samples of {dataset}"
-    if run.terms:
-        training += f", distilled by {' + '.join(term['name'] for term in run.terms)}"
-    if not run.teacher:
-        return f"{training}, without a teacher."
-    primary, num_images = run.task.primary, run.teacher["num_images"]
-    score = run.teacher[primary.key]
-    if score is None and DATASETS[dataset].TRUTH == "teacher":
-        return f"{training}, from {run.teacher['file']}, whose predictions are the labels of the held-out images."
-    if score is None:
-        return f"{training}, from {run.teacher['file']}, a network without {run.task.feature}."
-    figure = f"{primary.text(score)} {primary.name}"
-    return f"{training}, from {run.teacher['file']} ({figure} on {num_images} validation images)."
-
-
-def cost_sentence(run: FinishedRun) -> str:
-    cost = run.cost
-    teacher = f" and {cost['teacher']:.3f} s for the teacher" if cost["teacher"] else ""
-    kept = f"{cost['saved'] / 2**30:.3f} GiB"
-    return f"A step took {cost['step']:.3f} s for the student{teacher}, and kept {kept} for its backward pass."
-
-
 # -------------------------------------------------------------------------------------------------------- reports
 
 
@@ -338,6 +258,8 @@ def write_run_report(folder: Path) -> None:
         sections.append(f"Best validation {primary.name}: {primary.text(scores[best])}, at step {best}.")
     if stages := run.options.get("continued"):
         sections.append(continued_sentence(folder.name, stages))
+    if run.environment.get("processes_before"):
+        sections.append(processes_sentence(folder.name, run.environment))
     if run.evaluation:
         subject = subject_of(run.evaluation)
         sections += [f"## Classes of {subject}", score_table({subject: run.evaluation})]
@@ -361,7 +283,7 @@ def write_comparison(comparison: Comparison, output: Path, num_images: int = 4) 
         num_images: rows of the panel, spaced evenly over the evaluated images.
 
     Returns:
-        Markdown: the paired table and its caveats.
+        Markdown: what was trained, the paired table and its caveats.
 
     Raises:
         FileNotFoundError, ValueError: the evaluated images or a checkpoint cannot be read.
@@ -385,7 +307,8 @@ def write_comparison(comparison: Comparison, output: Path, num_images: int = 4) 
     notes = "\n".join(f"- {sentence}" for sentence in sentences)
     table = "\n\n".join([caption_of(comparison), paired_table(comparison), notes])
     sections = [f"# {'; '.join(others)} against {baseline}"]
-    sections += ["\n".join(f"- {name}: {summary_of(group.first)}" for name, group in groups.items())]
+    trained = "\n".join(f"- {name}: {summary_of(group.first)}" for name, group in groups.items())
+    sections += [trained]
     sections += [f"## {first.task.primary.name} on {subject}", table]
     sections += [f"## Classes of {subject}", class_table(comparison)]
     sections += ["![delta of each class](classes.png)"] if has_classes else []
@@ -394,7 +317,7 @@ def write_comparison(comparison: Comparison, output: Path, num_images: int = 4) 
     sections += [f"## Predictions on {subject}", "![image, truth and predictions](panel.png)"]
     sections += [f"Images spaced evenly, not chosen; students of seed {first.options['seed']}."]
     write_sections(output / "report.md", [*sections, "## Settings", *settings_sections(comparison)])
-    return table
+    return f"{trained}\n\n{table}"
 
 
 def write_panel(comparison: Comparison, path: Path, num_images: int) -> None:

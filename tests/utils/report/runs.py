@@ -4,8 +4,8 @@ import hashlib
 import json
 import shutil
 
-PI = {"name": "pi", "method": "pixel_wise", "weight": 10.0, "on": "logits"}
-PA = {"name": "pa", "method": "pair_wise", "weight": 0.5, "on": "layer3"}
+PI = {"name": "pi", "method": "pi", "weight": 10.0, "on": "logits"}
+PA = {"name": "pa", "method": "pa", "weight": 0.5, "on": "layer3"}
 
 PROTOCOL = {"predict": "whole", "scales": [1.0], "flip": False, "input_size": None, "count_void": False}
 
@@ -32,7 +32,7 @@ def evaluation(mean_iou=0.5, **changes):
     return {
         "checkpoint": "best.pth",
         "sha256": "0",
-        "network": {"name": "espnet_c"},
+        "network": {"name": "espnet_c", "num_classes": 11, "p": 2, "q": 3},
         "parameters": 1_234_567,
         "dataset": "camvid",
         "data_dir": "data",

@@ -12,14 +12,8 @@ from runs import PA, PI, PROTOCOL, cells, change, evaluation, write_lines
 from segdistill.dataset import build_dataset
 from segdistill.utils.report import compare_groups, pictures, score_table, write_comparison, write_run_report
 from segdistill.utils.report.__main__ import main
-from segdistill.utils.report.render import (
-    caption_of,
-    caveat_sentences,
-    class_table,
-    conclusions,
-    cost_table,
-    paired_table,
-)
+from segdistill.utils.report.render import class_table, cost_table, paired_table
+from segdistill.utils.report.sentences import caption_of, caveat_sentences, conclusions, in_words
 from segdistill.utils.visualize import colorize
 
 
@@ -132,6 +126,39 @@ def test_one_seed_allows_no_conclusion(ablation):
     assert "nothing follows" in sentence
 
 
+def test_two_seeds_are_no_claim_however_far_their_interval_is_from_zero(ablation):
+    better, _, _ = conclusions(ablation([0.5] * 2, [0.530, 0.531], [0.5, 0.6]))
+    assert better.startswith("pi: +3.05 ± 0.64 (95 % interval of 2 paired seeds), two seeds are too few for a claim")
+
+
+def test_methods_have_their_names_in_words():
+    assert in_words([PI, PA]) == "pixel-wise distillation (pi) and pair-wise distillation (pa)"
+    pkd, own = {"name": "pkd_layer3", "method": "pkd"}, {"name": "Mine", "method": "my.py:Mine"}
+    assert in_words([PI, pkd, own]) == "pixel-wise distillation (pi), PKD (pkd_layer3) and Mine"
+
+
+def test_a_report_begins_with_what_was_trained_how_and_of_what_size(distilled):
+    write_run_report(distilled)
+    opening = (distilled / "report.md").read_text().split("\n\n")[1]
+    assert opening.startswith(
+        "espnet_c (0.19 M parameters, 2.14 G MACs at 512x1024): 20 steps of 2 samples of camvid, "
+    )
+    assert "distilled by pixel-wise distillation (pi), from teacher.pth" in opening
+    (distilled / "evaluation.json").unlink()  # the data set's classes tell as much
+    write_run_report(distilled)
+    assert (distilled / "report.md").read_text().split("\n\n")[1] == opening
+
+
+def test_a_run_that_changed_its_number_of_processes_says_so(alone, make_run):
+    pi = make_run("pi", [PI])
+    for run, more in ((alone, {}), (pi, {"processes_before": [{"step": 12, "processes": 2}]})):
+        change(run / "environment.json", processes=1, **more)
+    write_run_report(pi)
+    assert "NOTE: pi was trained by 2 to step 12, then by 1 processes" in (pi / "report.md").read_text()
+    (sentence,) = caveat_sentences(compare_groups([alone], [("auto", [pi])]).caveats)
+    assert sentence.startswith("NOTE: pi seed 0 was trained by 2 to step 12, then by 1 processes")
+
+
 def test_caption_names_the_images_the_protocol_and_what_was_varied(alone, make_run):
     slow = make_run("slow", lr_g=0.1)
     for run in (alone, slow):
@@ -174,8 +201,28 @@ def test_command_writes_the_report_with_its_pictures_and_prints_the_table(
         assert f"]({picture})" in text
         Image.open(output / picture).verify()
     assert "## Predictions on camvid test" in text
-    assert "method pair_wise, weight 0.5, on layer3" in text
+    assert "method pa, weight 0.5, on layer3" in text
     assert "| teacher" not in text  # a bare checkpoint has no figures
+
+
+def test_runs_stand_side_by_side_and_those_without_an_evaluation_are_named(alone, distilled, make_run, capsys):
+    unknown = make_run("unknown", [PI])
+    (unknown / "evaluation.json").unlink()
+    main([str(run) for run in (alone, distilled, unknown)])
+    table, _, note, _ = capsys.readouterr().out.split("\n\n")
+    assert cells(table)[0] == ["IoU (%)", str(alone), str(distilled)]
+    assert ["**mIoU**", "50.00", "60.00"] in cells(table)
+    assert note.startswith(
+        f"No evaluation of its present checkpoint: {unknown} (eval.py --checkpoint {unknown}/best.pth"
+    )
+    assert all((run / "report.md").is_file() for run in (alone, distilled, unknown))
+
+
+def test_a_teacher_of_other_classes_is_shown_with_the_score_that_its_class_map_gives(alone, make_run):
+    teacher = make_run("teacher", mean_iou=0.9)
+    change(teacher / "evaluation.json", protocol=PROTOCOL | {"class_map": "map.txt"})
+    comparison = compare_groups([alone], [("auto", [make_run("pi", [PI])])], teacher)
+    assert ["teacher", "90.00", "-", "-", "-"] in cells(paired_table(comparison))
 
 
 def test_report_shows_the_settings_in_which_a_group_differs_under_its_name(alone, make_run, tmp_path):
@@ -187,7 +234,7 @@ def test_report_shows_the_settings_in_which_a_group_differs_under_its_name(alone
     assert "network_options.q  3" in shared
 
 
-@pytest.mark.parametrize("arguments", [["--group", "pi"], ["--group", "pi", "x", "--images", "0"]])
+@pytest.mark.parametrize("arguments", [[], ["--group", "pi"], ["--group", "pi", "x", "--images", "0"]])
 def test_command_line_refuses_what_makes_no_sense(arguments, capsys):
     with pytest.raises(SystemExit):
         main(["--baseline", "run", *arguments])
@@ -238,7 +285,7 @@ def test_run_report_shows_scores_terms_and_the_settings_that_mattered(alone, mak
         texts.append((run / "report.md").read_text())
         Image.open(run / "curves.png").verify()
     single, distilled = texts
-    assert ["pi", "method pixel_wise, weight 10.0, on logits", "20.00"] in cells(distilled)
+    assert ["pi", "method pi, weight 10.0, on logits", "20.00"] in cells(distilled)
     assert ["cross_entropy", "", "80.00"] in cells(distilled)
     assert ["cross_entropy", "", "100.00"] in cells(single)
     assert "lr_g" in distilled
@@ -255,7 +302,7 @@ def test_share_at_the_end_is_that_of_the_last_tenth(make_run):
     shares = [0.0] * 27 + [0.1, 0.2, 0.3]
     write_lines(run, *(json.dumps({"step": i, "loss/pi": 1.0, "share/pi": x}) for i, x in enumerate(shares, 1)))
     write_run_report(run)
-    assert ["pi", "method pixel_wise, weight 10.0, on logits", "20.00"] in cells((run / "report.md").read_text())
+    assert ["pi", "method pi, weight 10.0, on logits", "20.00"] in cells((run / "report.md").read_text())
 
 
 def test_run_without_shares_teacher_or_evaluation_has_a_report(make_run):
@@ -265,7 +312,7 @@ def test_run_without_shares_teacher_or_evaluation_has_a_report(make_run):
         (run / name).unlink()
     write_run_report(run)
     text = (run / "report.md").read_text()
-    assert ["pi", "method pixel_wise, weight 10.0, on logits", "-"] in cells(text)
+    assert ["pi", "method pi, weight 10.0, on logits", "-"] in cells(text)
     assert "| road" not in text
 
 
