@@ -330,8 +330,6 @@ CIRKD_OPTIONS = (
     Row(
         "--optimizer-type sgd",
         "--optimizer {optimizer_type}",
-        "`adamw` becomes `adam`",
-        {"optimizer_type": named({"adamw": "adam"})},
     ),
     Row("--workers 8", "--num-workers {workers}"),
     Row("--save-dir DIR", "--snapshot-dir {save_dir}"),
@@ -541,8 +539,7 @@ TABLES: tuple[Table, ...] = (
             Row("--lambda-skd 10", "--pa weight={lambda_skd} window=2"),
             Row(
                 "--lambda-adv 0.001 --lambda-d 0.1",
-                "--ho weight={lambda_adv} kind=hinge optimizer=adam",
-                "their critic's rate does not decay",
+                "--ho weight={lambda_adv} kind=hinge optimizer=adam power=0",
             ),
             Row("--lambda-ifv 20", "--ifvd weight={lambda_ifv}"),
             Row(

@@ -16,8 +16,9 @@ from segdistill.network.weights.checkpoint import export_weights, load_weights
 from segdistill.utils.batch import Batch
 from segdistill.utils.distributed import mean_over_processes, rank, share_buffers
 from segdistill.utils.evaluate import evaluate
-from segdistill.utils.learner import Learner, Objective, poly
+from segdistill.utils.learner import Learner, Objective
 from segdistill.utils.losses import build_losses
+from segdistill.utils.optimizer import build_optimizer, frozen_backbone, schedule_of
 from segdistill.utils.options import ObjectiveOptions, OptimisationOptions, Options
 from segdistill.utils.predict import whole
 from segdistill.utils.run import Run
@@ -203,16 +204,12 @@ def build_learner(
     task_loss = build_loss(task, network, options.task_weight, settings) if options.task_weight else None
     losses = build_losses(options.terms, network, teacher) if teacher else {}
     objective = Objective(network, task_loss, losses).to(device)
-    parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
-    rate, decay = optimisation.lr_g, optimisation.weight_decay
-    if optimisation.optimizer == "adam":
-        optimizer = torch.optim.Adam(parameters, rate, weight_decay=decay)
-    else:
-        optimizer = torch.optim.SGD(parameters, rate, optimisation.momentum, weight_decay=decay)
+    frozen = frozen_backbone(objective, optimisation)
     return Learner(
         objective,
-        optimizer,
-        schedule=poly(optimisation.power),
+        build_optimizer(objective, optimisation),
+        schedule=schedule_of(optimisation),
+        frozen=frozen,
         precision=optimisation.precision,
         clip_norm=optimisation.clip_norm,
         ema=optimisation.ema,

@@ -54,6 +54,21 @@ def teacher(tmp_path):
         ([*ESPNET, "--student-pretrain-model-imgnet", __file__], "has no backbone"),
         (["--S_ckpt_path", __file__, "--student-pretrain-model-imgnet", __file__], "give one"),
         (["--optimizer", "adam", "--momentum", "0.9"], "--momentum has no effect"),
+        (["--optimizer", "adamw", "--momentum", "0.9"], "--momentum has no effect with --optimizer adamw"),
+        (["--schedule", "exponential"], "expected one of poly, cosine, constant, multistep"),
+        (["--schedule", "cosine", "--power", "2"], "--power has no effect with --schedule cosine: it is poly's"),
+        (["--schedule", "constant", "--min-lr", "1e-5"], "--min-lr has no effect with --schedule constant"),
+        (["--milestones", "0.5"], "--milestones has no effect with --schedule poly"),
+        (["--schedule", "multistep"], "needs --milestones"),
+        (["--schedule", "multistep", "--num-steps", "9", "--milestones", "5,9"], "--milestones 9 is not within"),
+        (["--schedule", "multistep", "--milestones", "1.5"], "--milestones 1.5: expected whole steps"),
+        (["--warmup", "300", "--num-steps", "200"], "--warmup 300 is not within the training of --num-steps 200"),
+        (["--min-lr", "0.5"], "--min-lr 0.5 is not below --lr-g"),
+        (["--lr-factor", "head"], "--lr-factor: expected NAME=NUMBER, not 'head'"),
+        (["--lr-factor", "head=0"], "--lr-factor head=0: expected a number, above 0"),
+        (["--lr-factor", "head=2", "head=3"], "--lr-factor: head is given twice"),
+        (["--freeze", "head"], "--freeze head=1: expected backbone"),
+        (["--freeze", "backbone=2"], "--freeze backbone=2: expected backbone"),
         (["--dataset", "camvid"], "needs --data-dir"),
         (["--dataset", "camvid", "--data-dir", "nowhere"], "no folder nowhere"),
         (["--lambda_pi", "3"], "unrecognized"),
@@ -179,8 +194,9 @@ def test_the_methods_are_listed_a_line_each(capsys):
 
 
 def test_help_takes_two_screens_and_does_not_name_single_methods():
-    text = make_parser().format_help()
+    text = make_parser(every=False).format_help()
     assert len(text.splitlines()) <= 80
+    assert all(f"{flag_of(name)}" in text for name in FLAGS)
     assert "--fitnet" not in text
 
 
@@ -266,6 +282,7 @@ def test_a_student_beside_has_labels_of_its_own_and_no_teacher_without_terms(tea
 
 
 CONFIGURED = ["--lr-g", "0.003", "--ohem", "min_kept=9", "--scale-range", "0.5", "2", "--precision", "fp16"]
+CONFIGURED += ["--lr-factor", "head=10", "--freeze", "backbone=0.5", "--schedule", "multistep", "--milestones", "0.5,9"]
 CONFIGURED += [
     "--network",
     "espnet_c",
@@ -295,6 +312,7 @@ def test_a_run_is_a_file_that_can_be_fed_back(config):
     assert [term.name for term in changed.objective.terms] == ["pa"]
     assert changed.student == options.student
     assert parse_options(["--config", str(path), "--network", "pspnet"]).student.network_options == {}
+    assert parse_options(["--config", str(path), "--schedule", "cosine"]).optimisation.milestones is None
 
 
 def test_a_config_of_another_version(config, capsys):

@@ -4,13 +4,14 @@ import argparse
 import dataclasses
 import re
 import shlex
+import textwrap
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from segdistill.network import HIDDEN, network_class
-from segdistill.network.settings import parse_settings, settings_of, value_kind
+from segdistill.network.settings import Limits, parse_settings, parse_value, settings_of, value_kind
 from segdistill.utils.flags import Parser, add_switch, reader
 from segdistill.utils.losses import DISTILLATION_LOSSES
 from segdistill.utils.options.parts import FLAGS, PARTS, Ohem, Options, TeacherOptions, flag_of
@@ -27,6 +28,7 @@ DEPENDENT = {
     "teacher_network": "teacher_options",
     "random_scale": "scale_range",
     "optimizer": "momentum",
+    "schedule": ("power", "min_lr", "milestones", "gamma"),
     "num_labels": "unlabelled_share",
 }
 
@@ -60,6 +62,8 @@ def make_options(given: dict[str, Any]) -> Options:
         values["teacher_options"] = network_settings(values["teacher_network"], values["teacher_options"])
     if values["ohem"] is not None:
         values["ohem"] = dataclasses.asdict(Ohem()) | parse_settings(Ohem, values["ohem"], "--ohem")
+    values["lr_factor"] = named_numbers(values["lr_factor"], "--lr-factor")
+    values["freeze"] = named_numbers(values["freeze"], "--freeze", 1.0)
     values["terms"] = name_terms(values["terms"])
     if values["save_name"] is None:
         values["save_name"] = name_run(values)
@@ -70,6 +74,26 @@ def make_options(given: dict[str, Any]) -> Options:
         for part, cls in PARTS.items()
     }
     return Options(**parts)
+
+
+def named_numbers(words: Sequence[str], flag: str, default: float | None = None) -> dict[str, float]:
+    """``NAME=NUMBER`` words as a dictionary; a name alone has the default, if there is one.
+
+    Raises:
+        ValueError: a word of another form, a number that is not above 0, or a name twice.
+    """
+    numbers = {}
+    for word in words:
+        name, sign, text = word.partition("=")
+        if not name or (not sign and default is None):
+            raise ValueError(f"{flag}: expected NAME=NUMBER, not {word!r}")
+        if name in numbers:
+            raise ValueError(f"{flag}: {name} is given twice")
+        try:
+            numbers[name] = parse_value(float, text, Limits(above=0)) if sign else default
+        except ValueError as error:
+            raise ValueError(f"{flag} {word}: {error}") from None
+    return numbers
 
 
 def network_settings(network: str, words: Sequence[str]) -> dict[str, object]:
@@ -88,7 +112,8 @@ def configured(given: dict[str, Any]) -> dict[str, Any]:
         stored.pop("terms", None)
     for name, dependent in DEPENDENT.items():
         if name in given and given[name] != stored.get(name):
-            stored.pop(dependent, None)
+            for other in dependent if isinstance(dependent, tuple) else (dependent,):
+                stored.pop(other, None)
     values = stored | given
     code = [(flag_of(name), values.get(name)) for name in ("network", "teacher_network") if name not in given]
     for flag, name in [*code, *(("--loss", method) for method, _ in stored.get("terms", []))]:
@@ -125,22 +150,25 @@ def expand_also(options: Options, name: str, words: Sequence[str]) -> Options:
         raise ValueError(f"{origin}{error}") from None
 
 
-def make_parser(only: Collection[str] | None = None, origin: str = "") -> Parser:
+def make_parser(only: Collection[str] | None = None, origin: str = "", every: bool = True) -> Parser:
     """The flags of all options, or of some.
 
     Args:
         only: names of options; methods are always included, commands are not.
         origin: the source of the words, with which error messages begin.
+        every: explain the rare options, too.
     """
+    rare = " ".join(flag_of(name) for name, field in FLAGS.items() if field.metadata["rare"])
     parser = Parser(
         prog="train.py",
         usage="train.py [options] [--METHOD [key=value ...]] ...",
         description="Train a segmentation network, alone or distilled from a teacher.",
         epilog="--METHOD [key=value ...] adds a distillation term, as often as given: --pi weight=80 --cwd on=context. "
-        "--list-methods names them. Defaults marked (recipe) are the data set's.",
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=41, width=120),
+        "--list-methods names them. Defaults marked (recipe) are the data set's."
+        + ("" if every else f" --help all explains these, too: {rare}."),
+        formatter_class=lambda prog: Formatter(prog, max_help_position=41, width=120),
         argument_default=argparse.SUPPRESS,
-        add_help=only is None,
+        add_help=False,
         origin=origin,
     )
     groups = {}
@@ -149,7 +177,7 @@ def make_parser(only: Collection[str] | None = None, origin: str = "") -> Parser
         group = groups[title] = groups.get(title) or parser.add_argument_group(title)
         for name, setting in settings_of(cls).items():
             if name in FLAGS and (only is None or name in only):
-                add_flag(group, name, setting.kind, setting.default)
+                add_flag(group, name, setting.kind, setting.default, every)
     groups["losses"].add_argument(
         "--loss",
         action=AddTerm,
@@ -165,13 +193,15 @@ def make_parser(only: Collection[str] | None = None, origin: str = "") -> Parser
     return parser
 
 
-def add_flag(group: argparse._ArgumentGroup, name: str, kind: Any, default: Any) -> None:
-    """The flag of an option."""
+def add_flag(group: argparse._ArgumentGroup, name: str, kind: Any, default: Any, every: bool) -> None:
+    """The flag of an option; of a rare one without help unless ``every``."""
     metadata, kind = FLAGS[name].metadata, value_kind(kind)
     meaning, metavar, limits = metadata["meaning"], metadata["metavar"], metadata["limits"]
     shown = "recipe" if metadata["recipe"] else "true" if default is True else default
     if shown is not None and shown is not False and metavar != "key=value":
         meaning = f"{meaning} ({shown:g})" if isinstance(shown, float) else f"{meaning} ({shown})"
+    if metadata["rare"] and not every:
+        meaning = argparse.SUPPRESS
     if kind is bool:
         add_switch(group, flag_of(name), meaning, argparse.SUPPRESS)
     elif metavar == "key=value":
@@ -181,7 +211,7 @@ def add_flag(group: argparse._ArgumentGroup, name: str, kind: Any, default: Any)
         group.add_argument(flag_of(name), nargs=len(metavar), type=reader(kind, limits), metavar=metavar, help=meaning)
     else:
         if get_origin(kind) is Literal:
-            metavar = "|".join(get_args(kind))
+            metavar = metavar or "|".join(get_args(kind))
         # An optional number can be unset by "none"; a text may be "none" itself.
         optional = kind | None if default is None and kind in (int, float) and not metadata["recipe"] else kind
         group.add_argument(flag_of(name), type=reader(optional, limits), metavar=metavar, help=meaning)
@@ -200,6 +230,15 @@ def add_commands(groups: dict[str, argparse._ArgumentGroup]) -> None:
         help="one more: --METHOD, --num-labels, --unlabelled-share; cwd='--cwd weight=3'",
     )
     groups["run"].add_argument(
+        "-h",
+        "--help",
+        action=ShowHelp,
+        nargs="?",
+        choices=["all"],
+        metavar="all",
+        help="all: rare options, too",
+    )
+    groups["run"].add_argument(
         "--config", type=Path, metavar="FILE", help="the options.json of a run; flags override it"
     )
 
@@ -210,6 +249,17 @@ def also(text: str) -> tuple[str, list[str]]:
     if not sign:
         raise argparse.ArgumentTypeError(f"expected NAME=FLAGS such as cwd='--cwd weight=3', not {text!r}")
     return name, shlex.split(words)
+
+
+class Formatter(argparse.HelpFormatter):
+    def _fill_text(self, text, width, indent):
+        return textwrap.fill(text, width, break_on_hyphens=False)
+
+
+class ShowHelp(argparse.Action):
+    def __call__(self, parser, options, words, flag=None):
+        make_parser(every=words == "all").print_help()
+        parser.exit()
 
 
 class AddTerm(argparse.Action):
