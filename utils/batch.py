@@ -21,6 +21,7 @@ class Batch(NamedTuple):
     progress: 0..1, the completed share of the training.
     num_kept: as ``num_valid``, of the pixels that terms with void=mask count: the labelled ones and those of wholly
         unlabelled images. None where it is not known, then they count their own.
+    shown: as ``images``, what the teacher sees; None where it sees the same.
     """
 
     images: Tensor
@@ -29,6 +30,7 @@ class Batch(NamedTuple):
     num_valid: Tensor
     progress: float
     num_kept: Tensor | None = None
+    shown: Tensor | None = None
 
 
 def make_batches(
@@ -54,8 +56,13 @@ def make_batches(
     for part in range(parts):
         # Every parts-th sample, so that labelled and unlabelled ones spread over the parts.
         image, label, keys = (x[part::parts] for x in (sample.image, labels, sample.key))
-        images = normalization(image.to(device, non_blocking=True)).contiguous(memory_format=memory_format)
-        batches.append(Batch(images, label, keys, num_valid, progress, num_kept))
+        images, shown = (
+            normalization(x.to(device, non_blocking=True)).contiguous(memory_format=memory_format)
+            if x.numel()
+            else None
+            for x in (image, sample.view[part::parts])
+        )
+        batches.append(Batch(images, label, keys, num_valid, progress, num_kept, shown))
     return batches
 
 

@@ -158,7 +158,7 @@ class Student:
         batch_size = max(pixels // val_set[0].label.numel(), 1)
         scores = evaluate(predictor, val_set, self.normalization, None, num_workers, "validation", batch_size)
         for i in sorted({0, len(val_set) // 2}):
-            image, label, name, _ = val_set[i]
+            image, label, name, *_ = val_set[i]
             prediction = self.task.read(predictor.coarse(self.normalization(image[None])), label.shape)[0]
             maps = [self.task.picture(values.numpy(), val_set) for values in (label, prediction)]
             panel = np.concatenate([image.permute(1, 2, 0).numpy(), *maps], axis=1)

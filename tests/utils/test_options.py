@@ -36,6 +36,20 @@ def teacher(tmp_path):
         (["--random-scale", "false", "--scale-range", "0.5", "2"], "--scale-range has no effect without"),
         (["--scale-range", "2", "0.5"], "the smaller factor comes first"),
         (["--scale-range", "0", "1"], "a number, 0.0625 or more"),
+        (["--scale-step", "5"], "--scale-step 5 leaves one factor"),
+        (["--scale-step", "0.1", "--random-scale", "false"], "--scale-step 0.1 leaves one factor of 1 ... 1"),
+        (["--short-side", "9", "5"], "--short-side 9 5: the smaller length comes first"),
+        (["--short-side", "5", "9", "--random-scale"], "both scale"),
+        (["--max-class-share", "75"], "at most 1"),
+        (["--augment", "sharpen"], "no augmentation 'sharpen'; known: rotate, photometric, jitter, grey, blur"),
+        (["--augment", "grey", "grey=0.3"], "augmentation grey is given twice"),
+        (["--augment", "grey=2"], "augmentation grey=2: expected a number above 0 and at most 1"),
+        (["--augment", "blur=much"], "augmentation blur=much: expected a number"),
+        (["--teacher-view", "weak"], "--teacher-view has no effect without a teacher"),
+        (
+            ["--pi", "--teacher-network", "pspnet", "--teacher-view", "weak", "--augment", "rotate"],
+            "--teacher-view weak has no effect without --augment of colours",
+        ),
         (["--pi"], "--pi needs a teacher"),
         (["--T_ckpt_path", __file__], "no effect without a distillation method"),
         (["--pi", "--T_ckpt_path", "none.pth"], "no file none.pth"),
@@ -264,6 +278,24 @@ def test_options_of_an_older_version_are_completed_by_defaults(teacher):
     assert complete(older) == options
 
 
+def test_augmentations_have_an_order_and_a_value():
+    assert parse_options(["--augment", "grey", "rotate=5"]).data.augment == ("rotate=5.0", "grey=0.2")
+    data = parse_options(["--short-side", "100", "200"]).data
+    assert (data.random_scale, data.scale_range, data.short_side) == (False, None, (100, 200))
+
+
+def test_a_cache_of_an_older_version_is_still_that_of_the_default_augmentation():
+    assert parse_options([]).data.augmentation.keys() == {"views", "input_size", "scale_range", "random_mirror"}
+    assert "augment" in parse_options(["--augment", "grey"]).data.augmentation
+
+
+def test_the_augmentations_are_listed(capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse_options(["--list-augmentations"])
+    assert not stop.value.code
+    assert "jitter=0.4" in capsys.readouterr().out
+
+
 def test_terms_keep_their_order():
     assert [term.method for term in name_terms([("pa", {}), ("pi", {})])] == ["pa", "pi"]
 
@@ -282,6 +314,7 @@ def test_a_student_beside_has_labels_of_its_own_and_no_teacher_without_terms(tea
 
 
 CONFIGURED = ["--lr-g", "0.003", "--ohem", "min_kept=9", "--scale-range", "0.5", "2", "--precision", "fp16"]
+CONFIGURED += ["--augment", "jitter", "rotate=5", "--scale-step", "0.1"]
 CONFIGURED += ["--lr-factor", "head=10", "--freeze", "backbone=0.5", "--schedule", "multistep", "--milestones", "0.5,9"]
 CONFIGURED += [
     "--network",
@@ -313,6 +346,7 @@ def test_a_run_is_a_file_that_can_be_fed_back(config):
     assert changed.student == options.student
     assert parse_options(["--config", str(path), "--network", "pspnet"]).student.network_options == {}
     assert parse_options(["--config", str(path), "--schedule", "cosine"]).optimisation.milestones is None
+    assert parse_options(["--config", str(path), "--short-side", "9", "9"]).data.scale_range is None
 
 
 def test_a_config_of_another_version(config, capsys):

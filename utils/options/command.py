@@ -10,11 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+from segdistill.dataset.augment import describe_augmentations, parse_augmentations
 from segdistill.network import HIDDEN, network_class
-from segdistill.network.settings import Limits, parse_settings, parse_value, settings_of, value_kind
+from segdistill.network.settings import Limits, parse_settings, parse_value, settings_of, value_kind, words_of
 from segdistill.utils.flags import Parser, add_switch, reader
 from segdistill.utils.losses import DISTILLATION_LOSSES
-from segdistill.utils.options.parts import FLAGS, PARTS, Ohem, Options, TeacherOptions, flag_of
+from segdistill.utils.options.parts import FLAGS, PARTS, SEVERAL, Ohem, Options, TeacherOptions, flag_of
 from segdistill.utils.options.stored import name_run, read_config, with_defaults
 from segdistill.utils.options.terms import describe_methods, name_terms, parse_term
 
@@ -24,12 +25,13 @@ OWN = {name for name, field in FLAGS.items() if field.metadata["own"]}
 
 # Options that have an effect only with one value of another: a flag that overrides this value drops them of --config.
 DEPENDENT = {
-    "network": "network_options",
-    "teacher_network": "teacher_options",
-    "random_scale": "scale_range",
-    "optimizer": "momentum",
+    "network": ("network_options",),
+    "teacher_network": ("teacher_options",),
+    "random_scale": ("scale_range", "scale_step"),
+    "short_side": ("random_scale", "scale_range", "scale_step"),
+    "optimizer": ("momentum",),
     "schedule": ("power", "min_lr", "milestones", "gamma"),
-    "num_labels": "unlabelled_share",
+    "num_labels": ("unlabelled_share",),
 }
 
 
@@ -40,6 +42,9 @@ def parse_options(argv: Sequence[str] | None = None) -> Options:
     try:
         if "list_methods" in given:
             print(describe_methods(given["list_methods"]))
+            parser.exit()
+        if "list_augmentations" in given:
+            print(describe_augmentations())
             parser.exit()
         if "config" in given:
             given = configured(given)
@@ -62,6 +67,7 @@ def make_options(given: dict[str, Any]) -> Options:
         values["teacher_options"] = network_settings(values["teacher_network"], values["teacher_options"])
     if values["ohem"] is not None:
         values["ohem"] = dataclasses.asdict(Ohem()) | parse_settings(Ohem, values["ohem"], "--ohem")
+    values["augment"] = tuple(words_of(parse_augmentations(values["augment"])))
     values["lr_factor"] = named_numbers(values["lr_factor"], "--lr-factor")
     values["freeze"] = named_numbers(values["freeze"], "--freeze", 1.0)
     values["terms"] = name_terms(values["terms"])
@@ -112,7 +118,7 @@ def configured(given: dict[str, Any]) -> dict[str, Any]:
         stored.pop("terms", None)
     for name, dependent in DEPENDENT.items():
         if name in given and given[name] != stored.get(name):
-            for other in dependent if isinstance(dependent, tuple) else (dependent,):
+            for other in dependent:
                 stored.pop(other, None)
     values = stored | given
     code = [(flag_of(name), values.get(name)) for name in ("network", "teacher_network") if name not in given]
@@ -198,13 +204,13 @@ def add_flag(group: argparse._ArgumentGroup, name: str, kind: Any, default: Any,
     metadata, kind = FLAGS[name].metadata, value_kind(kind)
     meaning, metavar, limits = metadata["meaning"], metadata["metavar"], metadata["limits"]
     shown = "recipe" if metadata["recipe"] else "true" if default is True else default
-    if shown is not None and shown is not False and metavar != "key=value":
+    if shown is not None and shown is not False and metavar not in SEVERAL:
         meaning = f"{meaning} ({shown:g})" if isinstance(shown, float) else f"{meaning} ({shown})"
     if metadata["rare"] and not every:
         meaning = argparse.SUPPRESS
     if kind is bool:
         add_switch(group, flag_of(name), meaning, argparse.SUPPRESS)
-    elif metavar == "key=value":
+    elif metavar in SEVERAL:
         group.add_argument(flag_of(name), nargs="*", metavar=metavar, help=meaning)
     elif isinstance(metavar, tuple):
         kind = get_args(kind)[0]
@@ -222,6 +228,7 @@ def add_commands(groups: dict[str, argparse._ArgumentGroup]) -> None:
     groups["losses"].add_argument(
         "--list-methods", nargs="?", const="", metavar="NAME", help="print the distillation methods"
     )
+    groups["data"].add_argument("--list-augmentations", action="store_true", help="print the names of --augment")
     groups["losses"].add_argument(
         "--also",
         action="append",

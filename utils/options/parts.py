@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 
 from segdistill.dataset import DATASETS
+from segdistill.dataset.augment import AUGMENTATIONS, parse_augmentations
 from segdistill.dataset.normalization import parse_normalization
 from segdistill.libs import NORMS
 from segdistill.network import NETWORKS, network_class
@@ -23,6 +24,7 @@ from segdistill.utils.tasks import TASKS
 
 Precision = Literal["float32", "bf16", "fp16"]
 Purpose = Literal["experiment", "bookkeeping", "input"]
+SEVERAL = ("key=value", "NAME[=VALUE]")  # metavars of flags that take any number of words
 Schedule = Literal["poly", "cosine", "constant", "multistep"]
 
 
@@ -87,6 +89,14 @@ class DataOptions:
     random_scale: bool | None = option(None, "scale each sample by a factor in --scale-range", recipe=True)
     scale_range: tuple[float, float] | None = option(None, "", ("MIN", "MAX"), recipe=True, least=1 / 16, greatest=16)
     random_mirror: bool | None = option(None, "mirror half of the samples", recipe=True)
+    scale_step: float | None = option(None, "factors at this distance only: 0.1", "S", rare=True, above=0)
+    short_side: tuple[int, int] | None = option(
+        None, "scale the short side to a length between, for --random-scale", ("MIN", "MAX"), rare=True, least=1
+    )
+    max_class_share: float | None = option(
+        None, "seek crops in which no class has more: 0.75", "S", rare=True, above=0, greatest=1
+    )
+    augment: tuple[str, ...] = option((), "colours and more: jitter=0.4 blur; see --list-augmentations", "NAME[=VALUE]")
     num_labels: int | None = option(
         None, "keep the labels of N images, evenly spaced (none: all)", "N", own=True, least=1
     )
@@ -116,11 +126,20 @@ class DataOptions:
             raise ValueError(
                 f"--scale-range {self.scale_range[0]} {self.scale_range[1]}: the smaller factor comes first"
             )
+        if self.short_side and self.random_scale:
+            raise ValueError("--short-side and --random-scale both scale: give one")
+        if self.short_side and self.short_side[0] > self.short_side[1]:
+            raise ValueError(f"--short-side {self.short_side[0]} {self.short_side[1]}: the smaller length comes first")
+        low, high = self.scale_range or (1.0, 1.0)
+        if self.scale_step and self.scale_step > high - low:
+            raise ValueError(f"--scale-step {self.scale_step:g} leaves one factor of {low:g} ... {high:g}")
 
     @property
     def augmentation(self) -> dict[str, object]:
         """All that a training sample depends on except its image and the seed."""
-        return {name: getattr(self, name) for name in ("views", "input_size", "scale_range", "random_mirror")}
+        always = ("views", "input_size", "scale_range", "random_mirror")
+        given = (name for name in ("scale_step", "short_side", "max_class_share", "augment") if getattr(self, name))
+        return {name: getattr(self, name) for name in (*always, *given)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +183,9 @@ class TeacherOptions:
     teacher_stride: int | None = option(None, "resize finer teacher maps to this stride (none)", "S", least=1)
     teacher_precision: Precision | None = option(None, "autocast of the teacher alone (as the student)")
     teacher_compile: bool = option(False, "torch.compile, which folds BatchNorm too", rare=True)
+    teacher_view: Literal["weak"] | None = option(
+        None, "weak: it sees the crop without the colours of --augment", rare=True
+    )
     teacher_cache: Path | None = option(None, "cache of teacher outputs; with --views", "DIR", purpose="bookkeeping")
 
     def __post_init__(self):
@@ -357,6 +379,9 @@ class Options:
             raise ValueError(f"{flag} has no effect without a distillation method: see --list-methods")
         if teacher.teacher_cache and not self.data.views:
             raise ValueError("--teacher-cache needs --views K: without it no sample comes twice")
+        steps = parse_augmentations(self.data.augment)
+        if teacher.teacher_view and not any(AUGMENTATIONS[name].photometric for name in steps):
+            raise ValueError("--teacher-view weak has no effect without --augment of colours: see --list-augmentations")
 
     def _check_labels(self) -> None:
         for name in ("unlabelled_list", "num_labels"):
