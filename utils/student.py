@@ -4,6 +4,7 @@ import copy
 import logging
 import math
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from segdistill.dataset.base import seed_of
 from segdistill.network import NETWORKS, SegmentationNetwork, SegmentationOutput, build_network
 from segdistill.network.weights.checkpoint import export_weights, load_weights
 from segdistill.utils.batch import Batch
+from segdistill.utils.class_weights import class_weights
 from segdistill.utils.distributed import mean_over_processes, rank, share_buffers
 from segdistill.utils.evaluate import evaluate
 from segdistill.utils.learner import Learner, Objective
@@ -58,8 +60,13 @@ class Student:
         torch.manual_seed(seed_of("losses", options.optimisation.seed))
         teacher_network = teacher.network if teacher else None
         self.task = task_of(train_set)
+        weights = None
+        if options.objective.class_weights:
+            if self.task.per_class is None:
+                raise ValueError(f"--class-weights has no effect with --task {self.task.name}, which has no classes")
+            weights = class_weights(options.objective.class_weights, train_set)
         self.learner = build_learner(
-            options.objective, options.optimisation, self.task, network, teacher_network, device
+            options.objective, options.optimisation, self.task, network, teacher_network, device, weights
         )
         if options.optimisation.part_size == 1:
             check_single_image(network, self.learner.objective.needs.student, options.data.input_size)
@@ -194,13 +201,14 @@ def build_learner(
     network: SegmentationNetwork,
     teacher: SegmentationNetwork | None,
     device: torch.device,
+    weights: Sequence[float] | None = None,
 ) -> Learner:
-    """The learner of a network: its losses and the optimizer of all trained parameters.
+    """The learner of a network: its losses and the optimizer of all trained parameters; ``weights`` of the classes.
 
     Raises:
         ValueError: an option that has no effect on this network.
     """
-    settings = {"aux_weight": options.aux_weight, "ohem": options.ohem}
+    settings = {**options.task_settings, "class_weights": weights}
     task_loss = build_loss(task, network, options.task_weight, settings) if options.task_weight else None
     losses = build_losses(options.terms, network, teacher) if teacher else {}
     objective = Objective(network, task_loss, losses).to(device)

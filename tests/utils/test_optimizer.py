@@ -5,6 +5,8 @@ import copy
 import pytest
 import timm.optim
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from torch import nn
 
 from segdistill.dataset import Normalization, Sample
@@ -162,11 +164,11 @@ def test_multistep_falls_at_the_step_itself():
     assert [step for step in range(1, 100) if rates[step] != rates[step - 1]] == [30, 60]
 
 
-def batch_of(progress):
+def batch_of(progress, part=slice(0, 2)):
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (2, 3, 64, 64), generator=generator, dtype=torch.uint8)
     labels = torch.randint(0, 5, (2, 64, 64), generator=generator, dtype=torch.uint8)
-    sample = Sample(images, labels, "", torch.zeros(2, 2, dtype=torch.int64))
+    sample = Sample(images[part], labels[part], "", torch.zeros(2, 2, dtype=torch.int64)[part])
     plain = Normalization(mean=(127.0, 127.0, 127.0), std=(64.0, 64.0, 64.0))
     return make_batches(sample, plain, progress=progress)[0]
 
@@ -226,6 +228,37 @@ def test_a_learner_that_begins_after_the_thaw_is_one_that_saw_it():
     resumed.load_state_dict(state)
     step(resumed, 0.75)
     assert not changed(whole.objective, state_of(resumed.objective))
+
+
+def train_in_process(rank, folder, count):
+    torch.set_num_threads(1)
+    if count > 1:
+        dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=count)
+    torch.manual_seed(0)
+    network = build_network("espnet_c", 5, p=1, q=1, norm="sync_batch_norm")
+    network.backbone_name = "level1"
+    words = ["--num-steps", "100", "--optimizer", "sgd", "--lr-g", "0.1", "--freeze", "backbone=0.5"]
+    options = parse_options([*words, "--network", "espnet_c", "--lr-factor", "head=2"])
+    learner = build_learner(options.objective, options.optimisation, TASKS["segmentation"], network, None, "cpu")
+    states = [state_of(network)]
+    for progress in (0.0, 0.5, 0.6):
+        share = 2 // count
+        learner.accumulate(batch_of(progress, slice(rank * share, (rank + 1) * share)), None)
+        learner.update()
+        states.append(state_of(network))
+    torch.save(states, f"{folder}/{count}_{rank}.pth")
+
+
+def test_two_processes_thaw_at_the_same_step_and_are_one(tmp_path):
+    train_in_process(0, tmp_path, 1)
+    mp.start_processes(train_in_process, (tmp_path, 2), nprocs=2, start_method="fork")
+    one, two, other = (torch.load(tmp_path / f"{name}.pth") for name in ("1_0", "2_0", "2_1"))
+    for name in one[0]:
+        assert all(torch.equal(left[name], right[name]) for left, right in zip(two, other, strict=True))
+        torch.testing.assert_close(two[-1][name], one[-1][name], rtol=1e-4, atol=1e-6)
+        moved = [not torch.equal(one[step][name], one[step - 1][name]) for step in (1, 2, 3)]
+        if name.startswith("level1.") and not name.endswith("num_batches_tracked"):
+            assert moved == [False, True, True], name
 
 
 def test_what_a_frozen_backbone_leaves_without_effect_is_refused():

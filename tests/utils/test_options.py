@@ -148,6 +148,13 @@ def teacher(tmp_path):
         (["--pi", "--teacher-options", "pretrained=true"], "no effect without --teacher-network"),
         (["--pi", "--teacher-network", "pspnet", "--teacher-options", "q=3"], "pspnet has no setting 'q=3'"),
         (["--task-weight", "-1"], "0 or more"),
+        (["--class-weights", "even"], "--class-weights: no file even, nor one of inverse, enet"),
+        (["--label-smoothing", "2"], "at most 1"),
+        (["--focal", "2", "--ohem", "min_kept=9"], "--focal and --ohem both choose hard pixels"),
+        (
+            ["--task-weight", "0", "--pi", "--teacher-network", "pspnet", "--dice", "1"],
+            "--dice has no effect with --task-weight 0",
+        ),
         (["--task-weight", "0"], "leaves nothing to learn from"),
         (
             ["--task-weight", "0", "--pi", "--teacher-network", "pspnet", "--aux-weight", "1"],

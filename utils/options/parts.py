@@ -19,6 +19,7 @@ from segdistill.dataset.normalization import parse_normalization
 from segdistill.libs import NORMS
 from segdistill.network import NETWORKS, network_class
 from segdistill.network.settings import Limits, settings_of
+from segdistill.utils.class_weights import FORMULAS
 from segdistill.utils.losses import Term
 from segdistill.utils.tasks import TASKS
 
@@ -218,15 +219,34 @@ class ObjectiveOptions:
     terms: tuple[Term, ...] = ()  # --METHOD and --loss, each occurrence one
     task_weight: float = option(1.0, "weight of the loss on labels; 0: no labels are needed", "W", least=0)
     aux_weight: float | None = option(None, "of the auxiliary head, where there is one (0.4)", "W", rare=True, least=0)
+    class_weights: str | None = option(
+        None, "'class weight' lines or JSON, or computed of the labels", "FILE|inverse|enet"
+    )
+    label_smoothing: float | None = option(
+        None, "share of the target for all classes", "S", rare=True, above=0, greatest=1
+    )
+    focal: float | None = option(None, "(1 - p)^G x cross-entropy", "G", rare=True, above=0)
+    dice: float | None = option(None, "weight of a Dice loss beside cross-entropy", "W", rare=True, above=0)
+    lovasz: float | None = option(None, "weight of a Lovász loss beside it", "W", rare=True, above=0)
     ohem: dict[str, float] | None = option(None, "hard pixels only: threshold=0.7 min_kept=100000", "key=value")
 
     def __post_init__(self):
         if self.task_weight == 0:
             if not self.terms:
                 raise ValueError("--task-weight 0 leaves nothing to learn from without a distillation method")
-            for name in ("ohem", "aux_weight"):
+            for name in (*self.task_settings, "class_weights"):
                 if getattr(self, name) is not None:
                     raise ValueError(f"{flag_of(name)} has no effect with --task-weight 0")
+        if self.focal and self.ohem:
+            raise ValueError("--focal and --ohem both choose hard pixels: give one")
+        if self.class_weights and self.class_weights not in FORMULAS and not Path(self.class_weights).is_file():
+            raise ValueError(f"--class-weights: no file {self.class_weights}, nor one of {', '.join(FORMULAS)}")
+
+    @property
+    def task_settings(self) -> dict[str, object]:
+        """The settings of ``Task.loss`` that are options as they are; None where not given."""
+        names = ("aux_weight", "ohem", "label_smoothing", "focal", "dice", "lovasz")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -324,7 +344,7 @@ class RunOptions:
     log_every: int = option(20, "steps between rows of metrics", "N", purpose="bookkeeping", rare=True, least=1)
     device: str | None = option(None, "cuda if there is one, else cpu", "DEVICE", purpose="bookkeeping")
     channels_last: bool = option(True, "channels_last memory format", rare=True)
-    deterministic: bool = option(False, "the same bits on CUDA too, slower")
+    deterministic: bool = option(False, "the same bits on CUDA too, slower", rare=True)
     check: bool = option(
         False, "check options, data, networks and teacher, and stop before the first step", purpose="bookkeeping"
     )
