@@ -397,7 +397,7 @@ CIRKD_TERMS = (
 
 
 def scaled_up(values: Values) -> str:
-    return "--random-scale --scale-range 0.5 2 --random-mirror"
+    return "--random-scale --scale-range 0.5 2 --scale-step 0.1 --random-mirror"
 
 
 AKD_OPTIONS = (
@@ -633,7 +633,7 @@ TABLES: tuple[Table, ...] = (
         "--lambda-kd 1",
         CIRKD_SAME,
         CIRKD_UNNEEDED,
-        scaled_up,
+        lambda values: f"{scaled_up(values)} --min-lr 1e-4",
     ),
     Table(
         "CIRKD, DIST",
