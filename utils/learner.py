@@ -1,5 +1,6 @@
 """The total loss (Objective) and one optimisation step (Learner)."""
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 
@@ -218,6 +219,11 @@ class Learner:
         self.scaler.load_state_dict(state["scaler"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
+
+
+def poly(power: float) -> Callable[[float], float]:
+    """The schedule (1 - progress)^power."""
+    return lambda progress: math.pow(1 - progress, power)
 
 
 def finite(gradient: Tensor | None) -> bool:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from segdistill.network import SegmentationNetwork
-from segdistill.utils.learner import Objective
+from segdistill.utils.learner import Objective, poly
 from segdistill.utils.options import OptimisationOptions
 
 WARMUP_START = 1e-6  # factor at the first step of a warm-up, as in mmcv: not 0, which Adam would count as a step
@@ -129,7 +129,7 @@ def schedule_of(options: OptimisationOptions) -> Callable[[float], float]:
     """The factor of the learning rates at a progress (0..1) of the training: warm-up times the schedule."""
     floor = options.min_lr / options.lr_g
     decreasing = {
-        "poly": lambda progress: math.pow(1 - progress, options.power),
+        "poly": poly(options.power),
         "cosine": lambda progress: (1 + math.cos(math.pi * progress)) / 2,
         "constant": lambda progress: 1.0,
         "multistep": multistep(map(options.share, options.milestones or ()), options.gamma or 0.1),

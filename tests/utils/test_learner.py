@@ -12,7 +12,7 @@ from segdistill.dataset import Normalization, Sample
 from segdistill.network import SegmentationNetwork, build_network
 from segdistill.network.base import Feature
 from segdistill.utils.batch import make_batches
-from segdistill.utils.learner import Learner, Objective
+from segdistill.utils.learner import Learner, Objective, poly
 from segdistill.utils.losses import TaskLoss, Term, build_losses
 
 PLAIN = Normalization(mean=(127.0, 127.0, 127.0), std=(64.0, 64.0, 64.0))
@@ -118,7 +118,7 @@ def test_rates_follow_the_schedule_group_by_group():
     learner, teacher = learner_of()
     parameters = list(learner.objective.parameters())
     groups = [{"params": parameters[:2], "lr": 1.0}, {"params": parameters[2:], "lr": 0.1}]
-    learner = Learner(learner.objective, torch.optim.SGD(groups), schedule=lambda progress: (1 - progress) ** 2)
+    learner = Learner(learner.objective, torch.optim.SGD(groups), schedule=poly(2))
     step(learner, teacher, sample_of(), progress=0.5)
     assert [group["lr"] for group in learner.optimizer.param_groups] == pytest.approx([0.25, 0.025])
     assert learner.rate == pytest.approx(0.25)
