@@ -229,6 +229,7 @@ def build_cache(group: Group, teacher: Teacher | None, convention: Normalization
     if not (options.teacher.teacher_cache and group.distilled):
         return None
     key = {"seed": options.optimisation.seed, **options.data.augmentation}
+    key |= {"teacher_view": options.teacher.teacher_view} if options.teacher.teacher_view else {}
     key |= {"teacher": teacher.report.sha256, "classes": teacher.class_map, "shown": astuple(teacher.normalization)}
     key |= {name: getattr(teacher.inference, name) for name in ("scale", "stride", "precision")}
     key |= {"images": group.train_set.digest(), "input": astuple(convention)}

@@ -26,12 +26,19 @@ logger = logging.getLogger(__name__)
 
 class Sample(NamedTuple):
     """image: uint8 (3, H, W) RGB; label: (H, W), train ids in uint8 with 255 for void, or float values with NaN for
-    void; name: the image file's stem; key: int64 (2,), epoch and index of the sample."""
+    void; name: the image file's stem; key: int64 (2,), epoch and index of the sample; view: the image as the teacher
+    sees it, as ``image``, or empty where it sees the same."""
 
     image: Tensor
     label: Tensor
     name: str
     key: Tensor
+    view: Tensor = torch.empty(0, dtype=torch.uint8)
+
+    @property
+    def shown(self) -> Tensor:
+        """What the teacher sees."""
+        return self.view if self.view.numel() else self.image
 
 
 class Selection(Sequence):
@@ -44,7 +51,7 @@ class Selection(Sequence):
         return len(self.indices)
 
     def __getitem__(self, index: int) -> Sample:
-        image, label, name, _ = self.samples[self.indices[index]]
+        image, label, name, *_ = self.samples[self.indices[index]]
         if index >= self.num_labelled:
             label = torch.full_like(label, IGNORE_INDEX)
         return Sample(image, label, name, torch.tensor([0, index]))
@@ -90,8 +97,8 @@ class Recipe(NamedTuple):
         return self._replace(input_size=tuple(map(min, fitting, self.input_size)))
 
 
-# (image, label, generator) -> (image, label)
-Transform = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
+# (image, label, generator) -> (image, label), or with the teacher's view of the image as a third
+Transform = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, ...]]
 
 
 class SegmentationDataset(torch.utils.data.Dataset):
@@ -268,8 +275,8 @@ class SegmentationDataset(torch.utils.data.Dataset):
         sample = self.memory[index] if self.memory else self.read(index)
         if self.transform:
             generator = generator_of("augmentation", self.seed, epoch, index)
-            image, label = self.transform(sample.image, sample.label, generator)
-            return Sample(image, label, sample.name, torch.tensor([epoch, index]))
+            image, label, *view = self.transform(sample.image, sample.label, generator)
+            return Sample(image, label, sample.name, torch.tensor([epoch, index]), *view)
         return sample
 
     def read(self, index: int) -> Sample:

@@ -11,8 +11,8 @@ here=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")
 dataset=cityscapes
 teacher_network="--network deeplabv3 --network-options backbone=resnet101_v1s"
 student_network="--network deeplabv3 --network-options backbone=resnet18_v1s"
-train_flags="--input-size 512,1024 --random-scale --scale-range 0.5 2.0 --random-mirror --batch-size 16 --num-steps 40000
-    --optimizer sgd --lr-g 0.02 --weight-decay 1e-4 --num-workers 8 --accumulate ${accumulate:-8}"
+train_flags="--input-size 512,1024 --random-scale --scale-range 0.5 2.0 --scale-step 0.1 --random-mirror --batch-size 16
+    --num-steps 40000 --optimizer sgd --lr-g 0.02 --weight-decay 1e-4 --num-workers 8 --accumulate ${accumulate:-8}"
 is_pi_use=false is_pa_use=false is_ho_use=false
 methods="--kd weight=1 --cirkd weight=1 temperature=0.1 --cirkd-memory weight=0.1 temperature=0.1"
 . "$here/experiments/common.sh"

@@ -19,6 +19,7 @@ if [ -n "${SMOKE:-}" ]; then
     $python -m segdistill.dataset.scenes "$data_dir" --num-train 8 --num-val 4 --num-test 2 --size 64 128
     flags="--num-workers 0 --preload"
     teacher_network=${teacher_network//resnet101/resnet18}
+    teacher_network=${teacher_network//mit_b4/mit_b0}
     teacher=$smoke/teacher$(printf %s "$teacher_network" | tr -c 'a-z0-9' _).pth
     if [ "${check:-}" = only ]; then
         teacher=train

@@ -51,6 +51,8 @@ class SegmentationNetwork(nn.Module):
     classes: tuple[str, ...] | None = None
     # The options saved in ``config`` if they differ from the given ones, such as ``pretrained``.
     rebuild: dict | None = None
+    # The module that starts from ImageNet: --lr-factor, --layer-decay and --freeze name it backbone.
+    backbone_name: str = "backbone"
     # The arguments of ``build_network`` for this network; saved in checkpoints.
     config: dict
     # Why bfloat16 autocast on the CPU is refused for this network; empty where it is not.

@@ -212,7 +212,7 @@ def flags(capsys):
     for parse in PARSERS.values():
         with pytest.raises(SystemExit):
             parse(["--help"])
-    for command in ("convert", "fetch", "push", "pspnet"):
+    for command in ("convert", "export", "fetch", "push", "pspnet"):
         with pytest.raises(SystemExit):
             network_tool([command, "--help"])
     with pytest.raises(SystemExit):

@@ -74,7 +74,7 @@ COMMANDS = [
     (
         f"{LAUNCH} train_kd.py {PAIR} --lambda-kd 1.0 --lambda-d 0.1 --lambda-adv 0.001 --lambda-cwd-fea 50. "
         f"--lambda-cwd-logit 3. {FILES}",
-        "--ho weight=0.001 kind=hinge optimizer=adam --cwd on=context weight=50. temperature=4 --cwd weight=3.",
+        "--ho weight=0.001 kind=hinge optimizer=adam power=0 --cwd on=context weight=50. temperature=4 --cwd weight=3.",
     ),
     (f"{LAUNCH} train_kd.py {PAIR} --lambda-kd 1. --lambda-skd 10 {FILES}", "--pa weight=10 window=2"),
     (f"{LAUNCH} train_kd.py {PAIR} --lambda-kd 1.0 --lambda-ifv 20. {FILES}", "--ifvd weight=20."),

@@ -112,6 +112,44 @@ def test_a_run_that_died_twice_ends_with_the_same_state(tiny, tmp_path, monkeypa
     assert_same(last(tmp_path, "parts"), last(tmp_path, "whole"))
 
 
+# Every option of optimisation, augmentation and task loss that goes with every other.
+RECIPE = [
+    *("--network", "segformer", "--network-options", "backbone=mit_b0", "width=16", "--optimizer", "adamw"),
+    *("--lr-factor", "head=10", "adapters=2", "--layer-decay", "0.9", "--no-decay-norms", "--warmup", "2"),
+    *("--schedule", "cosine", "--min-lr", "1e-5", "--freeze", "backbone=0.4", "--clip-norm", "1", "--ema", "0.9"),
+    *("--augment", "rotate", "photometric", "jitter", "grey", "blur", "--teacher-view", "weak", "--scale-step", "0.1"),
+    *("--max-class-share", "0.75", "--class-weights", "enet", "--label-smoothing", "0.1", "--focal", "2"),
+    *("--dice", "0.5", "--lovasz", "0.5", "--views", "2"),
+]
+
+
+def test_a_run_with_every_option_that_died_twice_ends_with_the_same_state(tiny, tmp_path, monkeypatch):
+    """Before and after the backbone thaws, and with other loader processes."""
+    terms = ["--pi", "--fitnet", "on=layer3:layer3"]
+    train.main(arguments(tiny, tmp_path, "whole", terms, *RECIPE, "--num-workers", "2"))
+    for step in (3, 5):
+        with monkeypatch.context() as context:
+            stop_before(context, step)
+            with pytest.raises(MemoryError):
+                train.main(arguments(tiny, tmp_path, "parts", terms, *RECIPE, "--save-every", "1", "--resume"))
+    train.main(arguments(tiny, tmp_path, "parts", terms, *RECIPE, "--save-every", "1", "--resume"))
+    assert_same(last(tmp_path, "parts"), last(tmp_path, "whole"))
+
+
+def test_a_teacher_may_see_less_than_the_student(tiny, tmp_path):
+    """Its cached answers to the weak view are those that it gives without photometric augmentation."""
+    cached = ["--pi", "--views", "1", "--teacher-cache", str(tmp_path / "cache")]
+    train.main(arguments(tiny, tmp_path, "plain", cached))
+    train.main(arguments(tiny, tmp_path, "weak", cached, "--augment", "jitter=1", "grey=1", "--teacher-view", "weak"))
+    train.main(arguments(tiny, tmp_path, "strong", cached, "--augment", "jitter=1", "grey=1"))
+    maps = {
+        (key.get("augment") is not None, "teacher_view" in key): next(path.parent.glob("*.maps")).read_bytes()
+        for path in tmp_path.glob("cache/*/key.json")
+        for key in [json.loads(path.read_text())]
+    }
+    assert maps[True, True] == maps[False, False] != maps[True, False]
+
+
 def test_loader_processes_do_not_change_the_run(tiny, tmp_path):
     train.main(arguments(tiny, tmp_path, "none", []))
     train.main(arguments(tiny, tmp_path, "two", [], "--num-workers", "2"))

@@ -23,6 +23,7 @@ class Batch(NamedTuple):
         unlabelled images. None where it is not known, then they count their own.
     unsure: (N, h, w) bool, at the stride of the teacher's logits: positions of wholly unlabelled images where its
         confidence is too low for its terms. None: none are.
+    shown: as ``images``, what the teacher sees; None where it sees the same.
     """
 
     images: Tensor
@@ -32,6 +33,7 @@ class Batch(NamedTuple):
     progress: float
     num_kept: Tensor | None = None
     unsure: Tensor | None = None
+    shown: Tensor | None = None
 
 
 def make_batches(
@@ -57,8 +59,13 @@ def make_batches(
     for part in range(parts):
         # Every parts-th sample, so that labelled and unlabelled ones spread over the parts.
         image, label, keys = (x[part::parts] for x in (sample.image, labels, sample.key))
-        images = normalization(image.to(device, non_blocking=True)).contiguous(memory_format=memory_format)
-        batches.append(Batch(images, label, keys, num_valid, progress, num_kept))
+        images, shown = (
+            normalization(x.to(device, non_blocking=True)).contiguous(memory_format=memory_format)
+            if x.numel()
+            else None
+            for x in (image, sample.view[part::parts])
+        )
+        batches.append(Batch(images, label, keys, num_valid, progress, num_kept, shown=shown))
     return batches
 
 
@@ -70,7 +77,7 @@ def join_batches(batches: list[Batch]) -> Batch:
     images, labels, keys = (torch.cat([batch[i] for batch in batches]) for i in range(3))
     num_kept = None if first.num_kept is None else first.num_kept * parts
     unsure = None if first.unsure is None else torch.cat([batch.unsure for batch in batches])
-    return Batch(images, labels, keys, first.num_valid * parts, first.progress, num_kept, unsure)
+    return Batch(images, labels, keys, first.num_valid * parts, first.progress, num_kept, unsure=unsure)
 
 
 def without_unsure(batch: Batch, logits: Tensor, min_confidence: float) -> Batch:

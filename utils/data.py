@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from segdistill.dataset import DATASETS, SegmentationDataset, build_dataset
+from segdistill.dataset.augment import AugmentedCrop, parse_augmentations
 from segdistill.dataset.cache import open_cache
 from segdistill.dataset.check import require_labels
 from segdistill.dataset.sampler import TrainSampler
@@ -13,6 +14,7 @@ from segdistill.dataset.transforms import RandomCrop
 from segdistill.utils.distributed import rank, world_size
 from segdistill.utils.loader import Loader
 from segdistill.utils.options import DataOptions, Options
+from segdistill.utils.tasks import task_of
 from segdistill.utils.teacher import Teacher
 
 
@@ -24,13 +26,15 @@ def build_train_sets(each: Sequence[Options]) -> dict[DataOptions, SegmentationD
         data.dataset,
         data.data_dir,
         "train",
-        transform=RandomCrop(data.input_size, data.scale_range or (1.0, 1.0), data.random_mirror),
+        transform=build_transform(data, any(one.teacher.teacher_view for one in each)),
         seed=first.optimisation.seed,
         data_list=data.data_list,
         unlabelled_list=data.unlabelled_list,
         labelled=needs_labels,
         task=data.task,
     )
+    if data.max_class_share and task_of(split).per_class is None:
+        raise ValueError(f"--max-class-share has no effect with --task {split.task}, whose labels are no classes")
     keep_decoded(split, first)
     train_sets = {}
     for data in dict.fromkeys(one.data for one in each):
@@ -42,6 +46,15 @@ def build_train_sets(each: Sequence[Options]) -> dict[DataOptions, SegmentationD
         if needs_labels:
             require_labels(train_set)
     return train_sets
+
+
+def build_transform(data: DataOptions, weak_view: bool) -> RandomCrop:
+    """The training augmentation; with ``weak_view`` the teacher's samples lack its photometric part."""
+    settings = {"scale_step": data.scale_step, "short_side": data.short_side, "max_class_share": data.max_class_share}
+    crop = data.input_size, data.scale_range or (1.0, 1.0), data.random_mirror
+    if not data.augment:
+        return RandomCrop(*crop, **settings)
+    return AugmentedCrop(*crop, **settings, steps=parse_augmentations(data.augment), weak_view=weak_view)
 
 
 def build_val_set(

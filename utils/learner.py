@@ -62,12 +62,14 @@ class Learner:
             learner.accumulate(batch, teacher(batch, learner.wanted))
         values = learner.update()
 
-    Learning rates follow ``schedule(progress)`` times those that the optimizer was built with, group by group.
+    Learning rates follow ``schedule(progress)`` times those that the optimizer was built with, group by group; those
+    of groups with ``constant`` stay.
 
     Args:
         objective: on its device.
         optimizer: of the objective's parameters that require a gradient.
         schedule: progress (0..1) to a factor.
+        frozen: a module of the student and the progress before which it stays as it is, in evaluation mode.
         precision: "float32", or "bf16" or "fp16" autocast; losses are float32 in any case.
         clip_norm: the gradient's greatest norm; None does not clip.
         ema: decay of an exponential moving average of the student's weights, 0..1; None keeps none.
@@ -80,13 +82,13 @@ class Learner:
         optimizer: torch.optim.Optimizer,
         *,
         schedule: Callable[[float], float] = lambda progress: 1.0,
+        frozen: tuple[nn.Module, float] | None = None,
         precision: str = "float32",
         clip_norm: float | None = None,
         ema: float | None = None,
         parts: int = 1,
     ):
         self.objective, self.optimizer, self.schedule = objective, optimizer, schedule
-        self.model = DistributedDataParallel(objective) if world_size() > 1 else objective
         self.parameters = {name: p for name, p in objective.named_parameters() if p.requires_grad}
         self.base_rates = [group["lr"] for group in optimizer.param_groups]
         self.device_type = next(objective.parameters()).device.type
@@ -100,6 +102,9 @@ class Learner:
         self.seen: list[tuple[SegmentationOutput, SegmentationOutput | None, Batch]] = []
         self.terms: list[dict[str, Tensor]] = []
         objective.train()
+        self.frozen, self.thaws_at = frozen or (None, 0.0)
+        self.waiting = [p for p in self.frozen.parameters() if p.requires_grad] if self.frozen else []
+        self._require_gradients(self.frozen is None)
 
     @property
     def wanted(self) -> frozenset[str]:
@@ -118,6 +123,8 @@ class Learner:
 
     def accumulate(self, batch: Batch, teacher_output: SegmentationOutput | None) -> None:
         """Add the gradient of one part of the step."""
+        if self.frozen:
+            self._keep_frozen(batch.progress)
         last = len(self.seen) + 1 == self.parts
         with nullcontext() if last or self.model is self.objective else self.model.no_sync():
             counting = SavedBytes(self.objective) if self.saved_bytes is None else nullcontext()
@@ -147,7 +154,7 @@ class Learner:
         if self.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self.parameters.values(), self.clip_norm, norm)
         for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
-            group["lr"] = rate * self.schedule(progress)
+            group["lr"] = rate if group.get("constant") else rate * self.schedule(progress)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
@@ -161,6 +168,21 @@ class Learner:
             for name, loss in self.objective.losses.items():
                 values |= {f"{name}/{key}": value for key, value in loss.after_step(*whole).items()}
         return values
+
+    def _require_gradients(self, required: bool) -> None:
+        for parameter in self.waiting:
+            parameter.requires_grad_(required)
+        # It notes which parameters have a gradient when it is made.
+        self.model = DistributedDataParallel(self.objective) if world_size() > 1 else self.objective
+
+    def _keep_frozen(self, progress: float) -> None:
+        """Evaluation mode, which a validation ends, for the frozen module; or its end."""
+        if progress < self.thaws_at:
+            self.frozen.eval()
+            return
+        self.frozen.train()
+        self.frozen = None
+        self._require_gradients(True)
 
     def shares(self, values: Mapping[str, float]) -> dict[str, float]:
         """Each weighted term's share of the last step's total, of the values that ``update`` returned, as numbers."""

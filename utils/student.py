@@ -4,6 +4,7 @@ import copy
 import logging
 import math
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -14,10 +15,12 @@ from segdistill.dataset.base import seed_of
 from segdistill.network import NETWORKS, SegmentationNetwork, SegmentationOutput, build_network
 from segdistill.network.weights.checkpoint import export_weights, load_weights
 from segdistill.utils.batch import Batch
+from segdistill.utils.class_weights import class_weights
 from segdistill.utils.distributed import mean_over_processes, rank, share_buffers
 from segdistill.utils.evaluate import evaluate
-from segdistill.utils.learner import Learner, Objective, poly
+from segdistill.utils.learner import Learner, Objective
 from segdistill.utils.losses import build_losses
+from segdistill.utils.optimizer import build_optimizer, frozen_backbone, schedule_of
 from segdistill.utils.options import ObjectiveOptions, OptimisationOptions, Options
 from segdistill.utils.predict import whole
 from segdistill.utils.run import Run
@@ -57,8 +60,13 @@ class Student:
         torch.manual_seed(seed_of("losses", options.optimisation.seed))
         teacher_network = teacher.network if teacher else None
         self.task = task_of(train_set)
+        weights = None
+        if options.objective.class_weights:
+            if self.task.per_class is None:
+                raise ValueError(f"--class-weights has no effect with --task {self.task.name}, which has no classes")
+            weights = class_weights(options.objective.class_weights, train_set)
         self.learner = build_learner(
-            options.objective, options.optimisation, self.task, network, teacher_network, device
+            options.objective, options.optimisation, self.task, network, teacher_network, device, weights
         )
         if options.optimisation.part_size == 1:
             check_single_image(network, self.learner.objective.needs.student, options.data.input_size)
@@ -159,7 +167,7 @@ class Student:
         scores = evaluate(predictor, val_set, self.normalization, None, num_workers, "validation", batch_size)
         panels = []
         for i in sorted({0, len(val_set) // 2}):
-            image, label, name, _ = val_set[i]
+            image, label, name, *_ = val_set[i]
             prediction = self.task.read(predictor.coarse(self.normalization(image[None])), label.shape)[0]
             maps = [self.task.picture(values.numpy(), val_set) for values in (label, prediction)]
             panels.append(np.concatenate([image.permute(1, 2, 0).numpy(), *maps], axis=1))
@@ -196,26 +204,23 @@ def build_learner(
     network: SegmentationNetwork,
     teacher: SegmentationNetwork | None,
     device: torch.device,
+    weights: Sequence[float] | None = None,
 ) -> Learner:
-    """The learner of a network: its losses and the optimizer of all trained parameters.
+    """The learner of a network: its losses and the optimizer of all trained parameters; ``weights`` of the classes.
 
     Raises:
         ValueError: an option that has no effect on this network.
     """
-    settings = {"aux_weight": options.aux_weight, "ohem": options.ohem}
+    settings = {**options.task_settings, "class_weights": weights}
     task_loss = build_loss(task, network, options.task_weight, settings) if options.task_weight else None
     losses = build_losses(options.terms, network, teacher) if teacher else {}
     objective = Objective(network, task_loss, losses).to(device)
-    parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
-    rate, decay = optimisation.lr_g, optimisation.weight_decay
-    if optimisation.optimizer == "adam":
-        optimizer = torch.optim.Adam(parameters, rate, weight_decay=decay)
-    else:
-        optimizer = torch.optim.SGD(parameters, rate, optimisation.momentum, weight_decay=decay)
+    frozen = frozen_backbone(objective, optimisation)
     return Learner(
         objective,
-        optimizer,
-        schedule=poly(optimisation.power),
+        build_optimizer(objective, optimisation),
+        schedule=schedule_of(optimisation),
+        frozen=frozen,
         precision=optimisation.precision,
         clip_norm=optimisation.clip_norm,
         ema=optimisation.ema,

@@ -170,7 +170,8 @@ class Teacher(nn.Module):
         Raises:
             ValueError: a feature that the network does not have.
         """
-        images = self.student_normalization.convert(batch.images, self.normalization)
+        shown = batch.images if batch.shown is None else batch.shown
+        images = self.student_normalization.convert(shown, self.normalization)
         images = self.rescale(images).contiguous(memory_format=self.inference.memory_format)
         with autocast(images.device.type, self.inference.precision):
             output = self.extract(images, frozenset(features))
@@ -269,7 +270,7 @@ class Teacher(nn.Module):
         indices = [labelled[i] for i in evenly_spaced(num_crops, len(labelled))]
         samples = (dataset[index] for index in indices)
         maps = (
-            (self._coarse(task.feature, self.normalization(sample.image[None])), sample.label[None])
+            (self._coarse(task.feature, self.normalization(sample.shown[None])), sample.label[None])
             for sample in samples
         )
         figures = task.measure(maps, dataset)

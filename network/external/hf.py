@@ -55,6 +55,7 @@ class HuggingFaceNetwork(SegmentationNetwork):
         if hf_config is None:  # else it is built again from a checkpoint, which has both
             self.normalization = convention_of(model)
             self.classes = names_of(config) if self.num_classes else None
+        self.backbone_name = f"model.{self.model.base_model_prefix}" if self.num_classes else "model"
         self.model.float()  # published weights may be of half precision
         if self.model.main_input_name != "pixel_values":
             raise ValueError(f"hf:{model} reads {self.model.main_input_name}, not images")

@@ -24,6 +24,8 @@ class SMPNetwork(SegmentationNetwork):
         ValueError: no such architecture or encoder, or no class count.
     """
 
+    backbone_name = "model.encoder"
+
     def __init__(
         self, num_classes: int | None, *, model: str, encoder_name: str = "resnet34", pretrained: bool = False
     ):

@@ -27,6 +27,7 @@ class TimmBackbone(SegmentationNetwork):
     """
 
     num_classes = 0
+    backbone_name = "model"
 
     def __init__(
         self, num_classes: int | None = 0, *, model: str, pretrained: bool = False, output_stride: int | None = None

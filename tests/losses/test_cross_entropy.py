@@ -7,6 +7,7 @@ from waves import STUDENT_LOGITS, TEACHER_LOGITS, batch_of, output_of, striped_l
 
 from segdistill.utils.losses import TaskLoss, cross_entropy_loss, ohem_loss
 from segdistill.utils.losses.base import resize_labels
+from segdistill.utils.losses.overlap import dice_loss, lovasz_loss
 
 LABELS = striped_labels()
 
@@ -170,3 +171,85 @@ def test_loss_is_that_of_bilinear_logits_with_aligned_corners(size):
     torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
     gradients = [torch.autograd.grad(value, logits)[0] for value in (loss, expected)]
     torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-15)
+
+
+WEIGHTS = torch.tensor([0.5, 2.0, 1.0, 0.0, 3.0])
+SETTINGS = [
+    {"class_weights": WEIGHTS},
+    {"label_smoothing": 0.2},
+    {"class_weights": WEIGHTS, "label_smoothing": 0.2},
+]
+
+
+def enlarged():
+    logits = F.interpolate(STUDENT_LOGITS, LABELS.shape[1:], mode="bilinear", align_corners=True)
+    return logits.requires_grad_()
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_weights_and_smoothing_are_torchs(settings, deterministic):
+    logits, labels = enlarged(), LABELS.long()
+    weights, smoothing = settings.get("class_weights"), settings.get("label_smoothing", 0.0)
+    whole = torch.nn.CrossEntropyLoss(
+        None if weights is None else weights.to(logits), ignore_index=255, reduction="sum", label_smoothing=smoothing
+    )
+    expected = whole(logits, labels) / (labels != 255).sum()
+    torch.use_deterministic_algorithms(deterministic)
+    value = cross_entropy_loss(logits, labels, **settings)
+    torch.use_deterministic_algorithms(False)
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, logits)[0] for loss in (value, expected)))
+
+
+def test_weights_of_mean_one_give_torchs_weighted_mean():
+    """Torch divides by the sum of the pixels' weights, which then is the number of pixels."""
+    labels = LABELS.long()
+    shares = torch.bincount(labels[labels != 255], minlength=5) / (labels != 255).sum()
+    weights = WEIGHTS / (shares @ WEIGHTS)
+    expected = F.cross_entropy(enlarged(), labels, weights.to(STUDENT_LOGITS), ignore_index=255)
+    torch.testing.assert_close(cross_entropy_loss(enlarged(), labels, class_weights=weights), expected)
+
+
+@pytest.mark.parametrize("settings", [*SETTINGS, {}])
+def test_a_focal_factor_is_that_of_each_pixel(settings):
+    logits, labels = enlarged(), LABELS.long()
+    weights, smoothing = settings.get("class_weights"), settings.get("label_smoothing", 0.0)
+    weights = None if weights is None else weights.to(logits)
+    each = F.cross_entropy(logits, labels, weights, ignore_index=255, reduction="none", label_smoothing=smoothing)
+    hardness = 1 - (-F.cross_entropy(logits, labels, ignore_index=255, reduction="none")).exp()
+    expected = (hardness**2 * each).sum() / (labels != 255).sum()
+    torch.testing.assert_close(cross_entropy_loss(logits, labels, focal=2.0, **settings), expected)
+    certain = torch.zeros(1, 2, 4, 4)
+    certain[:, 0] = 100
+    certain.requires_grad_()
+    cross_entropy_loss(certain, torch.zeros(1, 4, 4, dtype=torch.uint8), focal=0.5).backward()
+    assert certain.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("settings", [*SETTINGS, {"focal": 2.0}])
+def test_shares_of_a_batch_average_to_the_batch_with_every_setting(settings):
+    labels = LABELS.clone()
+    labels[1, 10:] = 255
+    num_valid = (labels != 255).sum() / 2
+    parts = [
+        cross_entropy_loss(STUDENT_LOGITS[n : n + 1], labels[n : n + 1], num_valid=num_valid, **settings)
+        for n in range(2)
+    ]
+    torch.testing.assert_close(sum(parts) / 2, cross_entropy_loss(STUDENT_LOGITS, labels, **settings))
+
+
+def test_the_terms_of_the_task_loss_add_up():
+    output, batch = output_of(logits=STUDENT_LOGITS, aux_logits=TEACHER_LOGITS), batch_of(LABELS)
+    smoothed = {"class_weights": WEIGHTS.tolist(), "label_smoothing": 0.1}
+    given = {"class_weights": WEIGHTS, "label_smoothing": 0.1}
+    expected = (
+        cross_entropy_loss(STUDENT_LOGITS, LABELS, focal=2.0, **given)
+        + 0.4 * cross_entropy_loss(TEACHER_LOGITS, LABELS, **given)
+        + 3 * dice_loss(enlarged(), LABELS)
+        + 2 * lovasz_loss(enlarged(), LABELS)
+    )
+    loss = TaskLoss(0.4, focal=2.0, dice=3.0, lovasz=2.0, **smoothed)(output, batch)
+    torch.testing.assert_close(loss, expected)
+    hard = TaskLoss(ohem={"min_kept": 0, "threshold": 0.3}, **smoothed)(output, batch)
+    torch.testing.assert_close(hard, ohem_loss(STUDENT_LOGITS, LABELS, 0.3, 0, **given))

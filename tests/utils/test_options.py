@@ -38,6 +38,20 @@ def teacher(tmp_path):
         (["--random-scale", "false", "--scale-range", "0.5", "2"], "--scale-range has no effect without"),
         (["--scale-range", "2", "0.5"], "the smaller factor comes first"),
         (["--scale-range", "0", "1"], "a number, 0.0625 or more"),
+        (["--scale-step", "5"], "--scale-step 5 leaves one factor"),
+        (["--scale-step", "0.1", "--random-scale", "false"], "--scale-step 0.1 leaves one factor of 1 ... 1"),
+        (["--short-side", "9", "5"], "--short-side 9 5: the smaller length comes first"),
+        (["--short-side", "5", "9", "--random-scale"], "both scale"),
+        (["--max-class-share", "75"], "at most 1"),
+        (["--augment", "sharpen"], "no augmentation 'sharpen'; known: rotate, photometric, jitter, grey, blur"),
+        (["--augment", "grey", "grey=0.3"], "augmentation grey is given twice"),
+        (["--augment", "grey=2"], "augmentation grey=2: expected a number above 0 and at most 1"),
+        (["--augment", "blur=much"], "augmentation blur=much: expected a number"),
+        (["--teacher-view", "weak"], "--teacher-view has no effect without a teacher"),
+        (
+            ["--pi", "--teacher-network", "pspnet", "--teacher-view", "weak", "--augment", "rotate"],
+            "--teacher-view weak has no effect without --augment of colours",
+        ),
         (["--pi"], "--pi needs a teacher"),
         (["--T_ckpt_path", __file__], "no effect without a distillation method"),
         (["--pi", "--T_ckpt_path", "none.pth"], "no file none.pth"),
@@ -56,6 +70,21 @@ def teacher(tmp_path):
         ([*ESPNET, "--student-pretrain-model-imgnet", __file__], "has no backbone"),
         (["--S_ckpt_path", __file__, "--student-pretrain-model-imgnet", __file__], "give one"),
         (["--optimizer", "adam", "--momentum", "0.9"], "--momentum has no effect"),
+        (["--optimizer", "adamw", "--momentum", "0.9"], "--momentum has no effect with --optimizer adamw"),
+        (["--schedule", "exponential"], "expected one of poly, cosine, constant, multistep"),
+        (["--schedule", "cosine", "--power", "2"], "--power has no effect with --schedule cosine: it is poly's"),
+        (["--schedule", "constant", "--min-lr", "1e-5"], "--min-lr has no effect with --schedule constant"),
+        (["--milestones", "0.5"], "--milestones has no effect with --schedule poly"),
+        (["--schedule", "multistep"], "needs --milestones"),
+        (["--schedule", "multistep", "--num-steps", "9", "--milestones", "5,9"], "--milestones 9 is not within"),
+        (["--schedule", "multistep", "--milestones", "1.5"], "--milestones 1.5: expected whole steps"),
+        (["--warmup", "300", "--num-steps", "200"], "--warmup 300 is not within the training of --num-steps 200"),
+        (["--min-lr", "0.5"], "--min-lr 0.5 is not below --lr-g"),
+        (["--lr-factor", "head"], "--lr-factor: expected NAME=NUMBER, not 'head'"),
+        (["--lr-factor", "head=0"], "--lr-factor head=0: expected a number, above 0"),
+        (["--lr-factor", "head=2", "head=3"], "--lr-factor: head is given twice"),
+        (["--freeze", "head"], "--freeze head=1: expected backbone"),
+        (["--freeze", "backbone=2"], "--freeze backbone=2: expected backbone"),
         (["--dataset", "camvid"], "needs --data-dir"),
         (["--dataset", "camvid", "--data-dir", "nowhere"], "no folder nowhere"),
         (["--lambda_pi", "3"], "unrecognized"),
@@ -121,6 +150,13 @@ def teacher(tmp_path):
         (["--pi", "--teacher-options", "pretrained=true"], "no effect without --teacher-network"),
         (["--pi", "--teacher-network", "pspnet", "--teacher-options", "q=3"], "pspnet has no setting 'q=3'"),
         (["--task-weight", "-1"], "0 or more"),
+        (["--class-weights", "even"], "--class-weights: no file even, nor one of inverse, enet"),
+        (["--label-smoothing", "2"], "at most 1"),
+        (["--focal", "2", "--ohem", "min_kept=9"], "--focal and --ohem both choose hard pixels"),
+        (
+            ["--task-weight", "0", "--pi", "--teacher-network", "pspnet", "--dice", "1"],
+            "--dice has no effect with --task-weight 0",
+        ),
         (["--task-weight", "0"], "leaves nothing to learn from"),
         (
             ["--task-weight", "0", "--pi", "--teacher-network", "pspnet", "--aux-weight", "1"],
@@ -181,8 +217,9 @@ def test_the_methods_are_listed_a_line_each(capsys):
 
 
 def test_help_takes_two_screens_and_does_not_name_single_methods():
-    text = make_parser().format_help()
+    text = make_parser(every=False).format_help()
     assert len(text.splitlines()) <= 80
+    assert all(f"{flag_of(name)}" in text for name in FLAGS)
     assert "--fitnet" not in text
 
 
@@ -251,6 +288,24 @@ def test_options_of_an_older_version_are_completed_by_defaults(teacher):
     assert complete(older) == options
 
 
+def test_augmentations_have_an_order_and_a_value():
+    assert parse_options(["--augment", "grey", "rotate=5"]).data.augment == ("rotate=5.0", "grey=0.2")
+    data = parse_options(["--short-side", "100", "200"]).data
+    assert (data.random_scale, data.scale_range, data.short_side) == (False, None, (100, 200))
+
+
+def test_a_cache_of_an_older_version_is_still_that_of_the_default_augmentation():
+    assert parse_options([]).data.augmentation.keys() == {"views", "input_size", "scale_range", "random_mirror"}
+    assert "augment" in parse_options(["--augment", "grey"]).data.augmentation
+
+
+def test_the_augmentations_are_listed(capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse_options(["--list-augmentations"])
+    assert not stop.value.code
+    assert "jitter=0.4" in capsys.readouterr().out
+
+
 def test_terms_keep_their_order():
     assert [term.method for term in name_terms([("pa", {}), ("pi", {})])] == ["pa", "pi"]
 
@@ -269,6 +324,8 @@ def test_a_student_beside_has_labels_of_its_own_and_no_teacher_without_terms(tea
 
 
 CONFIGURED = ["--lr-g", "0.003", "--ohem", "min_kept=9", "--scale-range", "0.5", "2", "--precision", "fp16"]
+CONFIGURED += ["--augment", "jitter", "rotate=5", "--scale-step", "0.1"]
+CONFIGURED += ["--lr-factor", "head=10", "--freeze", "backbone=0.5", "--schedule", "multistep", "--milestones", "0.5,9"]
 CONFIGURED += [
     "--network",
     "espnet_c",
@@ -298,6 +355,8 @@ def test_a_run_is_a_file_that_can_be_fed_back(config):
     assert [term.name for term in changed.objective.terms] == ["pa"]
     assert changed.student == options.student
     assert parse_options(["--config", str(path), "--network", "pspnet"]).student.network_options == {}
+    assert parse_options(["--config", str(path), "--schedule", "cosine"]).optimisation.milestones is None
+    assert parse_options(["--config", str(path), "--short-side", "9", "9"]).data.scale_range is None
 
 
 def test_a_config_of_another_version(config, capsys):

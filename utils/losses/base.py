@@ -66,6 +66,7 @@ class DistillationLoss(nn.Module):
     needs_classes: ClassVar[bool] = False  # it reads labels as class ids
     needs_logits: ClassVar[bool] = False  # its maps have a channel for each class, which it looks up by label
     equal_channels: ClassVar[bool] = False  # of the two maps: it has no adapter between different widths
+    own_rate: float | None = None  # a constant learning rate of its parameters; None: the student's, scheduled
     min_channels: int = 1  # of each map; softmax, cosine and the like of one channel are constant
 
     def __init__(

@@ -131,6 +131,7 @@ class ChannelWise(DistillationLoss):
         temperature: of the softmax, above 0; mse takes none
         norm: channel (softmax over the positions), spatial (softmax over the channels), channel_mean, none
         divergence: kl or mse
+        adapter_lr: a constant learning rate of that convolution, above 0; none: the student's, with its schedule
     """
 
     flag = "cwd"
@@ -146,13 +147,16 @@ class ChannelWise(DistillationLoss):
         temperature: float = 4.0,
         norm: Literal["channel", "spatial", "channel_mean", "none"] = "channel",
         divergence: Literal["kl", "mse"] = "kl",
+        adapter_lr: float | None = None,
         **settings,
     ):
         super().__init__(weight=weight, on=on, **settings)
         check_words(norm, divergence, temperature)
         self.temperature, self.norm, self.divergence = temperature, norm, divergence
         self.min_channels = 2 if norm == "spatial" else 1
-        self.adapter = adapter_between(student_channels, teacher_channels)
+        self.adapter, self.own_rate = adapter_between(student_channels, teacher_channels), adapter_lr
+        if adapter_lr is not None and (adapter_lr <= 0 or student_channels == teacher_channels):
+            raise ValueError(f"--cwd adapter_lr={adapter_lr}: above 0, of a student of another width than the teacher")
 
     def forward(self, student: SegmentationOutput, teacher: SegmentationOutput, batch: Batch) -> Tensor:
         student_map, teacher_map = self.maps(student, teacher)

@@ -1,4 +1,6 @@
-"""The task loss: cross-entropy on both heads, with online hard example mining on request."""
+"""The task loss: cross-entropy on both heads; on request weighted, smoothed, on hard pixels, with a term of overlap."""
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +13,9 @@ from segdistill.utils.losses.base import (
     full_precision,
     resize,
     resize_labels,
+    upcast,
 )
+from segdistill.utils.losses.overlap import dice_loss, lovasz_loss
 
 OHEM_FACTOR = 8  # the threshold is searched on maps this much smaller
 LARGEST_PRODUCT = 64  # greatest side of maps that are enlarged by matrix products
@@ -19,7 +23,13 @@ LARGEST_PRODUCT = 64  # greatest side of maps that are enlarged by matrix produc
 
 @full_precision
 def cross_entropy_loss(
-    logits: Tensor, labels: Tensor, ignore_index: int = IGNORE_INDEX, num_valid: Tensor | None = None
+    logits: Tensor,
+    labels: Tensor,
+    ignore_index: int = IGNORE_INDEX,
+    num_valid: Tensor | None = None,
+    class_weights: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    focal: float = 0.0,
 ) -> Tensor:
     """Mean cross-entropy over the valid pixels; 0 if there are none.
 
@@ -27,6 +37,10 @@ def cross_entropy_loss(
         logits: (N, C, h, w), resized to the labels' size (bilinear, aligned corners).
         labels: (N, H, W) integers in 0..C-1, or ``ignore_index``.
         num_valid: the number to divide by in place of that of the valid pixels: see ``Batch``.
+        class_weights: (C,) factors of each class. The divisor stays the number of pixels, so that parts of a batch and
+            processes add up; torch's mean divides by the sum of the pixels' weights.
+        label_smoothing: the share of the target, 0..1, that is spread over all classes, as in torch.
+        focal: factor (1 - p)^focal, p the probability of the pixel's class. Lin et al., Focal Loss, ICCV 2017.
 
     Returns:
         Scalar, float32 (float64 for float64 logits).
@@ -35,7 +49,8 @@ def cross_entropy_loss(
         ValueError: ranks or batch sizes that do not fit.
     """
     _check_labels(logits, labels)
-    return _mean_cross_entropy(_enlarge(logits, labels.shape[1:]), labels, ignore_index, num_valid)
+    logits = _enlarge(logits, labels.shape[1:])
+    return _mean_cross_entropy(logits, labels, ignore_index, num_valid, class_weights, label_smoothing, focal)
 
 
 @full_precision
@@ -45,6 +60,8 @@ def ohem_loss(
     threshold: float = 0.7,
     min_kept: int = 100_000,
     ignore_index: int = IGNORE_INDEX,
+    class_weights: Tensor | None = None,
+    label_smoothing: float = 0.0,
 ) -> Tensor:
     """Mean cross-entropy over the hard pixels: those whose own class has at most probability tau.
 
@@ -60,33 +77,59 @@ def ohem_loss(
         probabilities = logits.softmax(dim=1)
         tau = _ohem_threshold(probabilities, labels, threshold, min_kept, ignore_index)
         easy = _own_class(probabilities, labels, ignore_index) > tau
-    return _mean_cross_entropy(logits, labels.masked_fill(easy, ignore_index), ignore_index)
+    hard = labels.masked_fill(easy, ignore_index)
+    return _mean_cross_entropy(logits, hard, ignore_index, None, class_weights, label_smoothing)
 
 
 class TaskLoss(nn.Module):
-    """Deep supervision: the main head's loss (OHEM on request) + ``aux_weight`` x plain cross-entropy of the other.
+    """Deep supervision: the main head's loss + ``aux_weight`` x cross-entropy of the other.
 
     Args:
         aux_weight: weight of the auxiliary head; 0 leaves it out.
         ohem: the settings of ``ohem_loss`` (threshold, min_kept) to train the main head on hard pixels only.
         weight: factor in the total loss.
+        class_weights, label_smoothing: of both heads' cross-entropy.
+        focal: of the main head's cross-entropy, without ``ohem``.
+        dice, lovasz: weights of these terms of the main head beside cross-entropy.
     """
 
     name = "cross_entropy"
 
-    def __init__(self, aux_weight: float = 0.0, ohem: dict[str, float] | None = None, weight: float = 1.0):
+    def __init__(
+        self,
+        aux_weight: float = 0.0,
+        ohem: dict[str, float] | None = None,
+        weight: float = 1.0,
+        *,
+        class_weights: Sequence[float] | None = None,
+        label_smoothing: float = 0.0,
+        focal: float = 0.0,
+        dice: float = 0.0,
+        lovasz: float = 0.0,
+    ):
         super().__init__()
         self.aux_weight, self.ohem, self.weight = aux_weight, ohem, weight
+        self.label_smoothing, self.focal, self.dice, self.lovasz = label_smoothing, focal, dice, lovasz
+        weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
+        self.register_buffer("class_weights", weights, persistent=False)
         self.wanted = frozenset({"logits", "aux_logits"} if aux_weight else {"logits"})
 
     def forward(self, output: SegmentationOutput, batch: Batch) -> Tensor:
+        logits, labels = output.logits, batch.labels
+        if self.dice or self.lovasz:
+            logits = _enlarge(upcast(logits), labels.shape[1:])  # once for all
+        smoothed = {"class_weights": self.class_weights, "label_smoothing": self.label_smoothing}
         if self.ohem is None:
-            loss = cross_entropy_loss(output.logits, batch.labels, num_valid=batch.num_valid)
+            loss = cross_entropy_loss(logits, labels, num_valid=batch.num_valid, focal=self.focal, **smoothed)
         else:
-            loss = ohem_loss(output.logits, batch.labels, **self.ohem)
+            loss = ohem_loss(logits, labels, **self.ohem, **smoothed)
+        if self.dice:
+            loss = loss + self.dice * dice_loss(logits, labels)
+        if self.lovasz:
+            loss = loss + self.lovasz * lovasz_loss(logits, labels)
         if self.aux_weight:
-            auxiliary = cross_entropy_loss(output.features["aux_logits"], batch.labels, num_valid=batch.num_valid)
-            loss = loss + self.aux_weight * auxiliary
+            auxiliary = output.features["aux_logits"]
+            loss = loss + self.aux_weight * cross_entropy_loss(auxiliary, labels, num_valid=batch.num_valid, **smoothed)
         return loss
 
 
@@ -112,15 +155,42 @@ def _interpolation(source: int, target: int, like: Tensor) -> Tensor:
     return (1 - (place[:, None] - torch.arange(source)).abs()).clamp(min=0).to(like)
 
 
-def _mean_cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int, num_valid: Tensor | None = None) -> Tensor:
-    if torch.are_deterministic_algorithms_enabled():  # F.cross_entropy has no deterministic form for maps on CUDA
-        own = _own_class(F.log_softmax(logits, dim=1), labels, ignore_index)
-        total = -own.masked_fill(labels == ignore_index, 0).sum()
+def _mean_cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    ignore_index: int,
+    num_valid: Tensor | None = None,
+    class_weights: Tensor | None = None,
+    smoothing: float = 0.0,
+    focal: float = 0.0,
+) -> Tensor:
+    weights = None if class_weights is None else class_weights.to(logits)
+    # F.cross_entropy has no deterministic form for maps on CUDA
+    if focal or torch.are_deterministic_algorithms_enabled():
+        values = _cross_entropies(logits, labels, ignore_index, weights, smoothing, focal)
+        total = values.masked_fill(labels == ignore_index, 0).sum()
     else:
-        total = F.cross_entropy(logits, labels.long(), ignore_index=ignore_index, reduction="sum")
+        total = F.cross_entropy(
+            logits, labels.long(), weights, ignore_index=ignore_index, reduction="sum", label_smoothing=smoothing
+        )
     count = (labels != ignore_index).sum() if num_valid is None else num_valid
     # Without a valid pixel the total is 0 and so is the mean, gradient included.
     return total / count.clamp(min=1e-6)
+
+
+def _cross_entropies(
+    logits: Tensor, labels: Tensor, ignore_index: int, weights: Tensor | None, smoothing: float, focal: float
+) -> Tensor:
+    """The cross-entropy (N, H, W) of each pixel; of void ones any number."""
+    logs = F.log_softmax(logits, dim=1)
+    own = -_own_class(logs, labels, ignore_index)
+    hardness = (1 - (-own).exp()).clamp(min=1e-6) ** focal if focal else 1.0
+    if weights is not None:
+        logs = logs * weights[:, None, None]
+        own = -_own_class(logs, labels, ignore_index)
+    if smoothing:
+        own = (1 - smoothing) * own - smoothing * logs.mean(dim=1)
+    return hardness * own
 
 
 def _own_class(probabilities: Tensor, labels: Tensor, ignore_index: int) -> Tensor:

@@ -85,7 +85,8 @@ class Holistic(DistillationLoss):
     Args:
         kind: of adversarial loss
         lambda_gp: weight of the gradient penalty in the critic's loss, 0 or more; for wgan-gp only, default 10
-        lr: learning rate of the critic; it follows lr * (1 - progress)^0.9
+        lr: learning rate of the critic; it follows lr * (1 - progress)^power
+        power: of that schedule, 0 or more; 0 for a constant rate, as CIRKD's
         optimizer: the critic's, sgd (momentum 0.9) as SKD, adam (betas 0.9, 0.99) as IFVD, CWD and CIRKD
         weight_decay: of the critic, with sgd
         preprocess: what the critic does to logits first, 1 BatchNorm, 2 tanh, 3 from 0..255 to -1..1
@@ -104,6 +105,7 @@ class Holistic(DistillationLoss):
         kind: Literal["wgan-gp", "hinge"] = "wgan-gp",
         lambda_gp: float | None = None,
         lr: float = 4e-4,
+        power: float = 0.9,
         optimizer: Literal["sgd", "adam"] = "sgd",
         weight_decay: float = 5e-4,
         preprocess: Literal[1, 2, 3] = 1,
@@ -114,9 +116,11 @@ class Holistic(DistillationLoss):
         if kind == "hinge" and lambda_gp is not None:
             raise ValueError("--ho lambda_gp has no effect with kind=hinge, which has no gradient penalty")
         lambda_gp = 10.0 if lambda_gp is None else lambda_gp
-        if min(lr, lambda_gp, weight_decay) < 0:
-            raise ValueError(f"--ho lr={lr} lambda_gp={lambda_gp} weight_decay={weight_decay}: each is 0 or more")
-        self.kind, self.lambda_gp, self.lr = kind, lambda_gp, lr
+        if min(lr, power, lambda_gp, weight_decay) < 0:
+            raise ValueError(
+                f"--ho lr={lr} power={power} lambda_gp={lambda_gp} weight_decay={weight_decay}: each is 0 or more"
+            )
+        self.kind, self.lambda_gp, self.lr, self.power = kind, lambda_gp, lr, power
         self.discriminator = Discriminator(num_classes, preprocess).requires_grad_(False)
         parameters = self.discriminator.parameters()
         if optimizer == "sgd":
@@ -158,7 +162,7 @@ class Holistic(DistillationLoss):
             self.optimizer.zero_grad()
             raise FloatingPointError(f"the critic's gradient is not finite: lower its learning rate, --{self.flag} lr=")
         for group in self.optimizer.param_groups:
-            group["lr"] = self.lr * (1 - progress) ** 0.9
+            group["lr"] = self.lr * (1 - progress) ** self.power
         self.optimizer.step()
         self.optimizer.zero_grad()
 

@@ -14,15 +14,19 @@ from typing import Any, Literal
 import torch
 
 from segdistill.dataset import DATASETS
+from segdistill.dataset.augment import AUGMENTATIONS, parse_augmentations
 from segdistill.dataset.normalization import parse_normalization
 from segdistill.libs import NORMS
 from segdistill.network import NETWORKS, network_class
 from segdistill.network.settings import Limits, settings_of
+from segdistill.utils.class_weights import FORMULAS
 from segdistill.utils.losses import Term
 from segdistill.utils.tasks import TASKS
 
 Precision = Literal["float32", "bf16", "fp16"]
 Purpose = Literal["experiment", "bookkeeping", "input"]
+SEVERAL = ("key=value", "NAME[=VALUE]")  # metavars of flags that take any number of words
+Schedule = Literal["poly", "cosine", "constant", "multistep"]
 
 
 def option(
@@ -33,6 +37,7 @@ def option(
     purpose: Purpose = "experiment",
     recipe: bool = False,
     own: bool = False,
+    rare: bool = False,
     least: float | None = None,
     greatest: float | None = None,
     above: float | None = None,
@@ -46,10 +51,11 @@ def option(
             "input" is a file that may have moved.
         recipe: the data set's recipe gives the default.
         own: a student of ``--also`` may have its own.
+        rare: ``--help`` names it, ``--help all`` explains it.
         least, greatest, above, choices: allowed values; a registry of choices is looked up when the flag is read.
     """
     metadata = {"meaning": meaning, "limits": Limits(least, greatest, above, choices), "metavar": metavar}
-    metadata |= {"purpose": purpose, "recipe": recipe, "own": own}
+    metadata |= {"purpose": purpose, "recipe": recipe, "own": own, "rare": rare}
     if isinstance(default, dict):
         return dataclasses.field(default_factory=default.copy, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -84,6 +90,14 @@ class DataOptions:
     random_scale: bool | None = option(None, "scale each sample by a factor in --scale-range", recipe=True)
     scale_range: tuple[float, float] | None = option(None, "", ("MIN", "MAX"), recipe=True, least=1 / 16, greatest=16)
     random_mirror: bool | None = option(None, "mirror half of the samples", recipe=True)
+    scale_step: float | None = option(None, "factors at this distance only: 0.1", "S", rare=True, above=0)
+    short_side: tuple[int, int] | None = option(
+        None, "scale the short side to a length between, for --random-scale", ("MIN", "MAX"), rare=True, least=1
+    )
+    max_class_share: float | None = option(
+        None, "seek crops in which no class has more: 0.75", "S", rare=True, above=0, greatest=1
+    )
+    augment: tuple[str, ...] = option((), "colours and more: jitter=0.4 blur; see --list-augmentations", "NAME[=VALUE]")
     num_labels: int | None = option(
         None, "keep the labels of N images, evenly spaced (none: all)", "N", own=True, least=1
     )
@@ -113,11 +127,20 @@ class DataOptions:
             raise ValueError(
                 f"--scale-range {self.scale_range[0]} {self.scale_range[1]}: the smaller factor comes first"
             )
+        if self.short_side and self.random_scale:
+            raise ValueError("--short-side and --random-scale both scale: give one")
+        if self.short_side and self.short_side[0] > self.short_side[1]:
+            raise ValueError(f"--short-side {self.short_side[0]} {self.short_side[1]}: the smaller length comes first")
+        low, high = self.scale_range or (1.0, 1.0)
+        if self.scale_step and self.scale_step > high - low:
+            raise ValueError(f"--scale-step {self.scale_step:g} leaves one factor of {low:g} ... {high:g}")
 
     @property
     def augmentation(self) -> dict[str, object]:
         """All that a training sample depends on except its image and the seed."""
-        return {name: getattr(self, name) for name in ("views", "input_size", "scale_range", "random_mirror")}
+        always = ("views", "input_size", "scale_range", "random_mirror")
+        given = (name for name in ("scale_step", "short_side", "max_class_share", "augment") if getattr(self, name))
+        return {name: getattr(self, name) for name in (*always, *given)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,12 +178,17 @@ class TeacherOptions:
     )
     teacher_network: str | None = option(None, "as --network, for a file without metadata, or without a file", "NAME")
     teacher_options: dict[str, object] = option({}, "settings of --teacher-network", "key=value")
-    teacher_normalization: str | None = option(None, "its input: imagenet, unit, caffe, half (the file's)", "NAME")
+    teacher_normalization: str | None = option(
+        None, "its input: imagenet, unit, caffe, half (the file's)", "NAME", rare=True
+    )
     teacher_stride: int | None = option(None, "resize finer teacher maps to this stride (none)", "S", least=1)
     teacher_precision: Precision | None = option(None, "autocast of the teacher alone (as the student)")
-    teacher_compile: bool = option(False, "torch.compile, which folds BatchNorm too")
+    teacher_compile: bool = option(False, "torch.compile, which folds BatchNorm too", rare=True)
+    teacher_view: Literal["weak"] | None = option(
+        None, "weak: it sees the crop without the colours of --augment", rare=True
+    )
     min_confidence: float | None = option(
-        None, "of the teacher, below which unlabelled pixels do not count", "P", above=0, greatest=1
+        None, "of the teacher, below which unlabelled pixels do not count", "P", above=0, greatest=1, rare=True
     )
     teacher_cache: Path | None = option(None, "cache of teacher outputs; with --views", "DIR", purpose="bookkeeping")
 
@@ -193,16 +221,35 @@ class Ohem:
 class ObjectiveOptions:
     terms: tuple[Term, ...] = ()  # --METHOD and --loss, each occurrence one
     task_weight: float = option(1.0, "weight of the loss on labels; 0: no labels are needed", "W", least=0)
-    aux_weight: float | None = option(None, "of the auxiliary head, where there is one (0.4)", "W", least=0)
+    aux_weight: float | None = option(None, "of the auxiliary head, where there is one (0.4)", "W", rare=True, least=0)
+    class_weights: str | None = option(
+        None, "'class weight' lines or JSON, or computed of the labels", "FILE|inverse|enet"
+    )
+    label_smoothing: float | None = option(
+        None, "share of the target for all classes", "S", rare=True, above=0, greatest=1
+    )
+    focal: float | None = option(None, "(1 - p)^G x cross-entropy", "G", rare=True, above=0)
+    dice: float | None = option(None, "weight of a Dice loss beside cross-entropy", "W", rare=True, above=0)
+    lovasz: float | None = option(None, "weight of a Lovász loss beside it", "W", rare=True, above=0)
     ohem: dict[str, float] | None = option(None, "hard pixels only: threshold=0.7 min_kept=100000", "key=value")
 
     def __post_init__(self):
         if self.task_weight == 0:
             if not self.terms:
                 raise ValueError("--task-weight 0 leaves nothing to learn from without a distillation method")
-            for name in ("ohem", "aux_weight"):
+            for name in (*self.task_settings, "class_weights"):
                 if getattr(self, name) is not None:
                     raise ValueError(f"{flag_of(name)} has no effect with --task-weight 0")
+        if self.focal and self.ohem:
+            raise ValueError("--focal and --ohem both choose hard pixels: give one")
+        if self.class_weights and self.class_weights not in FORMULAS and not Path(self.class_weights).is_file():
+            raise ValueError(f"--class-weights: no file {self.class_weights}, nor one of {', '.join(FORMULAS)}")
+
+    @property
+    def task_settings(self) -> dict[str, object]:
+        """The settings of ``Task.loss`` that are options as they are; None where not given."""
+        names = ("aux_weight", "ohem", "label_smoothing", "focal", "dice", "lovasz")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,23 +257,74 @@ class OptimisationOptions:
     num_steps: int | None = option(None, "training steps", "N", recipe=True, least=1)
     batch_size: int | None = option(None, "of all processes together", "N", recipe=True, least=1)
     accumulate: int = option(1, "parts of a batch in turn", "N", least=1)
-    optimizer: Literal["adam", "sgd"] | None = option(None, "", recipe=True)
+    optimizer: Literal["adam", "adamw", "sgd"] | None = option(None, "", recipe=True)
     lr_g: float | None = option(None, "learning rate", "LR", recipe=True, above=0)
+    lr_factor: dict[str, float] = option(
+        {}, "of the learning rate of backbone, head or adapters: head=10", "key=value", rare=True
+    )
+    layer_decay: float | None = option(
+        None,
+        "factor from a block of a transformer's backbone to the one before",
+        "D",
+        rare=True,
+        above=0,
+        greatest=1,
+    )
     momentum: float | None = option(None, "of sgd (0.9)", "M", least=0, greatest=1)
     weight_decay: float | None = option(None, "", "W", recipe=True, least=0)
-    power: float = option(0.9, "lr * (1 - step/steps)^P", "P", least=0)
+    no_decay_norms: bool = option(False, "no weight decay of norms and biases", rare=True)
+    schedule: Schedule = option("poly", "of the learning rate: poly, cosine, constant, multistep", "NAME")
+    power: float = option(0.9, "of poly: lr * (1 - step/steps)^P", "P", rare=True, least=0)
+    min_lr: float = option(0.0, "where poly and cosine end", "LR", rare=True, least=0)
+    milestones: tuple[float, ...] | None = option(
+        None, "of multistep, steps or shares of them: 0.6,0.9", "N,N...", rare=True, above=0
+    )
+    gamma: float | None = option(None, "of multistep: factor at each milestone (0.1)", "F", rare=True, above=0)
+    warmup: float | None = option(None, "steps, or share of them, in which the rate rises from 0", "N", above=0)
+    freeze: dict[str, float] = option(
+        {}, "backbone, or backbone=S until that share of the steps", "key=value", rare=True
+    )
     clip_norm: float | None = option(None, "greatest norm of the gradient", "X", above=0)
     ema: float | None = option(None, "keep a moving average of weights", "D", least=0, greatest=1)
     precision: Precision = option("float32", "autocast; losses stay in float32")
     seed: int = option(0, "of all that is random", "N", least=0, greatest=2**64 - 1)
 
     def __post_init__(self):
-        if self.optimizer == "adam" and self.momentum is not None:
-            raise ValueError("--momentum has no effect with --optimizer adam")
+        if self.optimizer != "sgd" and self.momentum is not None:
+            raise ValueError(f"--momentum has no effect with --optimizer {self.optimizer}")
+        self._check_schedule()
         if self.batch_size % self.shares:
             raise ValueError(
                 f"--batch-size {self.batch_size} does not divide by {self.shares} (processes x --accumulate)"
             )
+
+    def _check_schedule(self) -> None:
+        given = {
+            "power": self.power != 0.9 and "poly",
+            "min_lr": self.min_lr and "poly or cosine",
+            "milestones": self.milestones and "multistep",
+            "gamma": self.gamma and "multistep",
+        }
+        for name, schedules in given.items():
+            if schedules and self.schedule not in schedules:
+                raise ValueError(f"{flag_of(name)} has no effect with --schedule {self.schedule}: it is {schedules}'s")
+        if self.schedule == "multistep" and not self.milestones:
+            raise ValueError("--schedule multistep needs --milestones, such as 0.6,0.9")
+        if self.min_lr >= self.lr_g:
+            raise ValueError(f"--min-lr {self.min_lr:g} is not below --lr-g {self.lr_g:g}")
+        for flag, values in (("--warmup", (self.warmup or 0,)), ("--milestones", self.milestones or ())):
+            for value in values:
+                if value > 1 and value != int(value):
+                    raise ValueError(f"{flag} {value:g}: expected whole steps, or a share of the training below 1")
+                if self.share(value) >= 1:
+                    raise ValueError(f"{flag} {value:g} is not within the training of --num-steps {self.num_steps}")
+        for part, until in self.freeze.items():
+            if part != "backbone" or not 0 < until <= 1:
+                raise ValueError(f"--freeze {part}={until:g}: expected backbone, or backbone=S with a share above 0")
+
+    def share(self, steps: float) -> float:
+        """A share of the training as it is, a number of steps, 1 or more, as a share."""
+        return steps if steps < 1 else steps / self.num_steps
 
     @property
     def shares(self) -> int:
@@ -246,10 +344,10 @@ class RunOptions:
     resume: bool = option(False, "continue the run in that folder, if there is one", purpose="bookkeeping")
     save_every: int = option(200, "steps between checkpoints", "N", purpose="bookkeeping", least=1)
     val_every: int = option(1000, "steps between validations", "N", least=1)
-    log_every: int = option(20, "steps between rows of metrics", "N", purpose="bookkeeping", least=1)
+    log_every: int = option(20, "steps between rows of metrics", "N", purpose="bookkeeping", rare=True, least=1)
     device: str | None = option(None, "cuda if there is one, else cpu", "DEVICE", purpose="bookkeeping")
-    channels_last: bool = option(True, "channels_last memory format")
-    deterministic: bool = option(False, "the same bits on CUDA too, slower")
+    channels_last: bool = option(True, "channels_last memory format", rare=True)
+    deterministic: bool = option(False, "the same bits on CUDA too, slower", rare=True)
     check: bool = option(
         False, "check options, data, networks and teacher, and stop before the first step", purpose="bookkeeping"
     )
@@ -304,6 +402,9 @@ class Options:
             raise ValueError(f"{flag} has no effect without a distillation method: see --list-methods")
         if teacher.teacher_cache and not self.data.views:
             raise ValueError("--teacher-cache needs --views K: without it no sample comes twice")
+        steps = parse_augmentations(self.data.augment)
+        if teacher.teacher_view and not any(AUGMENTATIONS[name].photometric for name in steps):
+            raise ValueError("--teacher-view weak has no effect without --augment of colours: see --list-augmentations")
 
     def _check_labels(self) -> None:
         if DATASETS[self.data.dataset].TRUTH == "teacher":

@@ -10,7 +10,7 @@ from pathlib import Path
 from segdistill.dataset import DATASETS
 from segdistill.network.settings import settings_of, text_of, words_of
 from segdistill.utils.losses import DISTILLATION_LOSSES
-from segdistill.utils.options.parts import BOOKKEEPING, DEFAULTS, FLAGS, PARTS, Options, flag_of
+from segdistill.utils.options.parts import BOOKKEEPING, DEFAULTS, FLAGS, PARTS, SEVERAL, Options, flag_of
 
 
 def with_defaults(given: Mapping) -> dict:
@@ -32,6 +32,8 @@ def with_defaults(given: Mapping) -> dict:
     }
     if data_set.TRUTH == "teacher" and "task_weight" not in given:
         whole["task_weight"] = 0.0  # there are no labels
+    if whole["short_side"] and "random_scale" not in given:
+        whole["random_scale"] = False
     if not whole["random_scale"] and "scale_range" not in given:
         whole["scale_range"] = None
     return whole | {name: value for name, value in dependent.items() if whole[name] is None}
@@ -87,8 +89,8 @@ def read_config(path: Path) -> list[str]:
     for name, value in stored.items():
         if isinstance(value, dict):
             words += [flag_of(name), *words_of(value)] if value else []
-        elif isinstance(FLAGS[name].metadata["metavar"], tuple) and value:
-            words += [flag_of(name), *map(str, value)]
+        elif isinstance(FLAGS[name].metadata["metavar"], tuple) or FLAGS[name].metadata["metavar"] in SEVERAL:
+            words += [flag_of(name), *map(str, value)] if value else []
         elif value is not None:
             words += [f"{flag_of(name)}={text_of(value)}"]
     return words

@@ -42,6 +42,11 @@ class Segmentation(Task):
         weight: float,
         aux_weight: float | None = None,
         ohem: dict[str, float] | None = None,
+        class_weights: Sequence[float] | None = None,
+        label_smoothing: float = 0.0,
+        focal: float = 0.0,
+        dice: float = 0.0,
+        lovasz: float = 0.0,
     ) -> TaskLoss:
         """See ``TaskLoss``; the auxiliary head, where the network has one, has the weight 0.4 unless told otherwise."""
         if "logits" not in network.features:
@@ -53,7 +58,16 @@ class Segmentation(Task):
         has_head = "aux_logits" in network.features
         if aux_weight and not has_head:
             raise ValueError(f"--aux-weight has no effect with {network.config['name']}, which has no auxiliary head")
-        return TaskLoss((0.4 if aux_weight is None else aux_weight) if has_head else 0.0, ohem, weight)
+        return TaskLoss(
+            (0.4 if aux_weight is None else aux_weight) if has_head else 0.0,
+            ohem,
+            weight,
+            class_weights=class_weights,
+            label_smoothing=label_smoothing,
+            focal=focal,
+            dice=dice,
+            lovasz=lovasz,
+        )
 
     def scores(self, dataset: SegmentationDataset, protocol: Mapping | None = None) -> ConfusionMatrix:
         return ConfusionMatrix(len(dataset.CLASSES))
