@@ -193,7 +193,11 @@ def build_cache(group: Group, teacher: Teacher | None, convention: Normalization
 
 def verify(teacher: Teacher, groups: Sequence[Group], val_set: SegmentationDataset | None) -> None:
     """Measure the teacher on labelled images before it is used; without validation, check its features."""
-    measured = teacher.verify(val_set) if val_set else teacher.verify_features(groups[0].train_set)
+    wanted = frozenset().union(*(group.wanted for group in groups))
+    if val_set:
+        measured = teacher.verify(val_set, features=wanted)
+    else:
+        measured = teacher.verify_features(groups[0].train_set, wanted)
     primary = task_of(groups[0].train_set).primary
     if measured[primary.key] is None:
         logger.info("teacher: features are finite and differ on %d images", measured["num_images"])

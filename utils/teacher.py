@@ -15,6 +15,7 @@ from segdistill.dataset import Normalization, SegmentationDataset
 from segdistill.dataset.base import evenly_spaced
 from segdistill.dataset.normalization import CONVENTIONS, IMAGENET
 from segdistill.network import SegmentationNetwork, SegmentationOutput, build_network, resize
+from segdistill.network.external.exported import is_program
 from segdistill.network.weights.checkpoint import LoadReport, describe, load_network
 from segdistill.utils.batch import Batch
 from segdistill.utils.classes import ClassMap, MappedNetwork, match_classes
@@ -117,6 +118,10 @@ class Teacher(nn.Module):
             network that has neither a file nor published weights.
         """
         settings = dict(settings or {})
+        if is_program(name):
+            if path not in (None, name):
+                raise ValueError(f"{name} has its weights: --T_ckpt_path {path} would have no effect")
+            path = name
         if path is not None:
             settings.pop("pretrained", None)  # the file's weights replace the published ones
             known = {} if num_classes is None else {"num_classes": num_classes}
@@ -127,7 +132,10 @@ class Teacher(nn.Module):
         elif untrained:
             network, report = build_network(name, num_classes, **settings), None
         else:
-            raise ValueError(f"{name} without weights is untrained and teaches nothing: give a file or pretrained=true")
+            raise ValueError(
+                f"{name} without weights is untrained and teaches nothing: give a file or pretrained=true "
+                "(--T_ckpt_path FILE, or --teacher-options pretrained=true)"
+            )
         return cls.from_report(network, report, name if path is None else str(path), student_normalization, **options)
 
     @classmethod
@@ -207,10 +215,12 @@ class Teacher(nn.Module):
         size = [max(round(side * scale), 1) for side in images.shape[2:]]
         return F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
 
-    def verify(self, dataset: SegmentationDataset, num_images: int = 8) -> dict:
+    def verify(
+        self, dataset: SegmentationDataset, num_images: int = 8, features: Iterable[str] | None = None
+    ) -> dict:
         """Measure the teacher on evenly spaced labelled images before it is used.
 
-        A network without the task's feature map is checked by ``verify_features``.
+        A network without the task's feature map is checked by ``verify_features``, in ``features``.
 
         Returns:
             What ``teacher.json`` holds: file, network, family, sha256, num_classes, class_map, normalization, scale,
@@ -223,7 +233,7 @@ class Teacher(nn.Module):
         """
         task = task_of(dataset)
         if task.feature not in self.network.features:
-            return self.verify_features(dataset)
+            return self.verify_features(dataset, features)
         if self.class_map is None and self.network.num_classes:
             match_classes(self.network, self.report, f"teacher {self.source}", dataset)
         indices = evenly_spaced(num_images, len(dataset))
@@ -294,8 +304,10 @@ class Teacher(nn.Module):
         return whole(self.network, feature).coarse(self.rescale(images))
 
     @torch.no_grad()
-    def verify_features(self, dataset: SegmentationDataset) -> dict:
-        """Check the features of two images of ``dataset``; needs no classes or labels. Returns: as ``verify``.
+    def verify_features(self, dataset: SegmentationDataset, features: Iterable[str] | None = None) -> dict:
+        """Check ``features`` (None: all) of two images of ``dataset``; needs no classes or labels.
+
+        Returns: as ``verify``.
 
         Raises:
             ValueError: a feature is not finite, is the same for two images, or the same all over an image; or there
@@ -303,11 +315,12 @@ class Teacher(nn.Module):
         """
         if len(dataset) < 2:
             raise ValueError(f"teacher {self.source} has no classes: two images verify it, {dataset.root} has one")
+        wanted = frozenset(self.network.features if features is None else features)
         device = next(self.network.parameters()).device
         outputs = []
         for index in (0, len(dataset) // 2):
             images = self.normalization(dataset.read(index).image[None]).to(device)
-            outputs.append(self.network.extract(images, frozenset(self.network.features)).features)
+            outputs.append(self.network.extract(images, wanted).features)
         for name, first in outputs[0].items():
             first, second = first.double(), outputs[1][name].double()
             if not (first.isfinite().all() and second.isfinite().all()):
