@@ -58,6 +58,8 @@ class SegmentationNetwork(nn.Module):
     config: dict
     # Why bfloat16 autocast on the CPU is refused for this network; empty where it is not.
     BF16_ON_CPU: ClassVar[str] = ""
+    # How a user says that the channels of its output are no classes; empty where that is known.
+    NO_CLASSES: ClassVar[str] = ""
     # The least height and width of an image, in pixels.
     MIN_SIDE: ClassVar[int] = 1
 

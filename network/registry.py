@@ -7,7 +7,7 @@ from segdistill.network.deeplabv3 import DeepLabV3
 from segdistill.network.deeplabv3plus import DeepLabV3Plus
 from segdistill.network.espnet import ESPNet, ESPNetC
 from segdistill.network.external import LIBRARIES, adapter_of, network_in_file
-from segdistill.network.external.exported import ExportedNetwork, is_program
+from segdistill.network.external.exported import ExportedNetwork, has_program
 from segdistill.network.pspnet import PSPNet
 from segdistill.network.segformer import SegFormer
 from segdistill.network.settings import settings_of
@@ -29,7 +29,7 @@ HIDDEN = ("norm", "model", "hf_config", "file")
 def network_class(name: str) -> type[SegmentationNetwork]:
     """The class behind a name; its keyword-only parameters but those in ``HIDDEN`` are the settings of the network.
 
-    Raises: as ``build_network``.
+    Raises: as ``build_network``, and FileNotFoundError for a file with its program that is not there.
     """
     if name in NETWORKS:
         return NETWORKS[name]
@@ -38,7 +38,7 @@ def network_class(name: str) -> type[SegmentationNetwork]:
         return adapter_of(prefix)
     if re.search(r"\.py:\w+$", name):
         return network_in_file(name)
-    if is_program(name):
+    if has_program(name):
         return ExportedNetwork
     elsewhere = ", ".join(f"{library}:NAME" for library in LIBRARIES)
     raise ValueError(f"unknown network {name!r}; known: {', '.join(sorted(NETWORKS))}, {elsewhere}, FILE.py:CLASS, FILE.onnx, FILE.pt2")

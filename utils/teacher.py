@@ -15,7 +15,7 @@ from segdistill.dataset import Normalization, SegmentationDataset
 from segdistill.dataset.base import evenly_spaced
 from segdistill.dataset.normalization import CONVENTIONS, IMAGENET
 from segdistill.network import SegmentationNetwork, SegmentationOutput, build_network, resize
-from segdistill.network.external.exported import is_program
+from segdistill.network.external.exported import has_program
 from segdistill.network.weights.checkpoint import LoadReport, describe, load_network
 from segdistill.utils.batch import Batch
 from segdistill.utils.classes import ClassMap, MappedNetwork, match_classes
@@ -118,7 +118,7 @@ class Teacher(nn.Module):
             network that has neither a file nor published weights.
         """
         settings = dict(settings or {})
-        if is_program(name):
+        if has_program(name):
             if path not in (None, name):
                 raise ValueError(f"{name} has its weights: --T_ckpt_path {path} would have no effect")
             path = name

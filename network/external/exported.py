@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from segdistill.network.base import SegmentationNetwork
-from segdistill.network.external.module import has_classes, measure, named_maps, reason, run_module
+from segdistill.network.external.module import classes_of, measure, named_maps, reason, run_module, without_classes
 
 SUFFIXES = (".onnx", ".pt", ".pt2", ".ts")
 
@@ -37,13 +37,18 @@ class Program(Protocol):
 
 
 class ExportedNetwork(SegmentationNetwork):
-    """The network of a file. There are no options, and no weights to train.
+    """The network of a file; it has no weights to train.
+
+    Args:
+        has_classes: whether the channels of what comes out first are classes, true or false
 
     Raises:
         ValueError: a damaged file, or a network that does not take images (N, 3, H, W) alone.
     """
 
-    def __init__(self, num_classes: int | None, *, file: str | Path):
+    NO_CLASSES = "--teacher-options has_classes=false"
+
+    def __init__(self, num_classes: int | None = None, *, file: str | Path, has_classes: bool = True):
         super().__init__()
         path = Path(file)
         kind = kind_of_file(path)
@@ -59,10 +64,7 @@ class ExportedNetwork(SegmentationNetwork):
         with torch.no_grad():
             run = functools.partial(program, wanted=None)
             self.features, self.fit = measure(run, str(path), program.size, program.singly)
-        self.has_classes = has_classes(None, self.features)
-        if "logits" in self.features and not self.has_classes:
-            self.features["output"] = self.features.pop("logits")
-        self.num_classes = self.features["logits"].channels if self.has_classes else 0
+        self.num_classes, self.features = classes_of(self.features, has_classes)
         self.config = {"name": str(file), "num_classes": self.num_classes}
 
     def maps(self, images: Tensor, wanted: frozenset[str]) -> dict[str, Tensor]:
@@ -71,9 +73,7 @@ class ExportedNetwork(SegmentationNetwork):
         except Exception as error:  # a program breaks in any way
             height, width = images.shape[2:]
             raise ValueError(f"{self.config['name']} fails on images of {height}x{width}: {reason(error)}") from error
-        if "logits" in maps and not self.has_classes:
-            maps["output"] = maps.pop("logits")
-        return maps
+        return maps if self.num_classes else without_classes(maps)
 
 
 def kind_of_file(path: Path) -> str | None:
@@ -101,9 +101,19 @@ def is_onnx(path: Path) -> bool:
     return head[1:2] < b"\x20" and head[2:3] == b"\x12"
 
 
-def is_program(name: str) -> bool:
-    """Whether a network's name is that of such a file."""
-    return Path(name).suffix in SUFFIXES or kind_of_file(Path(name)) is not None
+def has_program(name: str) -> bool:
+    """Whether a network's name is that of such a file. Raises for a file of that suffix which is not there or is none."""
+    path = Path(name)
+    if kind_of_file(path):
+        return True
+    if path.suffix in SUFFIXES and not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    if path.suffix in SUFFIXES:
+        raise ValueError(
+            f"{path} holds no program of {', '.join(PROGRAMS)}: if it holds weights alone, it is --T_ckpt_path {path}, and "
+            "--teacher-network names their network"
+        )
+    return False
 
 
 class TorchScript:
@@ -166,6 +176,7 @@ class ONNX:
             value.name
             for value in onnx.shape_inference.infer_shapes(self.model).graph.value_info
             if value.type.tensor_type.elem_type in floats and len(value.type.tensor_type.shape.dim) == 4
+            if value.name not in self.outputs
         ]
         plain = onnx.load(path, load_external_data=False)
         beside = {
@@ -182,8 +193,8 @@ class ONNX:
         values = session.run(names, {self.input: images.cpu().numpy().astype(self.dtype)})
         maps = {name: torch.from_numpy(value).to(images) for name, value in zip(names, values, strict=True)}
         maps = {name: value for name, value in maps.items() if value.ndim == 4}
-        main = next((name for name in self.outputs if name in maps), None)
-        return maps if main is None else {"logits": maps[main], **maps}
+        main = next((name for name in ("logits", "out", *self.outputs) if name in maps), None)
+        return maps if main is None else {"logits": maps.pop(main), **maps}
 
     def session(self, device: torch.device, inner: tuple[str, ...]):
         """A session that gives inner tensors too; they are not fused with what follows."""

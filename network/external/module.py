@@ -157,15 +157,21 @@ def flat_maps(value: object, name: str) -> dict[str, Tensor]:
     return {key: item for part in parts for key, item in part.items()}
 
 
-def has_classes(model: nn.Module | None, features: Mapping[str, Feature]) -> bool:
-    """Whether the channels of ``logits`` can be classes; a model denies it by ``num_classes = 0``."""
-    return "logits" in features and features["logits"].channels <= MOST_CLASSES and getattr(model, "num_classes", 1) != 0
+def classes_of(features: Mapping[str, Feature], can_have: bool) -> tuple[int, dict[str, Feature]]:
+    """The class count and the features of a network; without classes ``logits`` is called ``output``."""
+    if can_have and "logits" in features and features["logits"].channels <= MOST_CLASSES:
+        return features["logits"].channels, dict(features)
+    return 0, without_classes(features)
+
+
+def without_classes(maps: Mapping[str, Any]) -> dict[str, Any]:
+    return {"output" if name == "logits" else name: value for name, value in maps.items()}
 
 
 class ModuleNetwork(SegmentationNetwork):
     """An nn.Module of a user.
 
-    ``logits`` is its output; ``output`` where its channels are no classes. Every module that makes a map is a feature,
+    ``logits`` is its output; ``output`` where its channels are no classes, which ``num_classes = 0`` in it says. Every module that makes a map is a feature,
     by its path: ``encoder.stages.2``; of a module that is called several times it is the last map.
 
     Args:
@@ -176,6 +182,8 @@ class ModuleNetwork(SegmentationNetwork):
     Raises:
         ValueError: the constructor needs other arguments, or the module takes no images (N, 3, H, W); says why.
     """
+
+    NO_CLASSES = "num_classes = 0 in its class"
 
     def __init__(self, make: Callable[..., nn.Module], num_classes: int | None, options: Mapping[str, object]):
         super().__init__()
@@ -194,18 +202,14 @@ class ModuleNetwork(SegmentationNetwork):
             with torch.device("cpu"):
                 self.model = build(make, given)
                 self.features, self.fit = measure_on(self.model, "cpu", make.__name__)
-        self.has_classes = has_classes(self.model, self.features)
-        if "logits" in self.features and not self.has_classes:
-            self.features["output"] = self.features.pop("logits")
-        self.num_classes = self.features["logits"].channels if self.has_classes else 0
+        can_have = getattr(self.model, "num_classes", None) != 0
+        self.num_classes, self.features = classes_of(self.features, can_have)
         if counted and self.num_classes not in (0, num_classes):
             raise ValueError(f"{make.__name__}(num_classes={num_classes}) answers with {self.num_classes} channels")
 
     def maps(self, images: Tensor, wanted: frozenset[str]) -> dict[str, Tensor]:
         maps = self.fit.apply(functools.partial(run_module, self.model, wanted=wanted), images)
-        if "logits" in maps and not self.has_classes:
-            maps["output"] = maps.pop("logits")
-        return maps
+        return maps if self.num_classes else without_classes(maps)
 
 
 def is_required(parameter: inspect.Parameter) -> bool:

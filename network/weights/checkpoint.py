@@ -79,7 +79,7 @@ def load_network(
         described, or options its network lacks.
     """
     if not isinstance(source, Mapping | Weights) and (kind := kind_of_file(Path(source))):
-        return load_program(Path(source), kind, {*trusted, *([described["name"]] if described else [])})
+        return load_program(Path(source), kind, described or {}, trusted)
     if described:
         described = {**described, **parse_options(described["name"], options)}
     weights = source if isinstance(source, Weights) else read_weights(source, described)
@@ -117,18 +117,25 @@ def load_network(
     return network.eval(), load_weights(network, weights)
 
 
-def load_program(path: Path, kind: str, named: Collection[str]) -> tuple[SegmentationNetwork, LoadReport]:
+def load_program(
+    path: Path, kind: str, described: Mapping, trusted: Collection[str]
+) -> tuple[SegmentationNetwork, LoadReport]:
     """The network of a file that holds its program.
 
     Raises:
-        ValueError: a program that could do more than compute and is not ``named``, or as ``ExportedNetwork``.
+        ValueError: a program that could do more than compute and is not named, another network than described, or as
+            ``ExportedNetwork``.
     """
-    if kind != "ONNX" and str(path) not in named:
+    name = described.get("name", str(path))
+    if Path(name) != path:
+        raise ValueError(f"{path} holds a program of its own ({kind}), not a {name}")
+    if kind != "ONNX" and not described and str(path) not in trusted:
         raise ValueError(
             f"{path} is a program ({kind}), no weights alone: name it as the network, --network {path} (of a teacher "
             f"--teacher-network {path}), to let it run"
         )
-    network = ExportedNetwork(None, file=path)
+    settings = {key: value for key, value in described.items() if key not in ("name", "num_classes")}
+    network = ExportedNetwork(file=path, **settings)
     digests = [sha256_of(file) for file in network.files]
     digest = hashlib.sha256("".join(digests).encode()).hexdigest() if digests[1:] else digests[0]
     return network.eval(), LoadReport(kind, network.entries, [], [], None, digest, network.config)
