@@ -41,7 +41,9 @@ def network_class(name: str) -> type[SegmentationNetwork]:
     if has_program(name):
         return ExportedNetwork
     elsewhere = ", ".join(f"{library}:NAME" for library in LIBRARIES)
-    raise ValueError(f"unknown network {name!r}; known: {', '.join(sorted(NETWORKS))}, {elsewhere}, FILE.py:CLASS, FILE.onnx, FILE.pt2")
+    raise ValueError(
+        f"unknown network {name!r}; known: {', '.join(sorted(NETWORKS))}, {elsewhere}, FILE.py:CLASS, FILE.onnx, FILE.pt2"
+    )
 
 
 def build_network(name: str, num_classes: int | None, *, norm: str = "batch_norm", **options) -> SegmentationNetwork:
@@ -61,7 +63,9 @@ def build_network(name: str, num_classes: int | None, *, norm: str = "batch_norm
     """
     cls = network_class(name)
     if cls is ExportedNetwork:
-        raise ValueError(f"{name} holds a program, which cannot be trained: it can be a teacher (--teacher-network {name})")
+        raise ValueError(
+            f"{name} holds a program, which cannot be trained: it can be a teacher (--teacher-network {name})"
+        )
     known = settings_of(cls)
     if unknown := sorted(options.keys() - known.keys()):
         raise ValueError(f"{name} has no option {', '.join(unknown)}; known: {', '.join(known)}")

@@ -215,9 +215,7 @@ class Teacher(nn.Module):
         size = [max(round(side * scale), 1) for side in images.shape[2:]]
         return F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
 
-    def verify(
-        self, dataset: SegmentationDataset, num_images: int = 8, features: Iterable[str] | None = None
-    ) -> dict:
+    def verify(self, dataset: SegmentationDataset, num_images: int = 8, features: Iterable[str] | None = None) -> dict:
         """Measure the teacher on evenly spaced labelled images before it is used.
 
         A network without the task's feature map is checked by ``verify_features``, in ``features``.

@@ -13,6 +13,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.export.passes import move_to_device_pass
 
 from segdistill.network.base import SegmentationNetwork
 from segdistill.network.external.module import classes_of, measure, named_maps, reason, run_module, without_classes
@@ -116,6 +117,11 @@ def has_program(name: str) -> bool:
     return False
 
 
+def runs_code(name: str) -> bool:
+    """Whether to build the network of this name is to run code that comes with it; ONNX holds operators alone."""
+    return ".py:" in name or kind_of_file(Path(name)) in ("TorchScript", "torch.export")
+
+
 class TorchScript:
     """A scripted or traced module."""
 
@@ -123,7 +129,7 @@ class TorchScript:
 
     def __init__(self, path: Path):
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of the format
+            warnings.simplefilter("ignore")  # that the format is an old one
             self.model = torch.jit.load(path, map_location="cpu").eval()
         inputs = [a.name for a in self.model.forward.schema.arguments[1:] if not a.has_default_value()]
         check_inputs(inputs)
@@ -148,7 +154,7 @@ class ExportedProgram:
 
     def __call__(self, images: Tensor, wanted: Collection[str] | None = None) -> dict[str, Tensor]:
         if images.device != self.device:  # constants in the graph are of a device, too
-            program = torch.export.passes.move_to_device_pass(self.program, str(images.device))
+            program = move_to_device_pass(self.program, str(images.device))
             self.device, self.model = images.device, torch.export.unflatten(program)
         return run_module(self.model, images, wanted)
 
@@ -180,7 +186,10 @@ class ONNX:
         ]
         plain = onnx.load(path, load_external_data=False)
         beside = {
-            entry.value for weight in plain.graph.initializer for entry in weight.external_data if entry.key == "location"
+            entry.value
+            for weight in plain.graph.initializer
+            for entry in weight.external_data
+            if entry.key == "location"
         }
         self.files = [path, *(path.with_name(name) for name in sorted(beside))]
         self.entries = sorted(weights)

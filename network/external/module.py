@@ -89,9 +89,7 @@ def measure(
     return features, Fit((height, width), singly=count == 1)
 
 
-def first_maps(
-    run: Run, what: str, sizes: Sequence[tuple[int, int]]
-) -> tuple[tuple[int, int], dict[str, Tensor]]:
+def first_maps(run: Run, what: str, sizes: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], dict[str, Tensor]]:
     """The first of ``sizes`` that a network takes, with its maps. Raises ValueError if there is none."""
     first = None
     for size in sizes:
@@ -272,9 +270,7 @@ def adapter_for(make: Callable[..., nn.Module]) -> type[ModuleNetwork]:
     ]
     kinds = annotations_of(make)
     settings = [
-        parameter.replace(
-            kind=parameter.KEYWORD_ONLY, annotation=kind_of(kinds.get(parameter.name), parameter.default)
-        )
+        parameter.replace(kind=parameter.KEYWORD_ONLY, annotation=kind_of(kinds.get(parameter.name), parameter.default))
         for parameter in parameters
         if parameter.name != "num_classes"
     ]

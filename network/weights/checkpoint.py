@@ -15,7 +15,7 @@ from segdistill.dataset.normalization import Normalization
 from segdistill.libs.files import replacing, sha256_of
 from segdistill.libs.text import shown
 from segdistill.network.base import SegmentationNetwork
-from segdistill.network.external.exported import ExportedNetwork, kind_of_file
+from segdistill.network.external.exported import ExportedNetwork, kind_of_file, runs_code
 from segdistill.network.registry import HIDDEN, build_network, network_class
 from segdistill.network.settings import parse_settings
 from segdistill.network.weights.archive import parts_of, read_file
@@ -129,7 +129,7 @@ def load_program(
     name = described.get("name", str(path))
     if Path(name) != path:
         raise ValueError(f"{path} holds a program of its own ({kind}), not a {name}")
-    if kind != "ONNX" and not described and str(path) not in trusted:
+    if runs_code(str(path)) and not described and str(path) not in trusted:
         raise ValueError(
             f"{path} is a program ({kind}), no weights alone: name it as the network, --network {path} (of a teacher "
             f"--teacher-network {path}), to let it run"

@@ -16,9 +16,11 @@ from segdistill.dataset.normalization import IMAGENET
 from segdistill.libs.files import sha256_of
 from segdistill.network import build_network, load_network, network_class
 from segdistill.network.external.exported import kind_of_file
+from segdistill.network.external.module import measure_on
 from segdistill.network.settings import parse_settings
 from segdistill.network.weights.checkpoint import atomic_save, export_weights
 from segdistill.utils.classes import match_classes
+from segdistill.utils.options import parse_options
 from segdistill.utils.teacher import Teacher
 
 BLOCKS = """
@@ -372,7 +374,9 @@ def test_a_module_answers_as_it_does_on_its_own(home, net):
 def test_the_class_count_is_that_of_the_weights(home, tmp_path):
     name = f"{home}/my.py:Net"
     model = build_network(name, 7).model
-    torch.save({"state_dict": {f"module.{key}": value for key, value in model.state_dict().items()}}, tmp_path / "a.pth")
+    torch.save(
+        {"state_dict": {f"module.{key}": value for key, value in model.state_dict().items()}}, tmp_path / "a.pth"
+    )
     network, report = load_network(tmp_path / "a.pth", described={"name": name, "num_classes": 11})
     assert network.num_classes == report.config["num_classes"] == 7
 
@@ -464,12 +468,12 @@ def test_a_module_that_cannot_be_run_without_values_is_loaded_from_its_checkpoin
 
 
 def test_measuring_a_network_changes_neither_its_weights_nor_its_mode(home):
-    torch.manual_seed(3)
-    network = build_network(f"{home}/others.py:DataDependent", None)
+    network = build_network(f"{home}/others.py:Shared", None)
     assert all(module.training for module in network.modules())
-    torch.manual_seed(3)
-    first = torch.nn.Conv2d(3, 8, 3, 4, 1)
-    assert torch.equal(network.model.stem.weight, first.weight) or network.model.stem.weight.shape == first.weight.shape
+    state = {key: value.clone() for key, value in network.state_dict().items()}
+    measure_on(network.model, "cpu", "it")
+    assert all(module.training for module in network.modules())
+    assert all(torch.equal(state[key], value) for key, value in network.state_dict().items())
 
 
 @pytest.mark.parametrize(
@@ -506,6 +510,16 @@ def test_options_are_read_by_annotation_by_default_or_by_their_look(home):
 def test_a_student_of_another_class_count_is_refused(home, tmp_path):
     with pytest.raises(ValueError, match=r"answers with 5 channels, the data set has 11"):
         train.main(arguments(home, tmp_path, "run", "--network", f"{home}/others.py:Plain"))
+
+
+def test_a_module_without_classes_teaches_a_map_once_its_colours_are_told(home, tmp_path):
+    torch.save(build_network(f"{home}/others.py:Backbone", None).model.state_dict(), tmp_path / "weights.pth")
+    teacher = ["--teacher-network", f"{home}/others.py:Backbone", "--T_ckpt_path", str(tmp_path / "weights.pth")]
+    words = [*SMALL, *teacher, "--fitnet", "on=context:stem", "--task-weight", "0"]
+    with pytest.raises(ValueError, match="--teacher-normalization imagenet"):
+        train.main(arguments(home, tmp_path, "run", *words))
+    assert train.main(arguments(home, tmp_path, "run", *words, "--teacher-normalization", "unit")) == 0
+    assert json.loads((tmp_path / "run/teacher.json").read_text())["mean_iou"] is None
 
 
 def test_a_map_that_has_no_classes_is_told_apart_by_its_class(home):
@@ -712,6 +726,15 @@ def test_what_comes_out_of_a_program_can_be_said_to_have_no_classes(exported):
     assert network(torch.randn(1, 3, 32, 32), ("output",)).features["output"].shape == (1, 11, 16, 16)
     with pytest.raises(ValueError, match="has no setting"):
         parse_settings(network_class(path), ["depth=3"], path)
+
+
+@ignore_formats
+def test_a_config_gets_no_program_to_run(home, exported, tmp_path, capsys):
+    stored = {"dataset": "camvid", "data_dir": str(home / "camvid"), "teacher_network": str(exported("torch.export"))}
+    (tmp_path / "options.json").write_text(json.dumps({**stored, "terms": [{"method": "kd"}]}))
+    with pytest.raises(SystemExit):
+        parse_options(["--config", str(tmp_path / "options.json")])
+    assert "name it by --teacher-network on the command line" in capsys.readouterr().err
 
 
 @ignore_formats
