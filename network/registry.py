@@ -40,10 +40,8 @@ def network_class(name: str) -> type[SegmentationNetwork]:
         return network_in_file(name)
     if has_program(name):
         return ExportedNetwork
-    elsewhere = ", ".join(f"{library}:NAME" for library in LIBRARIES)
-    raise ValueError(
-        f"unknown network {name!r}; known: {', '.join(sorted(NETWORKS))}, {elsewhere}, FILE.py:CLASS, FILE.onnx, FILE.pt2"
-    )
+    elsewhere = ", ".join([*(f"{library}:NAME" for library in LIBRARIES), "FILE.py:CLASS, FILE.onnx, FILE.pt2"])
+    raise ValueError(f"unknown network {name!r}; known: {', '.join(sorted(NETWORKS))}, {elsewhere}")
 
 
 def build_network(name: str, num_classes: int | None, *, norm: str = "batch_norm", **options) -> SegmentationNetwork:
@@ -64,7 +62,7 @@ def build_network(name: str, num_classes: int | None, *, norm: str = "batch_norm
     cls = network_class(name)
     if cls is ExportedNetwork:
         raise ValueError(
-            f"{name} holds a program, which cannot be trained: it can be a teacher (--teacher-network {name})"
+            f"{name} is a program, which cannot be trained: it can be a teacher (--teacher-network {name})"
         )
     known = settings_of(cls)
     if unknown := sorted(options.keys() - known.keys()):

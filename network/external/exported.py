@@ -103,7 +103,11 @@ def is_onnx(path: Path) -> bool:
 
 
 def has_program(name: str) -> bool:
-    """Whether a network's name is that of such a file. Raises for a file of that suffix which is not there or is none."""
+    """Whether a network's name is that of such a file.
+
+    Raises:
+        FileNotFoundError, ValueError: it has the suffix of one, and is not there or is none.
+    """
     path = Path(name)
     if kind_of_file(path):
         return True
@@ -111,8 +115,8 @@ def has_program(name: str) -> bool:
         raise FileNotFoundError(f"no file {path}")
     if path.suffix in SUFFIXES:
         raise ValueError(
-            f"{path} holds no program of {', '.join(PROGRAMS)}: if it holds weights alone, it is --T_ckpt_path {path}, and "
-            "--teacher-network names their network"
+            f"{path} holds no program of {', '.join(PROGRAMS)}: if it holds weights alone, it is --T_ckpt_path {path}, "
+            "and --teacher-network names their network"
         )
     return False
 
@@ -184,13 +188,8 @@ class ONNX:
             if value.type.tensor_type.elem_type in floats and len(value.type.tensor_type.shape.dim) == 4
             if value.name not in self.outputs
         ]
-        plain = onnx.load(path, load_external_data=False)
-        beside = {
-            entry.value
-            for weight in plain.graph.initializer
-            for entry in weight.external_data
-            if entry.key == "location"
-        }
+        stored = [weight for weight in self.model.graph.initializer if weight.external_data]
+        beside = {entry.value for weight in stored for entry in weight.external_data if entry.key == "location"}
         self.files = [path, *(path.with_name(name) for name in sorted(beside))]
         self.entries = sorted(weights)
         self.runtime, self.sessions = onnxruntime, {}

@@ -169,8 +169,9 @@ def without_classes(maps: Mapping[str, Any]) -> dict[str, Any]:
 class ModuleNetwork(SegmentationNetwork):
     """An nn.Module of a user.
 
-    ``logits`` is its output; ``output`` where its channels are no classes, which ``num_classes = 0`` in it says. Every module that makes a map is a feature,
-    by its path: ``encoder.stages.2``; of a module that is called several times it is the last map.
+    ``logits`` is its output; ``output`` where its channels are no classes, as ``num_classes = 0`` in its class says.
+    Every module that makes a map is a feature, by its path: ``encoder.stages.2``; of one that is called several times
+    it is the last map.
 
     Args:
         make: the class, or a function that returns a module.
@@ -296,7 +297,7 @@ def kind_of(annotation: Any, default: object) -> Any:
     plain, origin = (bool, int, float, str, Path), typing.get_origin(annotation)
     if annotation in plain or origin is typing.Literal:
         return annotation
-    if origin in (tuple, typing.Union, types.UnionType):
-        if all(part in (*plain, type(None), Ellipsis) for part in typing.get_args(annotation)):
-            return annotation
+    parts = typing.get_args(annotation) if origin in (tuple, typing.Union, types.UnionType) else ()
+    if parts and all(part in (*plain, type(None), Ellipsis) for part in parts):
+        return annotation
     return type(default) if type(default) in plain else object

@@ -1,7 +1,8 @@
 """Runs Python files of a user.
 
-A file imports what lies beside it, whenever it does so, and the same names in two folders are two modules: every folder
-is a package of its own here, and ``import blocks`` in a file of it is ``import PACKAGE.blocks`` where blocks.py is there.
+A file imports what lies beside it, whenever it does so, and the same names in two folders are two modules: every
+folder is a package of its own here, and ``import blocks`` in a file of it is ``import PACKAGE.blocks`` if blocks.py is
+there.
 """
 
 import builtins
