@@ -188,7 +188,7 @@ class ONNX:
             if value.type.tensor_type.elem_type in floats and len(value.type.tensor_type.shape.dim) == 4
             if value.name not in self.outputs
         ]
-        stored = [weight for weight in self.model.graph.initializer if weight.external_data]
+        stored = onnx.load(path, load_external_data=False).graph.initializer  # says where its data are
         beside = {entry.value for weight in stored for entry in weight.external_data if entry.key == "location"}
         self.files = [path, *(path.with_name(name) for name in sorted(beside))]
         self.entries = sorted(weights)
