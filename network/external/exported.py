@@ -85,7 +85,8 @@ def kind_of_file(path: Path) -> str | None:
         head = file.read(2)
     if head == b"PK":
         try:
-            names = zipfile.ZipFile(path).namelist()
+            with zipfile.ZipFile(path) as archive:
+                names = archive.namelist()
         except zipfile.BadZipFile:
             return None
         ends = {name.partition("/")[2] for name in names}
@@ -196,7 +197,9 @@ class ONNX:
 
     def __call__(self, images: Tensor, wanted: Collection[str] | None = None) -> dict[str, Tensor]:
         inner = [name for name in self.inner if wanted is None or name in wanted]
-        session = self.session(images.device, tuple(inner))
+        if wanted is not None:
+            self.sessions.pop("all", None)  # of the measurement; it keeps every map
+        session = self.session(images.device, inner, "all" if wanted is None else (images.device, *inner))
         names = [*self.outputs, *inner]
         values = session.run(names, {self.input: images.cpu().numpy().astype(self.dtype)})
         maps = {name: torch.from_numpy(value).to(images) for name, value in zip(names, values, strict=True)}
@@ -204,9 +207,9 @@ class ONNX:
         main = next((name for name in ("logits", "out", *self.outputs) if name in maps), None)
         return maps if main is None else {"logits": maps.pop(main), **maps}
 
-    def session(self, device: torch.device, inner: tuple[str, ...]):
-        """A session that gives inner tensors too; they are not fused with what follows."""
-        if (device, inner) not in self.sessions:
+    def session(self, device: torch.device, inner: Collection[str], key: object):
+        """A session, kept by ``key``, that gives inner tensors too; they are not fused with what follows."""
+        if key not in self.sessions:
             model = type(self.model)()
             model.CopyFrom(self.model)
             for name in inner:
@@ -216,10 +219,8 @@ class ONNX:
             providers = ["CPUExecutionProvider"]
             if device.type == "cuda" and "CUDAExecutionProvider" in self.runtime.get_available_providers():
                 providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0}))
-            self.sessions[device, inner] = self.runtime.InferenceSession(
-                model.SerializeToString(), options, providers=providers
-            )
-        return self.sessions[device, inner]
+            self.sessions[key] = self.runtime.InferenceSession(model.SerializeToString(), options, providers=providers)
+        return self.sessions[key]
 
 
 PROGRAMS: Mapping[str, type[Program]] = {"ONNX": ONNX, "TorchScript": TorchScript, "torch.export": ExportedProgram}

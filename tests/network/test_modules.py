@@ -1,6 +1,7 @@
 """Networks that know nothing of this project: modules in a user's file, and files that hold their program."""
 
 import json
+import re
 import shutil
 import zipfile
 
@@ -15,6 +16,7 @@ import train
 from segdistill.dataset.normalization import IMAGENET
 from segdistill.libs.files import sha256_of
 from segdistill.network import build_network, load_network, network_class
+from segdistill.network.__main__ import main as describe_network
 from segdistill.network.external.exported import kind_of_file
 from segdistill.network.external.module import measure_on
 from segdistill.network.settings import parse_settings
@@ -689,6 +691,14 @@ def test_a_damaged_file_is_refused_in_one_line(kind, exported, tmp_path):
     assert "\n" not in str(error.value)
     with pytest.raises(FileNotFoundError, match=r"no file gone"):
         network_class(f"gone{damaged.suffix}")
+
+
+@ignore_formats
+def test_the_network_tool_lists_the_features(home, exported, capsys):
+    describe_network([str(exported("torch.export"))])
+    assert re.search(r"^encoder\.stages\.2 +24 +4$", capsys.readouterr().out, re.M)
+    describe_network([f"{home}/others.py:DataDependent"])
+    assert re.search(r"^stem +8 +4$", capsys.readouterr().out, re.M)
 
 
 def test_weights_alone_are_no_program(home, tmp_path):
