@@ -58,7 +58,7 @@ def measure(
 ) -> tuple[dict[str, Feature], Fit]:
     """Channels and strides of the maps that ``run`` makes, and the images that it takes.
 
-    A map is what becomes about twice as wide when the image does.
+    A map has the proportions of the image, and becomes about twice as wide when the image does.
 
     Args:
         run: gets images of zeros on the default device.
@@ -69,6 +69,13 @@ def measure(
         ValueError: it takes no images, or makes no map of them; says why.
     """
     (height, width), first = first_maps(run, what, [size] if size else [(side, side) for side in SIDES])
+    first = {
+        name: value
+        for name, value in first.items()
+        if value.shape[2] > 1 and math.isclose(value.shape[2] * width, value.shape[3] * height, rel_tol=0.1)
+    }
+    if not first:
+        raise ValueError(f"{what} makes no map (N, C, H, W) of images (1, 3, {height}, {width})")
     counts = (1,) if singly else (2, 1)
     for count in counts:
         for multiple in () if size else MULTIPLES:
@@ -78,13 +85,7 @@ def measure(
                 features = {name: feature_of(value, height) for name, value in first.items() if name in grown}
                 return features, Fit(None, multiple, count == 1)
     # It takes images of one size alone.
-    features = {
-        name: feature_of(value, height)
-        for name, value in first.items()
-        if value.shape[2] > 1 and math.isclose(value.shape[2] * width, value.shape[3] * height, rel_tol=0.1)
-    }
-    if not features:
-        raise ValueError(f"{what} makes no map (N, C, H, W) of images (1, 3, {height}, {width})")
+    features = {name: feature_of(value, height) for name, value in first.items()}
     count = next(count for count in counts if count == 1 or attempt(run, count, height, width))
     return features, Fit((height, width), singly=count == 1)
 
@@ -182,7 +183,7 @@ class ModuleNetwork(SegmentationNetwork):
         ValueError: the constructor needs other arguments, or the module takes no images (N, 3, H, W); says why.
     """
 
-    NO_CLASSES = "num_classes = 0 in its class"
+    NO_CLASSES = "num_classes = 0 in its class says so"
 
     def __init__(self, make: Callable[..., nn.Module], num_classes: int | None, options: Mapping[str, object]):
         super().__init__()

@@ -182,6 +182,11 @@ class ChannelsLast(Base):
         return self.head(self.turn(self.stem(x)).permute(0, 3, 1, 2))
 
 
+class Turned(Base):
+    def forward(self, x):
+        return self.stem(x).permute(0, 2, 3, 1)
+
+
 class Turn(nn.Module):
     def forward(self, x):
         return x.permute(0, 2, 3, 1)
@@ -460,7 +465,11 @@ def test_what_a_module_takes_is_found_by_trying(home):
         together = fits["OneByOne"](images).logits
         assert torch.equal(together[1:2], fits["OneByOne"](images[1:2]).logits)
     # Tokens and maps whose channels come last are no features: theirs would be told wrong.
-    assert "turn" not in build_network(f"{home}/others.py:ChannelsLast", None).features
+    turned = build_network(f"{home}/others.py:ChannelsLast", None)
+    assert (turned.num_classes, turned.fit.size) == (5, None)
+    assert "turn" not in turned.features
+    swapped = build_network(f"{home}/others.py:Turned", None)
+    assert (swapped.num_classes, swapped.fit.size, swapped.features.keys()) == (0, None, {"stem"})
 
 
 def test_a_module_that_cannot_be_run_without_values_is_loaded_from_its_checkpoint(home, tmp_path):
@@ -529,7 +538,7 @@ def test_a_module_without_classes_teaches_a_map_once_its_colours_are_told(home, 
 def test_a_map_that_has_no_classes_is_told_apart_by_its_class(home):
     from segdistill.dataset import CamVid
 
-    with pytest.raises(ValueError, match=r"--class-map FILE .* no classes: num_classes = 0 in its class"):
+    with pytest.raises(ValueError, match=r"--class-map FILE .* no classes: num_classes = 0 in its class says so"):
         match_classes(build_network(f"{home}/others.py:Plain", None), None, "others.py:Plain", CamVid)
 
 
