@@ -87,7 +87,7 @@ def kind_of_file(path: Path) -> str | None:
         try:
             with zipfile.ZipFile(path) as archive:
                 names = archive.namelist()
-        except zipfile.BadZipFile:
+        except Exception:  # damaged bytes break a reader in any way
             return None
         ends = {name.partition("/")[2] for name in names}
         if "archive_format" in ends or "serialized_exported_program.json" in names:

@@ -55,8 +55,9 @@ def read(state_dict: Mapping[str, Tensor], described: Mapping | None) -> Weights
     if plain:
         return plain
     if not claiming and described:
+        first = ", ".join(list(state_dict)[:3])
         raise ValueError(
-            f"none of its entries ({', '.join(list(state_dict)[:3])}, ...) is one of a {described['name']}"
+            f"it belongs to no family known here, and none of its entries ({first}, ...) is one of a {described['name']}"
         )
     if not claiming:
         roots = list(dict.fromkeys(key.partition(".")[0] for key in state_dict))
