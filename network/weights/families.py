@@ -57,7 +57,7 @@ def read(state_dict: Mapping[str, Tensor], described: Mapping | None) -> Weights
     if not claiming and described:
         first = ", ".join(list(state_dict)[:3])
         raise ValueError(
-            f"it belongs to no family known here, and none of its entries ({first}, ...) is one of a {described['name']}"
+            f"it belongs to no family known here, and none of its entries ({first}, ...) is of a {described['name']}"
         )
     if not claiming:
         roots = list(dict.fromkeys(key.partition(".")[0] for key in state_dict))
