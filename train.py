@@ -177,7 +177,7 @@ def require_classes(network: SegmentationNetwork, options: Options) -> None:
     """Raise ValueError if a term reads the logits of a network that has none."""
     reads_logits = [term for term in options.objective.terms if term.settings["on"].endswith("logits")]
     if reads_logits and not network.num_classes:
-        known = ", ".join(network.features)
+        known = ", ".join(list(network.features)[:8])
         raise ValueError(
             f"{options.teacher.T_ckpt_path or options.teacher.teacher_network} has no classes for "
             f"--{reads_logits[0].method}: distil its features ({known}) by --fitnet on=STUDENTS:TEACHERS, such as "
@@ -238,8 +238,11 @@ def build_cache(group: Group, teacher: Teacher | None, convention: Normalization
 
 def verify(teacher: Teacher, groups: Sequence[Group], val_set: SegmentationDataset | None) -> None:
     """Measure the teacher on labelled images before it is used; without validation, check its features."""
-    has_truth = val_set and val_set.TRUTH == "labels"
-    measured = teacher.verify(val_set) if has_truth else teacher.verify_features(groups[0].train_set)
+    wanted = frozenset().union(*(group.wanted for group in groups))
+    if val_set and val_set.TRUTH == "labels":
+        measured = teacher.verify(val_set, features=wanted)
+    else:
+        measured = teacher.verify_features(groups[0].train_set, wanted)
     primary = task_of(groups[0].train_set).primary
     if measured[primary.key] is None:
         logger.info("teacher: features are finite and differ on %d images", measured["num_images"])

@@ -19,12 +19,13 @@ import torch
 
 from segdistill.dataset.files import read_image
 from segdistill.dataset.normalization import parse_normalization
-from segdistill.network import HIDDEN, NETWORKS, build_network, network_class
+from segdistill.network import HIDDEN, NETWORKS, SegmentationNetwork, build_network, load_network, network_class
 from segdistill.network.cost import Cost, cost_of
 from segdistill.network.export import FORMATS, OUTPUTS, Difference, export_network
 from segdistill.network.export.base import sample_pictures
+from segdistill.network.external.exported import has_program
 from segdistill.network.settings import describe_settings, parse_settings, settings_of
-from segdistill.network.weights.checkpoint import convert, load_network
+from segdistill.network.weights.checkpoint import convert
 from segdistill.network.weights.fetch import describe_files, fetch
 from segdistill.network.weights.hub import push
 from segdistill.utils.checkpoint import load_required
@@ -72,8 +73,15 @@ def describe(argv: Sequence[str]) -> int:
     parser.add_argument("--classes", type=count, default=19, metavar="C", help="(19)")
     options = parser.parse_args(argv)
     settings = parse_settings(network_class(options.name), options.settings, options.name, hidden=HIDDEN)
+    if has_program(options.name):
+        network, report = load_network(options.name, trusted=[options.name])
+        print(f"{options.name}, {report}\n\n{format_features(network)}")
+        return 0
     with torch.device("meta"):
         network = build_network(options.name, options.classes, **settings)
+    if not next(network.parameters()).is_meta:  # a module that cannot be run without values
+        print(format_features(network))
+        return 0
     size = tuple(options.size)
     print(f"{' '.join([options.name, *options.settings])}, {options.classes} classes, images of {size[0]}x{size[1]}\n")
     print(format_cost(cost_of(network, size), size))
@@ -93,6 +101,12 @@ def format_cost(cost: Cost, size: tuple[int, int]) -> str:
     for name, (channels, height, width) in cost.sizes.items():
         lines.append(f"{name:15} {channels:8}  {cost.strides[name]:6}  {height}x{width}")
     return "\n".join(lines)
+
+
+def format_features(network: SegmentationNetwork) -> str:
+    """Channels and strides of the features as lines of text."""
+    lines = [f"{'feature':40} {'channels':>8}  {'stride':>6}"]
+    return "\n".join([*lines, *(f"{name:40} {c:8}  {stride:6}" for name, (c, stride) in network.features.items())])
 
 
 def fetch_file(argv: Sequence[str]) -> int:

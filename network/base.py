@@ -1,6 +1,7 @@
 """The contract of a network: feature maps by name, each with its channels and its stride."""
 
 import copy
+import difflib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
 # The features that have a channel for each class.
 CLASS_FEATURES = frozenset({"logits", "aux_logits", "encoder_logits"})
+# Of more features an error names those alone whose names are near.
+MOST_LISTED = 12
 
 
 class Feature(NamedTuple):
@@ -57,6 +60,8 @@ class SegmentationNetwork(nn.Module):
     config: dict
     # Why bfloat16 autocast on the CPU is refused for this network; empty where it is not.
     BF16_ON_CPU: ClassVar[str] = ""
+    # How a user says that the channels of its output are no classes; empty where that is known.
+    NO_CLASSES: ClassVar[str] = ""
     # The least height and width of an image, in pixels.
     MIN_SIDE: ClassVar[int] = 1
 
@@ -91,11 +96,14 @@ class SegmentationNetwork(nn.Module):
 
     def check_features(self, names: Iterable[str]) -> None:
         """Raise ValueError if one of ``names`` is no feature of this network."""
-        unknown = sorted(set(names) - self.features.keys())
-        if unknown:
-            raise ValueError(
-                f"{type(self).__name__} has no feature {', '.join(unknown)}; known: {', '.join(sorted(self.features))}"
-            )
+        unknown, known = sorted(set(names) - self.features.keys()), sorted(self.features)
+        if not unknown:
+            return
+        words = f"known: {', '.join(known)}"
+        if len(known) > MOST_LISTED:
+            near = difflib.get_close_matches(unknown[0], known, n=MOST_LISTED, cutoff=0.4) or known[-MOST_LISTED:]
+            words = f"near that: {', '.join(near)}; it has {len(known)} in all"
+        raise ValueError(f"{type(self).__name__} has no feature {', '.join(unknown)}; {words}")
 
 
 def resize(maps: Tensor, size: torch.Size | tuple[int, int], align_corners: bool = True) -> Tensor:

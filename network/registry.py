@@ -6,7 +6,8 @@ from segdistill.network.base import SegmentationNetwork
 from segdistill.network.deeplabv3 import DeepLabV3
 from segdistill.network.deeplabv3plus import DeepLabV3Plus
 from segdistill.network.espnet import ESPNet, ESPNetC
-from segdistill.network.external import LIBRARIES, adapter_of, class_in_file
+from segdistill.network.external import LIBRARIES, adapter_of, network_in_file
+from segdistill.network.external.exported import ExportedNetwork, has_program
 from segdistill.network.pspnet import PSPNet
 from segdistill.network.segformer import SegFormer
 from segdistill.network.settings import settings_of
@@ -22,13 +23,13 @@ NETWORKS: dict[str, type[SegmentationNetwork]] = {
     "upernet": UPerNet,
 }
 # Keywords of networks that are no settings: they have their own flag or place.
-HIDDEN = ("norm", "model", "hf_config")
+HIDDEN = ("norm", "model", "hf_config", "file")
 
 
 def network_class(name: str) -> type[SegmentationNetwork]:
     """The class behind a name; its keyword-only parameters but those in ``HIDDEN`` are the settings of the network.
 
-    Raises: as ``build_network``.
+    Raises: as ``build_network``, and FileNotFoundError for a file with its program that is not there.
     """
     if name in NETWORKS:
         return NETWORKS[name]
@@ -36,9 +37,11 @@ def network_class(name: str) -> type[SegmentationNetwork]:
     if colon and prefix in LIBRARIES:
         return adapter_of(prefix)
     if re.search(r"\.py:\w+$", name):
-        return class_in_file(name)
-    elsewhere = ", ".join(f"{library}:NAME" for library in LIBRARIES)
-    raise ValueError(f"unknown network {name!r}; known: {', '.join(sorted(NETWORKS))}, {elsewhere}, FILE.py:CLASS")
+        return network_in_file(name)
+    if has_program(name):
+        return ExportedNetwork
+    elsewhere = ", ".join([*(f"{library}:NAME" for library in LIBRARIES), "FILE.py:CLASS, FILE.onnx, FILE.pt2"])
+    raise ValueError(f"unknown network {name!r}; known: {', '.join(sorted(NETWORKS))}, {elsewhere}")
 
 
 def build_network(name: str, num_classes: int | None, *, norm: str = "batch_norm", **options) -> SegmentationNetwork:
@@ -57,6 +60,10 @@ def build_network(name: str, num_classes: int | None, *, norm: str = "batch_norm
         OSError: a missing file, or weights that cannot be fetched.
     """
     cls = network_class(name)
+    if cls is ExportedNetwork:
+        raise ValueError(
+            f"{name} is a program, which cannot be trained: it can be a teacher (--teacher-network {name})"
+        )
     known = settings_of(cls)
     if unknown := sorted(options.keys() - known.keys()):
         raise ValueError(f"{name} has no option {', '.join(unknown)}; known: {', '.join(known)}")

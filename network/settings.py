@@ -106,7 +106,8 @@ def parse_value(kind: Any, text: str, limits: Limits = UNLIMITED) -> Any:
     """``text`` as a value of an annotation.
 
     Args:
-        kind: bool, int, float, str, Path, Literal, ``tuple[kind, ...]``, ``tuple[kind, kind]`` or a union with None.
+        kind: bool, int, float, str, Path, Literal, ``tuple[kind, ...]``, ``tuple[kind, kind]`` or a union with None;
+            object for what the text looks like: a number, true, false, none, several with commas between, or a text.
         limits: of a number, of each number of a tuple, or of a text.
 
     Raises:
@@ -127,11 +128,25 @@ def parse_value(kind: Any, text: str, limits: Limits = UNLIMITED) -> Any:
         if Ellipsis not in kinds and len(kinds) != len(parts):
             raise ValueError(f"expected {len(kinds)} values with a comma between, not {text!r}")
         return tuple(parse_value(kinds[0], part, limits) for part in parts)
+    if kind is object:
+        return guess(text)
     if kind is bool:
         return boolean(text)
     if kind in (int, float):
         return parse_number(kind, text, limits)
     return Path(text) if kind is Path else text
+
+
+def guess(text: str) -> Any:
+    """``text`` as what it looks like."""
+    if "," in text:
+        return tuple(guess(part) for part in text.split(","))
+    for kind in (type(None) | int, float, bool):
+        try:
+            return parse_value(kind, text)
+        except ValueError:
+            continue
+    return text
 
 
 def value_kind(kind: Any) -> Any:

@@ -147,12 +147,14 @@ def concrete(tmp_path):
     (tmp_path / "file.pth").touch()
     (tmp_path / "options.json").write_text("{}")
     (tmp_path / "my_losses.py").write_text(python_block("extending.md", "utils/losses/cosine.py"))
+    (tmp_path / "my.py").write_text(python_block("external.md", "my.py"))
+    (tmp_path / "teacher.onnx").write_bytes(b"\x08\x09")
     for name in ("train/0001TP_0.png", "train/0016E5_0.png", "val/0.png"):  # of CamVid
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
 
     def replace(text):
-        text = re.sub(r"snapshots/\w+/(options.json)|\b(my_losses.py)", rf"{tmp_path}/\1\2", text)
+        text = re.sub(r"snapshots/\w+/(options.json)|\b(my_losses.py|my.py|teacher.onnx)", rf"{tmp_path}/\1\2", text)
         text = re.sub(r"[\w/+.-]+\.pth\b|hf://USER/REPO\b|\bFILE\b", str(tmp_path / "file.pth"), text)
         return re.sub(r"\b(DIR|FOLDER|OUT|PHOTOS)\b", str(tmp_path), text)
 

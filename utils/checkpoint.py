@@ -3,6 +3,7 @@
 import argparse
 import os
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from segdistill.network import (
 )
 from segdistill.network.base import CLASS_FEATURES
 from segdistill.network.export import FORMATS
+from segdistill.network.export.base import ForeignFile
 from segdistill.network.export.network import load_exported
 from segdistill.network.external import LIBRARIES
 from segdistill.network.settings import parse_settings
@@ -102,7 +104,8 @@ def load_required(
     Raises: as ``segdistill.network.load_network``, and ValueError if the file holds another network.
     """
     if Path(file).suffix.lower() in {format.SUFFIX for format in FORMATS.values()}:
-        return load_exported(file)
+        with suppress(ForeignFile):  # a network that another program exported
+            return load_exported(file)
     library, _, name = str(file).partition(":")
     if library in LIBRARIES and name:
         return published(str(file), network_options)

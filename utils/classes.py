@@ -117,10 +117,11 @@ def match_classes(
         if targets != tuple(range(count)):
             logger.info("%s has the classes in another order, %s: mapped by name", source, ", ".join(own))
         return ClassMap(targets, count)
+    no_classes = f", or that they are no classes: {network.NO_CLASSES}" if network.NO_CLASSES else ""
     owner = dataset.__name__ if isinstance(dataset, type) else type(dataset).__name__
     raise ValueError(
         f"{source} has {count} classes, {owner} has {len(classes)}, and they are not the same: say with "
-        f"--class-map FILE what each becomes (docs/methods.md)\n"
+        f"--class-map FILE what each becomes (docs/methods.md){no_classes}\n"
         f"  {source}: {', '.join(names) or 'not named'}\n  {owner}: {', '.join(classes)}"
     )
 

@@ -189,6 +189,12 @@ def build_student(
     num_channels = task_of(dataset).num_channels(dataset)
     torch.manual_seed(options.optimisation.seed)
     network = build_network(student.network, num_channels, norm=student.norm, **student.network_options)
+    feature = network.features.get(task_of(dataset).feature)
+    if feature and feature.channels != num_channels:
+        raise ValueError(
+            f"--network {student.network} answers with {feature.channels} channels, the data set has {num_channels}: "
+            "an option of the network may set that (--network-options)"
+        )
     normalization = network.normalization or dataset.NORMALIZATION
     if file := student.S_ckpt_path or student.student_pretrain_model_imgnet:
         report = load_weights(network, file, skip_classifier=True)
@@ -254,6 +260,8 @@ def trains_on_one_image(network: SegmentationNetwork, wanted: frozenset[str], si
         if "more than 1 value" in str(error):
             return False
         raise
+    except RuntimeError:  # some modules cannot be run without values
+        return True
     return True
 
 

@@ -16,6 +16,7 @@ from segdistill.dataset import Normalization, SegmentationDataset
 from segdistill.dataset.base import evenly_spaced
 from segdistill.dataset.normalization import CONVENTIONS, IMAGENET
 from segdistill.network import SegmentationNetwork, SegmentationOutput, build_network, network_class, resize
+from segdistill.network.external.exported import has_program
 from segdistill.network.settings import settings_of
 from segdistill.network.weights.checkpoint import LoadReport, describe, load_network
 from segdistill.utils.batch import Batch
@@ -194,10 +195,10 @@ class Teacher(nn.Module):
         size = [max(round(side * scale), 1) for side in images.shape[2:]]
         return F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
 
-    def verify(self, dataset: SegmentationDataset, num_images: int = 8) -> dict:
+    def verify(self, dataset: SegmentationDataset, num_images: int = 8, features: Iterable[str] | None = None) -> dict:
         """Measure the teacher on evenly spaced labelled images before it is used.
 
-        A network without the task's feature map is checked by ``verify_features``.
+        A network without the task's feature map is checked by ``verify_features``, in ``features``.
 
         Returns:
             What ``teacher.json`` holds: file, network, family, sha256, num_classes, class_map, normalization, scale,
@@ -210,7 +211,7 @@ class Teacher(nn.Module):
         """
         task = task_of(dataset)
         if task.feature not in self.network.features:
-            return self.verify_features(dataset)
+            return self.verify_features(dataset, features)
         if self.class_map is None and self.network.num_classes:
             match_classes(self.network, self.report, f"teacher {self.source}", dataset)
         indices = evenly_spaced(num_images, len(dataset))
@@ -301,8 +302,10 @@ class Teacher(nn.Module):
         return predictions
 
     @torch.no_grad()
-    def verify_features(self, dataset: SegmentationDataset) -> dict:
-        """Check the features of two images of ``dataset``; needs no classes or labels. Returns: as ``verify``.
+    def verify_features(self, dataset: SegmentationDataset, features: Iterable[str] | None = None) -> dict:
+        """Check ``features`` (None: all) of two images of ``dataset``; needs no classes or labels.
+
+        Returns: as ``verify``.
 
         Raises:
             ValueError: a feature is not finite, is the same for two images, or the same all over an image; or there
@@ -310,11 +313,12 @@ class Teacher(nn.Module):
         """
         if len(dataset) < 2:
             raise ValueError(f"teacher {self.source} has no classes: two images verify it, {dataset.root} has one")
+        wanted = frozenset(self.network.features if features is None else features)
         device = next(self.network.parameters()).device
         outputs = []
         for index in (0, len(dataset) // 2):
             images = self.normalization(dataset.read(index).image[None]).to(device)
-            outputs.append(self.network.extract(images, frozenset(self.network.features)).features)
+            outputs.append(self.network.extract(images, wanted).features)
         for name, first in outputs[0].items():
             first, second = first.double(), outputs[1][name].double()
             if not (first.isfinite().all() and second.isfinite().all()):
@@ -364,6 +368,10 @@ def load_teacher(
     if name is None:
         return load_network(path)
     settings = dict(settings or {})
+    if has_program(name):
+        if path not in (None, name):
+            raise ValueError(f"{name} has its weights: --T_ckpt_path {path} would have no effect")
+        path = name
     if path is not None:
         settings.pop("pretrained", None)  # the file's weights replace the published ones
         known = {} if num_classes is None else {"num_classes": num_classes}

@@ -52,6 +52,10 @@ class Deployed(nn.Module):
         return resize(logits, images.shape[2:])
 
 
+class ForeignFile(ValueError):
+    """A file that was not exported by segdistill."""
+
+
 class Runner(NamedTuple):
     """An exported file, open: ``run`` maps pictures (N, 3, H, W) uint8 to the output; ``metadata`` says what it is."""
 
@@ -116,8 +120,8 @@ def text_of(metadata: Mapping) -> dict[str, str]:
 
 
 def metadata_of(texts: Mapping[str, str], path: Path) -> dict:
-    """Raises ValueError if the texts are not ours."""
+    """Raises ForeignFile if the texts are not ours."""
     own = {key.removeprefix("segdistill."): text for key, text in texts.items() if key.startswith("segdistill.")}
     if "output" not in own:
-        raise ValueError(f"{path} was not exported by segdistill: its metadata say nothing of its output")
+        raise ForeignFile(f"{path} was not exported by segdistill: its metadata say nothing of its output")
     return {key: json.loads(text) for key, text in own.items()}

@@ -1,15 +1,18 @@
-"""Networks of other libraries, and a user's own: ``torchvision:``, ``timm:``, ``smp:``, ``hf:`` and ``FILE.py:CLASS``.
+"""Networks of other libraries, and a user's own: ``torchvision:``, ``timm:``, ``smp:``, ``hf:``, ``FILE.py:CLASS``, and
+networks in files that hold their program too (``exported.py``).
 
 One adapter a library, imported only when it is named.
 """
 
-import functools
 import importlib
-import importlib.util
-import sys
+import inspect
 from pathlib import Path
 
+from torch import nn
+
 from segdistill.network.base import SegmentationNetwork
+from segdistill.network.external.module import adapter_for
+from segdistill.network.external.source import run_file
 
 # Prefix of a network's name: its package and its adapter's class.
 LIBRARIES = {
@@ -34,30 +37,48 @@ def adapter_of(library: str) -> type[SegmentationNetwork]:
     return getattr(importlib.import_module(f"{__name__}.{library}"), adapter)
 
 
-def class_in_file(name: str, base: type = SegmentationNetwork) -> type:
-    """The class derived from ``base`` that ``path/to/file.py:CLASS`` names; the file is run.
+def network_in_file(name: str) -> type[SegmentationNetwork]:
+    """The network that ``path/to/file.py:CLASS`` names; the file is run.
+
+    Any class derived from torch.nn.Module will do, and any function that returns one.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: it has no such class, or one that is not derived from ``base``.
+        ValueError: it has no such class, or cannot be run.
     """
-    file, _, class_name = name.rpartition(":")
-    path = Path(file).resolve()
-    if not path.is_file():
-        raise FileNotFoundError(f"{name}: no file {path}")
-    cls = getattr(_module(path), class_name, None)
+    made = object_in_file(name)
+    if isinstance(made, type) and issubclass(made, SegmentationNetwork):
+        return made
+    if inspect.isfunction(made) or (isinstance(made, type) and issubclass(made, nn.Module)):
+        return adapter_for(made)
+    path, _, wanted = name.rpartition(":")
+    raise ValueError(f"{path} has no class {wanted} derived from torch.nn.Module{classes_in(path, nn.Module)}")
+
+
+def class_in_file(name: str, base: type) -> type:
+    """The class derived from ``base`` that ``path/to/file.py:CLASS`` names; the file is run. Raises: as above."""
+    cls = object_in_file(name)
     if not (isinstance(cls, type) and issubclass(cls, base)):
-        raise ValueError(f"{path} has no class {class_name} derived from {base.__name__}")
+        path, _, wanted = name.rpartition(":")
+        raise ValueError(f"{path} has no class {wanted} derived from {base.__name__}{classes_in(path, base)}")
     return cls
 
 
-@functools.cache
-def _module(path: Path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.parent))  # for its imports from the same folder
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(path.parent))
-    return module
+def object_in_file(name: str) -> object:
+    """What a file calls by a name; None if nothing."""
+    file, _, wanted = name.rpartition(":")
+    path = Path(file).resolve()
+    if not path.is_file():
+        raise FileNotFoundError(f"{name}: no file {path}")
+    return getattr(run_file(path), wanted, None)
+
+
+def classes_in(path: str, base: type) -> str:
+    """The classes derived from ``base`` that a file defines, for an error."""
+    module = run_file(Path(path).resolve())
+    names = [
+        name
+        for name, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, base) and value.__module__ == module.__name__
+    ]
+    return f"; it has {', '.join(names)}" if names else ""

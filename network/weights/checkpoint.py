@@ -15,6 +15,7 @@ from segdistill.dataset.normalization import Normalization
 from segdistill.libs.files import replacing, sha256_of
 from segdistill.libs.text import shown
 from segdistill.network.base import SegmentationNetwork
+from segdistill.network.external.exported import ExportedNetwork, kind_of_file, runs_code
 from segdistill.network.registry import HIDDEN, build_network, network_class
 from segdistill.network.settings import parse_settings
 from segdistill.network.weights.archive import parts_of, read_file
@@ -80,6 +81,8 @@ def load_network(
     Raises: as ``load_weights``, and ValueError for a file that holds only a backbone or another network than
         described, or options its network lacks.
     """
+    if not isinstance(source, Mapping | Weights) and (kind := kind_of_file(Path(source))):
+        return load_program(Path(source), kind, described or {}, trusted)
     if described:
         described = {**described, **parse_options(described["name"], options)}
     weights = source if isinstance(source, Weights) else read_weights(source, described)
@@ -88,11 +91,16 @@ def load_network(
             f"{weights.source} holds a backbone only"
             + (f", not a {described['name']}" if described else "; give a network it belongs in")
         )
+    if described and same_class(weights.config["name"], described["name"]):
+        weights.config["name"] = described["name"]  # where its file is now
     name = weights.config["name"]
     if described and name != described["name"]:
         raise ValueError(f"{weights.source} holds a {name}, not a {described['name']}")
     if ".py:" in name and not described and name not in trusted:
-        raise ValueError(f"{weights.source} is of the network {name}: name that too (--network), to let its code run")
+        raise ValueError(
+            f"{weights.source} is of the network {name}: name that too, --network {name} (of a "
+            "teacher --teacher-network), to let its code run"
+        )
     if options:
         weights.config = weights.config | parse_options(name, options)
     weights.config.pop("pretrained", None)  # the weights are here
@@ -110,6 +118,35 @@ def load_network(
     with WithoutDrawing():  # check_fit has seen that the file has every weight
         network = build_network(**weights.config, norm=norm)
     return network.eval(), load_weights(network, weights)
+
+
+def load_program(
+    path: Path, kind: str, described: Mapping, trusted: Collection[str]
+) -> tuple[SegmentationNetwork, LoadReport]:
+    """The network of a file that holds its program.
+
+    Raises:
+        ValueError: a program that could do more than compute and is not named, another network than described, or as
+            ``ExportedNetwork``.
+    """
+    name = described.get("name", str(path))
+    if Path(name) != path:
+        raise ValueError(f"{path} holds a program of its own ({kind}), not a {name}")
+    if runs_code(str(path)) and not described and str(path) not in trusted:
+        raise ValueError(
+            f"{path} is a program ({kind}), no weights alone: name it as the network, --network {path} (of a teacher "
+            f"--teacher-network {path}), to let it run"
+        )
+    settings = {key: value for key, value in described.items() if key not in ("name", "num_classes")}
+    network = ExportedNetwork(file=path, **settings)
+    digests = [sha256_of(file) for file in network.files]
+    digest = hashlib.sha256("".join(digests).encode()).hexdigest() if digests[1:] else digests[0]
+    return network.eval(), LoadReport(kind, network.entries, [], [], None, digest, network.config)
+
+
+def same_class(name: str, other: str) -> bool:
+    """Whether two names are of one class in a file, which may have moved."""
+    return ".py:" in name and ".py:" in other and Path(name).name == Path(other).name
 
 
 def parse_options(name: str, words: Sequence[str]) -> dict:

@@ -54,6 +54,11 @@ def read(state_dict: Mapping[str, Tensor], described: Mapping | None) -> Weights
     plain = own.read_plain(state_dict, described, whole=bool(claiming)) if described else None
     if plain:
         return plain
+    if not claiming and described:
+        first = ", ".join(list(state_dict)[:3])
+        raise ValueError(
+            f"it belongs to no family known here, and none of its entries ({first}, ...) is of a {described['name']}"
+        )
     if not claiming:
         roots = list(dict.fromkeys(key.partition(".")[0] for key in state_dict))
         raise ValueError(

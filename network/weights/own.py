@@ -1,5 +1,7 @@
 """Our own file format: weights with metadata. Every field is checked before it is used."""
 
+import re
+from collections import Counter
 from collections.abc import Mapping
 
 from torch import Tensor
@@ -9,7 +11,6 @@ from segdistill.libs.text import shown
 from segdistill.network.external import LIBRARIES
 from segdistill.network.weights.base import Weights, is_counter, is_state_dict
 from segdistill.network.weights.shapes import blueprint, count_classes
-from segdistill.network.weights.wrappers import ROOTS
 
 FORMAT_VERSION = 1
 
@@ -58,8 +59,8 @@ def read_plain(state_dict: Mapping[str, Tensor], described: Mapping, whole: bool
     network = blueprint({"num_classes": 20, **described})
     own = {key: value.shape for key, value in network.state_dict().items()}
     # The library's model is an attribute of its adapter, and prefixes that all names share were removed.
-    prefixes = ("", *(f"{root}." for root in ROOTS))
-    prefix = max(prefixes, key=lambda prefix: sum(prefix + key in own for key in state_dict))
+    places = Counter(name[:i] for name in own for i in starts_of(name) if name[i:] in state_dict)
+    prefix = max(places, key=places.get, default="")
     renamed = {prefix + key: value for key, value in state_dict.items()}
     absent = [key for key in own if key not in renamed and not is_counter(key)]
     if renamed.keys().isdisjoint(own) or (whole and absent):
@@ -69,10 +70,17 @@ def read_plain(state_dict: Mapping[str, Tensor], described: Mapping, whole: bool
         network = blueprint({**described, "num_classes": count_classes(renamed, described)})
     if is_ours:
         return Weights("segdistill, bare", renamed, network.config, normalization=None)
+    if ".py:" in described["name"]:  # a user's own has no other entries that would be expected
+        own = renamed
     kept = {key: value for key, value in renamed.items() if key in own}
     skipped = sorted(renamed.keys() - kept.keys())  # the library's classifier of whole images
     family, _, _ = described["name"].partition(":")
     return Weights(family, kept, network.config, network.normalization, skipped=skipped, classes=network.classes)
+
+
+def starts_of(name: str) -> list[int]:
+    """Where the parts of a dotted name begin."""
+    return [0, *(match.end() for match in re.finditer(r"\.", name))]
 
 
 def without_downloads(config: Mapping) -> dict:

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args, get_origin
 from segdistill.dataset import DATASETS
 from segdistill.dataset.augment import describe_augmentations, parse_augmentations
 from segdistill.network import HIDDEN, network_class
+from segdistill.network.external.exported import runs_code
 from segdistill.network.settings import Limits, parse_settings, parse_value, settings_of, value_kind, words_of
 from segdistill.utils.flags import Parser, add_switch, reader
 from segdistill.utils.losses import DISTILLATION_LOSSES
@@ -133,7 +134,7 @@ def configured(given: dict[str, Any]) -> dict[str, Any]:
     values = stored | given
     code = [(flag_of(name), values.get(name)) for name in ("network", "teacher_network") if name not in given]
     for flag, name in [*code, *(("--loss", method) for method, _ in stored.get("terms", []))]:
-        if name and ".py:" in name:
+        if name and runs_code(name):
             raise ValueError(f"--config: {path} would run code of {name}: name it by {flag} on the command line")
     return values
 
