@@ -22,7 +22,7 @@ NETWORKS: dict[str, type[SegmentationNetwork]] = {
     "upernet": UPerNet,
 }
 # Keywords of networks that are no settings: they have their own flag or place.
-HIDDEN = ("norm", "model", "hf_config")
+HIDDEN = ("norm", "model", "hf_config", "hf_processor")
 
 
 def network_class(name: str) -> type[SegmentationNetwork]:

@@ -14,12 +14,17 @@ from segdistill.network.registry import build_network
 
 
 class WithoutDrawing(TorchFunctionMode):
-    """Networks built inside leave their weights as the memory was: drawing them takes most of the time."""
+    """Networks built inside have constants for random weights: drawing them takes most of the time.
+
+    Constants, not what the memory held, since ``trunc_normal_`` draws again until all values are within its bounds.
+    """
 
     DRAWS = (Tensor.uniform_, Tensor.normal_)
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        return args[0] if function in self.DRAWS else function(*args, **(kwargs or {}))
+        if function in self.DRAWS:
+            return args[0].fill_(args[1] if len(args) > 1 else 0)  # the mean, or the lower end
+        return function(*args, **(kwargs or {}))
 
 
 def blueprint(config: Mapping, most: int | None = None) -> SegmentationNetwork:
