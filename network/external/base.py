@@ -85,16 +85,14 @@ def sizes_of(
 def try_out(network: nn.Module, run: Callable[[nn.Module, str], T], side: int, source: str) -> T:
     """What ``run(copy, device)`` returns of a copy of ``network`` in evaluation mode, to try images on.
 
-    The device is meta, where only shapes are computed, or the CPU for a model that reads values in between.
+    The device is meta, where only shapes are computed, or the CPU for a model that reads values in between; a network
+    that is built on the meta device has none.
 
     Raises:
         ValueError: ``run`` fails on both; begins with ``source``.
     """
-    for device in ("meta", "cpu"):
-        shadow = copy.deepcopy(network).eval()
-        # A network without memory gets some, of any values: shapes do not depend on them.
-        is_empty = next(network.parameters()).is_meta and device == "cpu"
-        shadow = shadow.to_empty(device=device) if is_empty else shadow.to(device)
+    for device in ("meta",) if next(network.parameters()).is_meta else ("meta", "cpu"):
+        shadow = copy.deepcopy(network).eval().to(device)
         try:
             with torch.no_grad(), torch.device(device):
                 return run(shadow, device)

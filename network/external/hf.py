@@ -78,7 +78,7 @@ class HuggingFaceNetwork(ExternalNetwork):
         else:
             self.reader = StateReader(self.model, self.num_classes, side, source)
         names = [*self.reader.stages, "context", *(["logits"] if self.num_classes else [])]
-        self.settle(source, names, side, self.reader.patch)
+        self.settle(source, names, side, self.reader.multiple)
 
     def library_maps(self, images: Tensor, wanted: frozenset[str]) -> dict[str, Tensor]:
         return self.reader.maps(self.model, images, wanted)

@@ -29,7 +29,7 @@ class StateReader:
 
     Attributes:
         stages: indices of the states layer1 ... layer4.
-        patch: the stride of a plain ViT, whose states have one size; else 1.
+        multiple: of the sides of an image: the stride of a plain ViT, whose states have one size; else 1.
     """
 
     def __init__(self, model: nn.Module, num_classes: int, side: int, source: str):
@@ -60,7 +60,7 @@ class StateReader:
         ]
         last = {size: index for index, size in enumerate(sizes)}
         is_plain = len(last) == 1 and len(states) > 1
-        self.patch = round(side / sizes[-1]) if is_plain else 1
+        self.multiple = round(side / sizes[-1]) if is_plain else 1
         self.last = None
         if "feature_maps" in output:
             self.stages = number_stages(list(range(len(states))))

@@ -56,7 +56,7 @@ class PixelDecoderReader:
     its transformer reads).
     """
 
-    patch = 1
+    multiple = 1
 
     def __init__(self, model: nn.Module, settings: Mapping):
         config = model.config
@@ -101,6 +101,8 @@ class EncoderOnlyReader:
     ``layer1`` ... ``layer4``: the patch tokens after each quarter of the blocks; ``context``: the per-pixel embedding
     that the masks are products with.
     """
+
+    multiple = 1  # windows and whole images are resized here
 
     def __init__(self, config: PretrainedConfig, settings: Mapping):
         self.side, self.patch = config.image_size, config.patch_size

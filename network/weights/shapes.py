@@ -37,7 +37,7 @@ def blueprint(config: Mapping, most: int | None = None) -> SegmentationNetwork:
     Raises:
         ValueError: it describes no network, or one of more parameters.
     """
-    count = 0
+    settings, count = {key: value for key, value in config.items() if key != "pretrained"}, 0
 
     def stop(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
         nonlocal count
@@ -47,12 +47,23 @@ def blueprint(config: Mapping, most: int | None = None) -> SegmentationNetwork:
 
     hook = register_module_parameter_registration_hook(stop)
     try:
-        with torch.device("meta"), WithoutDrawing():
-            return build_network(**{key: value for key, value in config.items() if key != "pretrained"})
+        return on_meta(settings)
     except Exception as error:  # values from a file break a constructor in any way
         raise ValueError(f"its config {shown(dict(config))} builds no network that fits it: {error}") from error
     finally:
         hook.remove()
+
+
+def on_meta(settings: Mapping) -> SegmentationNetwork:
+    """``build_network`` on the meta device, or moved there if its code reads values while it is built."""
+    with WithoutDrawing():
+        try:
+            with torch.device("meta"):
+                return build_network(**settings)
+        except (RuntimeError, ValueError) as error:
+            if "meta" not in str(error).lower():
+                raise
+        return build_network(**settings).to("meta")
 
 
 def of_two_counts(config: Mapping) -> list[dict[str, Tensor]]:
