@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 from transformers.models.auto.modeling_auto import (
@@ -19,6 +20,10 @@ from segdistill.network.external.hf_universal import universal_reader
 
 # Position embeddings that are shifted and scaled at random in training; a run must be one that can be repeated.
 RANDOM_POSITIONS = ("pos_embed_shift", "pos_embed_jitter", "pos_embed_rescale")
+
+
+# What the library raises for a config that fits no network, or for a package that a model needs besides.
+BUILD_ERRORS = (ImportError, IndexError, KeyError, RuntimeError, TypeError, ValueError, ZeroDivisionError)
 
 
 class HuggingFaceNetwork(ExternalNetwork):
@@ -63,8 +68,8 @@ class HuggingFaceNetwork(ExternalNetwork):
                 self.model = kind.from_pretrained(model, config=config, ignore_mismatched_sizes=True)
             else:
                 self.model = kind.from_config(config)
-        except ImportError as error:
-            raise ValueError(f"hf:{model} {' '.join(str(error).split())}") from error
+        except BUILD_ERRORS as error:
+            raise ValueError(f"hf:{model} cannot be built: {' '.join(str(error).split())}") from error
         if hf_config is None:  # else it is built again from a checkpoint, which has all three
             self.normalization = convention_of(model)
             self.classes = names_of(config) if self.num_classes else None
@@ -91,7 +96,10 @@ def read_config(model: str, stored: dict | None) -> transformers.PretrainedConfi
     settings = dict(stored or json.loads(Path(model).read_text()))
     if "model_type" not in settings:
         raise ValueError(f"{model} is no configuration of Hugging Face: it names no model_type")
-    return transformers.AutoConfig.for_model(settings.pop("model_type"), **settings)
+    try:
+        return transformers.AutoConfig.for_model(settings.pop("model_type"), **settings)
+    except (StrictDataclassError, TypeError, ValueError) as error:
+        raise ValueError(f"{model} is no configuration of Hugging Face: {' '.join(str(error).split())}") from error
 
 
 def repeatable(config: PretrainedConfig) -> PretrainedConfig:

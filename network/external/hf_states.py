@@ -44,13 +44,12 @@ class StateReader:
         def look(shadow: nn.Module, device: str) -> None:
             if num_classes:
                 self.classifier = classifier_of(shadow, num_classes, blank((side, side), device))
-            output = self._run(shadow.get_submodule(self.trunk), blank((side, side), device))
-            self._read_layouts(output, side, getattr(shadow.config, "patch_size", None))
+            output, states = self._look_at(shadow, shadow.get_submodule(self.trunk), blank((side, side), device))
+            self._read_layouts(output, states, side, getattr(shadow.config, "patch_size", None))
 
         try_out(model, look, side, source)
 
-    def _read_layouts(self, output: ModelOutput, side: int, patch: object) -> None:
-        states = states_of(output)
+    def _read_layouts(self, output: ModelOutput, states: tuple[Tensor, ...], side: int, patch: object) -> None:
         self.layouts = [layout_of(state, side, patch) for state in states]
         # A state with as many channels as rows tells nothing; the others do.
         if any(layout.kind == "channels last" for layout in self.layouts):
@@ -62,29 +61,37 @@ class StateReader:
         is_plain = len(last) == 1 and len(states) > 1
         self.multiple = round(side / sizes[-1]) if is_plain else 1
         self.last = None
-        if "feature_maps" in output:
+        if self.classifier and "feature_maps" in output:
             self.stages = number_stages(list(range(len(states))))
         elif is_plain:
             self.stages = {name: (len(states) - 1) * part // 4 for part, name in enumerate(STAGES, 1)}
-            self.last = layout_of(output.last_hidden_state, side, patch)
+            last = output.get("last_hidden_state")
+            self.last = None if last is None else layout_of(last, side, patch)
         else:
             self.stages = number_stages(list(last.values()))
 
     def maps(self, model: nn.Module, images: Tensor, wanted: frozenset[str]) -> dict[str, Tensor]:
-        trunk = model.get_submodule(self.trunk)
-        with outputs_of(trunk) as (outputs,):
-            if self.classifier and wanted & {"context", "logits"}:
-                with watch(model.get_submodule(self.classifier)) as maps:
-                    self._run(model, images)
-            else:
-                self._run(trunk, images)
-                maps = {}
-        output, size = outputs[-1], images.shape[2:]
-        states = states_of(output)
+        size = images.shape[2:]
+        if self.classifier and wanted & {"context", "logits"}:
+            with watch(model.get_submodule(self.classifier)) as maps:
+                output, states = self._look_at(model, model, images)
+        else:
+            maps = {}
+            output, states = self._look_at(model, model.get_submodule(self.trunk), images)
         maps |= {name: as_map(states[index], self.layouts[index], size) for name, index in self.stages.items()}
         if not self.classifier:
             maps["context"] = as_map(output.last_hidden_state, self.last, size) if self.last else maps["layer4"]
         return maps
+
+    def _look_at(self, model: nn.Module, part: nn.Module, images: Tensor) -> tuple[ModelOutput, tuple[Tensor, ...]]:
+        """Run ``part``, the model or its trunk: the trunk's output and its states."""
+        trunk = model.get_submodule(self.trunk)
+        # The map of a FocalNet's stage is in what the stage returns alone, before its downsampling.
+        stages = trunk.encoder.stages if type(trunk).__name__ == "FocalNetModel" else []
+        with outputs_of(trunk, *stages) as (outputs, *of_stages):
+            self._run(part, images)
+        found = tuple(results[-1][1] for results in of_stages)
+        return outputs[-1], found or states_of(outputs[-1], has_head=bool(self.classifier))
 
     def _run(self, module: nn.Module, images: Tensor) -> ModelOutput:
         """The library's output with its hidden states; position embeddings are resized to the images."""
@@ -102,9 +109,13 @@ def trunk_of(model: nn.Module) -> str:
 
 
 def show_stages_before_they_shrink(trunk: nn.Module) -> None:
-    """Let a Swin or a FocalNet give each stage's map, not what the next stage makes of it."""
+    """Let a Swin give each stage's map, not what the next stage makes of it."""
     encoder, word = getattr(trunk, "encoder", None), "output_hidden_states_before_downsampling"
-    if encoder is not None and word in inspect.signature(encoder.forward).parameters:
+    if (
+        encoder is not None
+        and type(trunk).__name__ != "FocalNetModel"
+        and word in inspect.signature(encoder.forward).parameters
+    ):
         encoder.register_forward_pre_hook(lambda _, given, words: (given, {**words, word: True}), with_kwargs=True)
 
 
@@ -125,9 +136,11 @@ def classifier_of(model: nn.Module, num_classes: int, images: Tensor) -> str:
     return ran[-1]
 
 
-def states_of(output: ModelOutput) -> tuple[Tensor, ...]:
-    """A backbone's feature maps, or all hidden states."""
-    for name in ("feature_maps", "reshaped_hidden_states", "hidden_states"):
+def states_of(output: ModelOutput, has_head: bool) -> tuple[Tensor, ...]:
+    """The feature maps that a head reads of its backbone, or else all hidden states."""
+    names = ["reshaped_hidden_states", "hidden_states"]
+    names.insert(0 if has_head else 2, "feature_maps")
+    for name in names:
         if output.get(name):
             return tuple(output[name])
     raise ValueError(f"{type(output).__name__} has no hidden states")
