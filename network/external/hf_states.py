@@ -109,14 +109,21 @@ def trunk_of(model: nn.Module) -> str:
 
 
 def show_stages_before_they_shrink(trunk: nn.Module) -> None:
-    """Let a Swin give each stage's map, not what the next stage makes of it."""
+    """Let a Swin give each stage's map, not what the next stage makes of it, and take images smaller than its windows,
+    padded as in the library's own backbone."""
     encoder, word = getattr(trunk, "encoder", None), "output_hidden_states_before_downsampling"
-    if (
-        encoder is not None
-        and type(trunk).__name__ != "FocalNetModel"
-        and word in inspect.signature(encoder.forward).parameters
-    ):
-        encoder.register_forward_pre_hook(lambda _, given, words: (given, {**words, word: True}), with_kwargs=True)
+    known = inspect.signature(encoder.forward).parameters if encoder is not None else {}
+    if word not in known or type(trunk).__name__ == "FocalNetModel":
+        return
+
+    def ask(module: nn.Module, given: tuple, words: dict) -> tuple[tuple, dict]:
+        words = {**words, word: True}
+        deepest = math.ceil(min(given[1]) / 2 ** (len(module.layers) - 1))
+        if "always_partition" in known and deepest < module.config.window_size:
+            words["always_partition"] = True
+        return given, words
+
+    encoder.register_forward_pre_hook(ask, with_kwargs=True)
 
 
 def classifier_of(model: nn.Module, num_classes: int, images: Tensor) -> str:
