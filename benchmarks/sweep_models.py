@@ -1,4 +1,4 @@
-"""About 70 models of torchvision, timm, smp and transformers as students and teachers, from random weights.
+"""About 85 models of torchvision, timm, smp and transformers as students and teachers, from random weights.
 
     python benchmarks/sweep_models.py            # all; nothing is downloaded
     python benchmarks/sweep_models.py timm: swin # those whose name has one of these words
