@@ -19,7 +19,6 @@ from segdistill.network.cost import Cost, cost_of
 from segdistill.network.settings import describe_settings, parse_settings, settings_of
 from segdistill.network.weights.checkpoint import convert
 from segdistill.network.weights.fetch import describe_files, fetch
-from segdistill.network.weights.shapes import on_meta
 from segdistill.utils.flags import Parser, count, run_command
 
 PROGRAM = "python -m segdistill.network"
@@ -58,7 +57,8 @@ def describe(argv: Sequence[str]) -> int:
     parser.add_argument("--classes", type=count, default=19, metavar="C", help="(19)")
     options = parser.parse_args(argv)
     settings = parse_settings(network_class(options.name), options.settings, options.name, hidden=HIDDEN)
-    network = on_meta({"name": options.name, "num_classes": options.classes, **settings})
+    with torch.device("meta"):
+        network = build_network(options.name, options.classes, **settings)
     size = tuple(options.size)
     print(f"{' '.join([options.name, *options.settings])}, {options.classes} classes, images of {size[0]}x{size[1]}\n")
     print(format_cost(cost_of(network, size), size))
