@@ -93,6 +93,8 @@ def read_config(model: str, stored: dict | None) -> transformers.PretrainedConfi
     """The configuration that a checkpoint stores, or that of a JSON file, a folder or a name of the hub."""
     if stored is None and not model.endswith(".json"):
         return transformers.AutoConfig.from_pretrained(model)
+    if stored and re.search("hf[-_]hub:", json.dumps(stored)):  # timm's, inside of a wrapper
+        raise ValueError(f"{model}: its config names a model that would have to be fetched")
     settings = dict(stored or json.loads(Path(model).read_text()))
     if "model_type" not in settings:
         raise ValueError(f"{model} is no configuration of Hugging Face: it names no model_type")

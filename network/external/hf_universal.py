@@ -11,6 +11,7 @@ does; the logits are log s at the size of the image, so their softmax is s_k / s
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -173,7 +174,8 @@ def scaled_to(size: Sequence[int], side: int) -> tuple[int, int]:
 
 def class_scores(classes: Tensor, masks: Tensor) -> Tensor:
     """Scores (N, K, h, w) of class logits (N, Q, K + 1), the last for "no object", and mask logits (N, Q, h, w)."""
-    return torch.einsum("nqk,nqhw->nkhw", classes.softmax(-1)[..., :-1], masks.sigmoid())
+    with nullcontext() if classes.is_meta else torch.autocast(classes.device.type, enabled=False):
+        return torch.einsum("nqk,nqhw->nkhw", classes.softmax(-1)[..., :-1], masks.sigmoid())
 
 
 def log_scores(scores: Tensor, size: Sequence[int]) -> Tensor:

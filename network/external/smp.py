@@ -5,7 +5,7 @@ import timm
 from torch import Tensor
 
 from segdistill.dataset import Normalization
-from segdistill.network.external.base import USUAL_SIDE, ExternalNetwork, convention, number_stages
+from segdistill.network.external.base import USUAL_SIDE, ExternalNetwork, convention, number_stages, up_to
 
 
 class SMPNetwork(ExternalNetwork):
@@ -45,7 +45,10 @@ class SMPNetwork(ExternalNetwork):
             self.normalization = convention_of(encoder_name)
         # An encoder without a map at stride 2 has one of no channels there.
         stages = [name for name, width in number_stages(self.model.encoder.out_channels[1:]).items() if width]
-        self.settle(f"smp:{model} encoder_name={encoder_name}", [*stages, "context", "logits"], USUAL_SIDE, multiple)
+        if model == "pan":
+            self.MIN_SIDE = 8 * self.model.encoder.output_stride  # its pyramid halves the deepest map three times
+        side = up_to(side_of(encoder_name), multiple)
+        self.settle(f"smp:{model} encoder_name={encoder_name}", [*stages, "context", "logits"], side, multiple)
 
     def library_maps(self, images: Tensor, wanted: frozenset[str]) -> dict[str, Tensor]:
         stages = self.model.encoder(images)
@@ -55,6 +58,12 @@ class SMPNetwork(ExternalNetwork):
         if "logits" in wanted:
             maps["logits"] = self.model.segmentation_head[0](maps["context"])
         return maps
+
+
+def side_of(encoder_name: str) -> int:
+    """The side of the images that an encoder is made for: timm has some of one size alone."""
+    published = timm.get_pretrained_cfg(encoder_name.removeprefix("tu-")) if encoder_name.startswith("tu-") else None
+    return max(published.input_size) if published else USUAL_SIDE
 
 
 def convention_of(encoder_name: str) -> Normalization | None:

@@ -204,3 +204,9 @@ def test_it_teaches_a_pspnet(family, built):
         row = {name: value.item() for name, value in learner.update().items()}
         assert {"loss/pi", "loss/cwd", "loss/fitnet"} <= row.keys()
         assert all(torch.tensor(list(row.values())).isfinite().all() for _ in row)
+
+
+def test_scores_of_a_teacher_in_half_precision_are_summed_in_full(built):
+    network, images = built("eomt"), torch.randn(1, 3, 64, 64)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert network(images).logits.dtype == torch.float32
