@@ -27,7 +27,7 @@ from segdistill.utils.losses import build_losses
 from segdistill.utils.options import name_terms
 
 NUM_CLASSES = 5
-SIZE = (97, 131)
+SIZE = (131, 161)
 TORCHVISION = ("deeplabv3_mobilenet_v3_large", "deeplabv3_resnet50", "fcn_resnet50", "lraspp_mobilenet_v3_large")
 TIMM = (
     "beit_base_patch16_224",
