@@ -82,6 +82,7 @@ class HuggingFaceNetwork(ExternalNetwork):
             self.reader = universal_reader(self.model, hf_processor or {})
         else:
             self.reader = StateReader(self.model, self.num_classes, side, source)
+        self.backbone_name = f"model.{self.reader.trunk}".rstrip(".")
         names = [*self.reader.stages, "context", *(["logits"] if self.num_classes else [])]
         self.settle(source, names, side, self.reader.multiple)
 

@@ -62,7 +62,8 @@ class PixelDecoderReader:
     def __init__(self, model: nn.Module, settings: Mapping):
         config = model.config
         self.family = FAMILIES[config.model_type]
-        backbone = model.get_submodule(self.family.backbone)
+        self.trunk = self.family.backbone
+        backbone = model.get_submodule(self.trunk)
         channels = backbone.intermediate_channel_sizes if config.model_type == "detr" else backbone.channels
         self.stages = list(number_stages(channels))
         self.task = None
@@ -104,6 +105,7 @@ class EncoderOnlyReader:
     """
 
     multiple = 1  # windows and whole images are resized here
+    trunk = ""
 
     def __init__(self, config: PretrainedConfig, settings: Mapping):
         self.side, self.patch = config.image_size, config.patch_size
