@@ -40,7 +40,7 @@ class Images(SegmentationDataset):
     @classmethod
     def recipe_of(cls, root: str | Path | None) -> Recipe:
         """The class's recipe with a crop no larger than the median picture, sides in multiples of 16."""
-        return cls.RECIPE.fitted([path for path in walk(Path(root or "")) if is_picture(path)])
+        return cls.RECIPE.fitted([path for path in walk(Path(root)) if is_picture(path)] if root else [])
 
     def find_pairs(self) -> list[Pair]:
         files = [path for path in walk(self.root) if not path.name.startswith(".")]

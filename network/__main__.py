@@ -15,11 +15,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from segdistill.dataset.files import read_image
 from segdistill.dataset.normalization import parse_normalization
-from segdistill.network import HIDDEN, NETWORKS, SegmentationNetwork, build_network, load_network, network_class
+from segdistill.network import HIDDEN, NETWORKS, SegmentationNetwork, load_network, network_class
 from segdistill.network.cost import Cost, cost_of
 from segdistill.network.export import FORMATS, OUTPUTS, Difference, export_network
 from segdistill.network.export.base import sample_pictures
@@ -28,6 +26,7 @@ from segdistill.network.settings import describe_settings, parse_settings, setti
 from segdistill.network.weights.checkpoint import convert
 from segdistill.network.weights.fetch import describe_files, fetch
 from segdistill.network.weights.hub import push
+from segdistill.network.weights.shapes import on_meta
 from segdistill.utils.checkpoint import load_required
 from segdistill.utils.files import read_json
 from segdistill.utils.flags import Parser, add_switch, count, run_command
@@ -77,8 +76,7 @@ def describe(argv: Sequence[str]) -> int:
         network, report = load_network(options.name, trusted=[options.name])
         print(f"{options.name}, {report}\n\n{format_features(network)}")
         return 0
-    with torch.device("meta"):
-        network = build_network(options.name, options.classes, **settings)
+    network = on_meta({"name": options.name, "num_classes": options.classes, **settings})
     if not next(network.parameters()).is_meta:  # a module that cannot be run without values
         print(format_features(network))
         return 0

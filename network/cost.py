@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from segdistill.network.base import SegmentationNetwork, resize
 
@@ -53,6 +54,32 @@ class SavedBytes(torch.autograd.graph.saved_tensors_hooks):
         self._kept.clear()
 
 
+class FusedAttention(torch.autograd.Function):
+    """Shapes of fused attention, which keeps its inputs, its output and a value a query, but no weight matrix."""
+
+    @staticmethod
+    def forward(ctx, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        batch, heads, length, _ = query.shape
+        output = query.new_empty(batch, length, heads, value.shape[-1]).transpose(1, 2)  # as the kernels lay it out
+        ctx.save_for_backward(query, key, value, output, query.new_empty(query.shape[:-1]))
+        return output
+
+
+class AttentionIsFused(TorchFunctionMode):
+    """On the meta device attention is computed step by step; inside, it is what the kernels of other devices are."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        words = kwargs or {}
+        if (
+            function is F.scaled_dot_product_attention
+            and not words.get("dropout_p")
+            and len(args) == 3
+            and args[0].dim() == 4
+        ):
+            return FusedAttention.apply(*args)
+        return function(*args, **words)
+
+
 def cost_of(network: SegmentationNetwork, size: tuple[int, int]) -> Cost:
     """The cost of a network on the meta device for images of ``size`` (H, W)."""
     from torch.utils.flop_counter import FlopCounterMode  # slow to import
@@ -80,7 +107,7 @@ def activations_of(network: SegmentationNetwork, size: tuple[int, int]) -> int:
     batch = 2  # BatchNorm does not train on one value, as a pyramid's 1x1 bin has of one image
     network.train()
     labels = torch.empty(batch, *size, dtype=torch.long, device="meta")
-    with SavedBytes(network) as saved:
+    with SavedBytes(network) as saved, AttentionIsFused():
         output = network(
             torch.empty(batch, 3, *size, device="meta"), {"logits", "aux_logits"} & network.features.keys()
         )

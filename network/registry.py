@@ -23,7 +23,7 @@ NETWORKS: dict[str, type[SegmentationNetwork]] = {
     "upernet": UPerNet,
 }
 # Keywords of networks that are no settings: they have their own flag or place.
-HIDDEN = ("norm", "model", "hf_config", "file")
+HIDDEN = ("norm", "model", "hf_config", "hf_processor", "file")
 
 
 def network_class(name: str) -> type[SegmentationNetwork]:

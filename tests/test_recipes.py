@@ -109,7 +109,7 @@ def options_of(recipe: str, folder: Path) -> Options:
     command = ["bash", f"experiments/{script}.sh", *arguments]
     subprocess.run(command, cwd=ROOT, env=os.environ | given, check=True, capture_output=True)
     first, *words = (folder / "words").read_text().split("\n\n")[0].splitlines()
-    assert first == "train.py"
+    assert Path(first).name == "train.py"
     return parse_options(words)
 
 

@@ -5,11 +5,10 @@ import timm
 from torch import Tensor
 
 from segdistill.dataset import Normalization
-from segdistill.network.base import SegmentationNetwork
-from segdistill.network.external.base import convention, measure, number_stages, resize_to_multiple
+from segdistill.network.external.base import USUAL_SIDE, ExternalNetwork, convention, number_stages, up_to
 
 
-class SMPNetwork(SegmentationNetwork):
+class SMPNetwork(ExternalNetwork):
     """``layer1`` ... ``layer4``: the encoder's last four stages; ``context``: the decoder's map; logits not upsampled.
 
     The input convention is that of the encoder's published weights, trained or not; it is unknown if it is only
@@ -42,21 +41,31 @@ class SMPNetwork(SegmentationNetwork):
         except (KeyError, RuntimeError) as error:  # what the library, and timm behind it, raise for a wrong name
             raise ValueError(f"smp:{model} encoder_name={encoder_name}: {error}") from error
         self.num_classes = num_classes
-        self.multiple = self.model.encoder.output_stride if self.model.requires_divisible_input_shape else 1
+        multiple = self.model.encoder.output_stride if self.model.requires_divisible_input_shape else 1
         self.rebuild = {"encoder_name": encoder_name}
         if pretrained or encoder_name.startswith("tu-"):  # the others' is in a file that the library would fetch
             self.normalization = convention_of(encoder_name)
-        self.stages = list(number_stages(self.model.encoder.out_channels[1:]))
-        self.features = measure(self, [*self.stages, "context", "logits"])
+        # An encoder without a map at stride 2 has one of no channels there.
+        stages = [name for name, width in number_stages(self.model.encoder.out_channels[1:]).items() if width]
+        if model == "pan":
+            self.MIN_SIDE = 8 * self.model.encoder.output_stride  # its pyramid halves the deepest map three times
+        side = up_to(side_of(encoder_name), multiple)
+        self.settle(f"smp:{model} encoder_name={encoder_name}", [*stages, "context", "logits"], side, multiple)
 
-    def maps(self, images: Tensor, wanted: frozenset[str]) -> dict[str, Tensor]:
-        stages = self.model.encoder(resize_to_multiple(images, self.multiple))
+    def library_maps(self, images: Tensor, wanted: frozenset[str]) -> dict[str, Tensor]:
+        stages = self.model.encoder(images)
         maps = number_stages(stages[1:])
         if wanted & {"context", "logits"}:
             maps["context"] = self.model.decoder(stages)
         if "logits" in wanted:
             maps["logits"] = self.model.segmentation_head[0](maps["context"])
         return maps
+
+
+def side_of(encoder_name: str) -> int:
+    """The side of the images that an encoder is made for: timm has some of one size alone."""
+    published = timm.get_pretrained_cfg(encoder_name.removeprefix("tu-")) if encoder_name.startswith("tu-") else None
+    return max(published.input_size) if published else USUAL_SIDE
 
 
 def convention_of(encoder_name: str) -> Normalization | None:

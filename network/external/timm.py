@@ -5,18 +5,17 @@ import difflib
 import timm
 from torch import Tensor, nn
 
-from segdistill.network.base import SegmentationNetwork
-from segdistill.network.external.base import STAGES, convention, measure, number_stages, resize_to_multiple
+from segdistill.network.external.base import ExternalNetwork, convention, number_stages, quarters
 
 # Keywords by which timm's transformers accept any image size; other networks have and need neither.
 ANY_SIZE = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
 
 
-class TimmBackbone(SegmentationNetwork):
+class TimmBackbone(ExternalNetwork):
     """``layer1`` ... ``layer4``: the last four stages, or a plain ViT's map after each quarter of its blocks.
 
-    ``context``: layer4, or a ViT's patch tokens after its last norm. For a transformer the image is resized to the
-    nearest multiple of the patch size. There are no classes, whatever ``num_classes`` is.
+    ``context``: layer4, or a ViT's patch tokens after its last norm. The image is resized to the
+    nearest size that the model takes. There are no classes, whatever ``num_classes`` is.
 
     Args:
         pretrained: start from timm's published weights, true or false
@@ -45,15 +44,12 @@ class TimmBackbone(SegmentationNetwork):
         self.rebuild = settings
         strides = [stage["reduction"] for stage in list(self.model.feature_info)]
         self.is_plain = len(strides) > 1 and len(set(strides)) == 1
-        patch = getattr(getattr(self.model, "patch_embed", None), "patch_size", 1)
-        self.multiple = patch if isinstance(patch, int) else max(patch)
         depth = len(strides)
-        quarters = [depth * quarter // 4 - 1 for quarter in (1, 2, 3, 4)]
-        self.stages = dict(zip(STAGES, quarters, strict=True)) if self.is_plain else number_stages(list(range(depth)))
-        self.features = measure(self, [*self.stages, "context"], side=-(-256 // self.multiple) * self.multiple)
+        self.stages = quarters(depth) if self.is_plain else number_stages(list(range(depth)))
+        names = [*self.stages, "context"]
+        self.settle(f"timm:{model}", names, max(data["input_size"]), strides[0] if self.is_plain else 1)
 
-    def maps(self, images: Tensor, wanted: frozenset[str]) -> dict[str, Tensor]:
-        images = resize_to_multiple(images, self.multiple)
+    def library_maps(self, images: Tensor, wanted: frozenset[str]) -> dict[str, Tensor]:
         last, stages = self.model.forward_intermediates(images, indices=list(self.stages.values()), output_fmt="NCHW")
         maps = dict(zip(self.stages, stages, strict=True))
         if self.is_plain:

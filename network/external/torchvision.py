@@ -6,11 +6,10 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from segdistill.network.base import SegmentationNetwork
-from segdistill.network.external.base import STAGES, convention, measure, number_stages, watch
+from segdistill.network.external.base import STAGES, USUAL_SIDE, ExternalNetwork, convention, number_stages, watch
 
 
-class TorchvisionNetwork(SegmentationNetwork):
+class TorchvisionNetwork(ExternalNetwork):
     """Keys of the state dict are torchvision's; the logits are its logits before they are upsampled.
 
     ``layer1`` ... ``layer4`` are those of the ResNet; of a MobileNet the last map at each of its last four strides.
@@ -52,7 +51,7 @@ class TorchvisionNetwork(SegmentationNetwork):
         self.rebuild = settings
         self.stages = {name: name for name in STAGES} if "layer4" in self.backbone else self._stages_by_stride()
         names = [*self.stages.values(), "context", "logits", *(["aux_logits"] if self.aux_classifier else [])]
-        self.features = measure(self, names)
+        self.settle(f"torchvision:{model}", names, USUAL_SIDE)
 
     def _stages_by_stride(self) -> dict[str, str]:
         """The backbone's last child at each stride."""
@@ -62,7 +61,7 @@ class TorchvisionNetwork(SegmentationNetwork):
             last[x.shape[2]] = name
         return {child: stage for stage, child in number_stages(list(last.values())).items()}
 
-    def maps(self, images: Tensor, wanted: frozenset[str]) -> dict[str, Tensor]:
+    def library_maps(self, images: Tensor, wanted: frozenset[str]) -> dict[str, Tensor]:
         maps, read, x = {}, {}, images
         for name, child in self.backbone.items():
             x = child(x)

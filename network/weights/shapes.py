@@ -14,12 +14,17 @@ from segdistill.network.registry import build_network
 
 
 class WithoutDrawing(TorchFunctionMode):
-    """Networks built inside leave their weights as the memory was: drawing them takes most of the time."""
+    """Networks built inside have constants for random weights: drawing them takes most of the time.
+
+    Constants, not what the memory held, since ``trunc_normal_`` draws again until all values are within its bounds.
+    """
 
     DRAWS = (Tensor.uniform_, Tensor.normal_)
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        return args[0] if function in self.DRAWS else function(*args, **(kwargs or {}))
+        if function in self.DRAWS:
+            return args[0].fill_(args[1] if len(args) > 1 else 0)  # the mean, or the lower end
+        return function(*args, **(kwargs or {}))
 
 
 def blueprint(config: Mapping, most: int | None = None) -> SegmentationNetwork:
@@ -32,7 +37,7 @@ def blueprint(config: Mapping, most: int | None = None) -> SegmentationNetwork:
     Raises:
         ValueError: it describes no network, or one of more parameters.
     """
-    count = 0
+    settings, count = {key: value for key, value in config.items() if key != "pretrained"}, 0
 
     def stop(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
         nonlocal count
@@ -42,12 +47,23 @@ def blueprint(config: Mapping, most: int | None = None) -> SegmentationNetwork:
 
     hook = register_module_parameter_registration_hook(stop)
     try:
-        with torch.device("meta"), WithoutDrawing():
-            return build_network(**{key: value for key, value in config.items() if key != "pretrained"})
+        return on_meta(settings)
     except Exception as error:  # values from a file break a constructor in any way
         raise ValueError(f"its config {shown(dict(config))} builds no network that fits it: {error}") from error
     finally:
         hook.remove()
+
+
+def on_meta(settings: Mapping) -> SegmentationNetwork:
+    """``build_network`` on the meta device, or moved there if its code reads values while it is built."""
+    with WithoutDrawing():
+        try:
+            with torch.device("meta"):
+                return build_network(**settings)
+        except (RuntimeError, ValueError) as error:
+            if "meta" not in str(error).lower():
+                raise
+        return build_network(**settings).to("meta")
 
 
 def of_two_counts(config: Mapping) -> list[dict[str, Tensor]]:
