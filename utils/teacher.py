@@ -283,11 +283,7 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def predict(self, dataset: SegmentationDataset) -> list[Tensor]:
-        """The prediction (H, W) for each image of a data set, with a progress bar.
-
-        Raises:
-            ValueError: one prediction all over every image.
-        """
+        """The prediction (H, W) for each image of a data set, with a progress bar; a warning if all are one value."""
         task, predictions = task_of(dataset), []
         for index in tqdm(range(len(dataset)), desc="asking the teacher", unit="image", leave=False, disable=None):
             image = dataset.read(index).image
@@ -295,9 +291,10 @@ class Teacher(nn.Module):
             predictions.append(task.read(maps, image.shape[1:])[0])
         values = torch.cat([prediction.unique() for prediction in predictions]).unique()
         if len(values) == 1:
-            raise ValueError(
-                f"teacher {self.source} predicts {values.item()} all over {len(dataset)} images of {dataset.root}: is "
-                f"its input convention right (--teacher-normalization {'|'.join(CONVENTIONS)})?"
+            logger.warning(
+                "teacher %s predicts %s all over %d images of %s: is it trained, and its input convention right "
+                "(--teacher-normalization %s)?",
+                *(self.source, values.item(), len(dataset), dataset.root, "|".join(CONVENTIONS)),
             )
         return predictions
 
