@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class PReLU(nn.PReLU):
-    """As ``nn.PReLU``, to the bit, in less than half the time of its backward pass on the CPU (seen with torch 2.14)."""
+    """As ``nn.PReLU``, to the bit, with a backward pass of less than half the time on the CPU (torch 2.14)."""
 
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type == "cpu" and torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu"):

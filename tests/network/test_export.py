@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 import zipfile
 
 import numpy as np
@@ -15,7 +16,7 @@ from segdistill.dataset import CamVid
 from segdistill.dataset.normalization import CAFFE, IMAGENET
 from segdistill.network import NETWORKS, build_network, load_network
 from segdistill.network.__main__ import main as network_tool
-from segdistill.network.export import FORMATS, export_network, format_of, open_exported
+from segdistill.network.export import FORMATS, export_network, format_of, onnx, open_exported
 from segdistill.network.export.base import Deployed, sample_pictures
 from segdistill.network.head.pyramid_pooling import mean_matrix
 from segdistill.network.weights.checkpoint import atomic_save, describe, export_weights
@@ -31,8 +32,12 @@ each_format = pytest.mark.parametrize(
 )
 
 
+def is_installed(name):
+    return all(importlib.util.find_spec(package) for package in FORMATS[name].PACKAGES)
+
+
 def skip_without(name):
-    if any(importlib.util.find_spec(package) is None for package in FORMATS[name].PACKAGES):
+    if not is_installed(name):
         pytest.skip(f"the packages of {name} are not installed")
 
 
@@ -54,21 +59,23 @@ def test_bins_by_matrices_are_adaptive_average_pooling(side):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("name", NETWORKS)
-def test_every_network_answers_the_same_at_sizes_that_the_graph_has_not_seen(name, kind, tmp_path):
-    skip_without(kind)
+def test_every_network_answers_the_same_at_sizes_that_the_graph_has_not_seen(name, tmp_path, monkeypatch):
     backbone = BACKBONES.get(name, "resnet18")
     network, report = loaded(name, **({"backbone": backbone} if backbone else {}))
-    file = tmp_path / f"network{FORMATS[kind].SUFFIX}"
-    export_network(network, report, file, output="logits")
-    runner, module = open_exported(file), Deployed(network, IMAGENET)
-    for count, *size in OTHER_SIZES:
-        pictures = torch.stack(sample_pictures([tuple(size)] * count))
-        with torch.no_grad():
-            expected = module.logits(pictures)
-        given = torch.from_numpy(np.array(runner.run(pictures.numpy())))
-        assert (given - expected).abs().max() <= 1e-5 * expected.abs().max()
+    module = Deployed(network, IMAGENET)
+    for kind in [kind for kind in FORMATS if is_installed(kind)]:
+        file = tmp_path / f"network{FORMATS[kind].SUFFIX}"
+        export_network(network, report, file, output="logits")
+        if kind == "onnx":  # OpenVINO's is made from it
+            monkeypatch.setattr(onnx, "write", lambda module, path, metadata, file=file: shutil.copy(file, path))
+        runner = open_exported(file)
+        for count, *size in OTHER_SIZES:
+            pictures = torch.stack(sample_pictures([tuple(size)] * count))
+            with torch.no_grad():
+                expected = module.logits(pictures)
+            given = torch.from_numpy(np.array(runner.run(pictures.numpy())))
+            assert (given - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
 @each_format
