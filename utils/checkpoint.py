@@ -25,6 +25,7 @@ from segdistill.network.export import FORMATS
 from segdistill.network.export.base import ForeignFile
 from segdistill.network.export.network import load_exported
 from segdistill.network.external import LIBRARIES
+from segdistill.network.external.exported import runs_code
 from segdistill.network.settings import parse_settings
 from segdistill.network.weights.checkpoint import describe
 from segdistill.utils.classes import MappedNetwork, match_classes
@@ -104,6 +105,8 @@ def load_required(
     Raises: as ``segdistill.network.load_network``, and ValueError if the file holds another network.
     """
     if Path(file).suffix.lower() in {format.SUFFIX for format in FORMATS.values()}:
+        if runs_code(str(file)) and str(file) not in map(str, [*networks, *trusted]):
+            raise ValueError(f"{file} holds a program: name it by --network, too, to let its code run")
         with suppress(ForeignFile):  # a network that another program exported
             return load_exported(file)
     library, _, name = str(file).partition(":")

@@ -102,7 +102,8 @@ def export_network(
         if wrong:
             raise ValueError(
                 f"{path} would answer otherwise than the network and is not written: at {wrong[0].size} "
-                f"{wrong[0].changed} of {wrong[0].pixels} pixels change their class"
+                f"{wrong[0].changed} of {wrong[0].pixels} pixels change their class, the largest difference is "
+                f"{wrong[0].largest}"
             )
         for file in sorted(Path(folder).iterdir()):  # .bin before .xml
             with replacing(path if file.suffix == kind.SUFFIX else path.with_suffix(file.suffix)) as target:

@@ -39,7 +39,9 @@ class Deployed(nn.Module):
         self.network, self.normalization, self.input_size, self.output = network, normalization, input_size, output
 
     def forward(self, images: Tensor) -> Tensor:
-        logits = self.logits(images)
+        return self.answer(self.logits(images))
+
+    def answer(self, logits: Tensor) -> Tensor:
         if self.output == "logits":
             return logits
         return logits.softmax(1) if self.output == "probabilities" else logits.argmax(1).to(torch.uint8)
@@ -67,7 +69,7 @@ class Format(Protocol):
     """A format of files. A module of this folder."""
 
     SUFFIX: str
-    RUNTIME: str  # that runs the file, for tables
+    PACKAGES: tuple[str, ...]  # to be installed
 
     def write(self, module: Deployed, path: Path, metadata: Mapping[str, str]) -> None:
         """Write the file; ValueError if the format cannot carry the network."""
@@ -92,7 +94,7 @@ def compare(module: Deployed, runner: Runner, pictures: Iterable[Tensor]) -> lis
     found = []
     for picture in pictures:
         logits = module.logits(picture[None])
-        expected, given = module(picture[None]), torch.from_numpy(np.array(runner.run(picture[None].numpy())))
+        expected, given = module.answer(logits), torch.from_numpy(np.array(runner.run(picture[None].numpy())))
         if given.shape != expected.shape:
             raise ValueError(f"it answers {tuple(given.shape)} where the network answers {tuple(expected.shape)}")
         greatest = logits.abs().max().item()
@@ -101,8 +103,8 @@ def compare(module: Deployed, runner: Runner, pictures: Iterable[Tensor]) -> lis
             scale = greatest if module.output == "logits" else 1.0
             largest = (given - expected).abs().max().item() / scale
             changed = given.argmax(1) != expected.argmax(1)
-        first, second = logits.topk(min(2, logits.shape[1]), dim=1).values.unbind(1)
-        tie = first - second <= 2 * TOLERANCE * greatest
+        best = logits.topk(min(2, logits.shape[1]), dim=1).values
+        tie = best[:, 0] - best[:, -1] <= 2 * TOLERANCE * greatest
         found.append(Difference(tuple(picture.shape[1:]), largest, int((changed & ~tie).sum()), picture[0].numel()))
     return found
 

@@ -12,7 +12,6 @@ from segdistill.libs.files import replacing
 from segdistill.network.export.base import EXAMPLE, Deployed, Runner, metadata_of
 
 SUFFIX = ".onnx"
-RUNTIME = "onnxruntime"
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 

@@ -11,7 +11,6 @@ from segdistill.network.export import onnx
 from segdistill.network.export.base import Deployed, Runner, metadata_of
 
 SUFFIX = ".xml"
-RUNTIME = "openvino"
 PACKAGES = ("onnx", "onnxscript", "openvino")
 NOTES = "segdistill"  # the entry of the runtime information that holds the metadata
 

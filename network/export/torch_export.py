@@ -12,7 +12,6 @@ from segdistill.libs.files import replacing
 from segdistill.network.export.base import EXAMPLE, Deployed, Runner, metadata_of
 
 SUFFIX = ".pt2"
-RUNTIME = "torch"
 PACKAGES = ()
 NOTES = "segdistill.json"  # the file in the archive that holds the metadata
 

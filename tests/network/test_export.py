@@ -114,12 +114,16 @@ def test_scores_and_pictures_are_those_of_the_checkpoint(tiny, tmp_path, answer)
     figures = []
     for file in (teacher, exported):
         words = ["--dataset", "camvid", "--data-dir", tiny / "camvid", "--checkpoint", file, "--output", tmp_path / "e"]
+        words += ["--network", exported] if file == exported else []
         assert evaluation.main([*map(str, words)]) == 0
         figures.append(json.loads((tmp_path / "e").read_text()))
     for key in ("mean_iou", "iou", "classes", "parameters", "protocol"):
         assert figures[0][key] == figures[1][key]
     images, output = tiny / "camvid/test", tmp_path / "out"
     words = ["--images", images, "--checkpoint", exported, "--output", output, "--save", "colours"]
+    with pytest.raises(ValueError, match="holds a program: name it by --network"):
+        prediction.main([*map(str, words)])
+    words += ["--network", exported]
     assert prediction.main([*map(str, words)]) == 0
     assert len(list(output.rglob("*.png"))) == 2
 
@@ -171,6 +175,13 @@ def test_a_damaged_or_foreign_file_is_one_line(kind, tmp_path):
         open_exported(tmp_path / "foreign.pt2")
     with pytest.raises(FileNotFoundError, match="no exported file"):
         open_exported(tmp_path / "absent.onnx")
+
+
+def test_a_single_class_can_be_exported(tmp_path):
+    network = build_network("espnet_c", 1, p=1, q=1).eval()
+    report = describe(network)
+    report.normalization = IMAGENET
+    assert not any(one.changed for one in export_network(network, report, tmp_path / "x.pt2"))
 
 
 def test_a_missing_package_is_named_with_its_extra(monkeypatch):
