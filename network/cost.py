@@ -82,21 +82,26 @@ class AttentionIsFused(TorchFunctionMode):
 
 def cost_of(network: SegmentationNetwork, size: tuple[int, int]) -> Cost:
     """The cost of a network on the meta device for images of ``size`` (H, W)."""
-    from torch.utils.flop_counter import FlopCounterMode  # slow to import
-
-    network.eval()
-    image = torch.empty(1, 3, *size, device="meta")
+    macs = macs_of(network, size)
     with torch.no_grad():
-        with FlopCounterMode(display=False) as counter:
-            network(image)
-        features = network(image, network.features).features
+        features = network(torch.empty(1, 3, *size, device="meta"), network.features).features
     return Cost(
         parameters=sum(parameter.numel() for parameter in network.parameters()),
-        macs=counter.get_total_flops() // 2,
+        macs=macs,
         activations=activations_of(network, size),
         strides={name: feature.stride for name, feature in network.features.items()},
         sizes={name: tuple(features[name].shape[1:]) for name in network.features},
     )
+
+
+def macs_of(network: SegmentationNetwork, size: tuple[int, int]) -> int:
+    """``Cost.macs`` of a network on the meta device for images of ``size`` (H, W)."""
+    from torch.utils.flop_counter import FlopCounterMode  # slow to import
+
+    network.eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(torch.empty(1, 3, *size, device="meta"))
+    return counter.get_total_flops() // 2
 
 
 def activations_of(network: SegmentationNetwork, size: tuple[int, int]) -> int:

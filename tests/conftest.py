@@ -40,6 +40,13 @@ def pytest_collection_modifyitems(config, items):
     items[:] = [item for item in items if item not in set(slow)]
 
 
+@pytest.fixture(autouse=True)
+def no_curves(request, monkeypatch):
+    """They take a third of a run of six steps."""
+    if not request.node.get_closest_marker("curves"):
+        monkeypatch.setattr("segdistill.utils.report.pictures.plot_curves", lambda *_: None)
+
+
 @pytest.fixture(scope="session")
 def interpreter(tmp_path_factory):
     """What stands in for ``python`` in scripts, without its start."""

@@ -38,13 +38,6 @@ ALL_TERMS = ["--pi", "--pa", "--ho", "--fitnet"]
 PSPNET = ["--network", "pspnet"]
 
 
-@pytest.fixture(autouse=True)
-def no_curves(request, monkeypatch):
-    """They take most of a run of six steps; one test looks at them."""
-    if request.node.originalname != "test_a_run_leaves_what_it_takes_to_read_it":
-        monkeypatch.setattr("segdistill.utils.report.pictures.plot_curves", lambda *_: None)
-
-
 def arguments(tiny, folder, name, terms, *more):
     teacher = ["--T_ckpt_path", str(tiny / "teacher.pth")] if terms else []
     return [
@@ -182,6 +175,7 @@ def test_a_hangup_that_nohup_ignores_stays_ignored(monkeypatch):
     assert handlers[signal.SIGTERM] != signal.SIG_DFL
 
 
+@pytest.mark.curves
 def test_a_run_leaves_what_it_takes_to_read_it(tiny, tmp_path):
     train.main(arguments(tiny, tmp_path, "run", ["--pi"]))
     run = tmp_path / "run"

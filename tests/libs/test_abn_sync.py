@@ -52,7 +52,7 @@ def process(rank, folder):
 
 @pytest.mark.slow
 def test_two_processes_equal_one(tmp_path):
-    mp.spawn(process, (str(tmp_path),), nprocs=2)
+    mp.start_processes(process, (str(tmp_path),), nprocs=2, start_method="fork")
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     net = build(ABN)
     expected = train(net, net, whole_batch())

@@ -1,11 +1,13 @@
 """What a report says in words: captions, conclusions no bolder than the data, caveats."""
 
+import functools
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from segdistill.dataset import DATASETS
 from segdistill.network import NETWORKS
-from segdistill.network.cost import cost_of
+from segdistill.network.cost import macs_of
 from segdistill.network.weights.shapes import blueprint
 from segdistill.utils.losses import DISTILLATION_LOSSES
 from segdistill.utils.protocol import describe
@@ -112,9 +114,16 @@ def size_of(run: FinishedRun) -> str:
     config = evaluation.get("network", described)
     if config["name"] in NETWORKS and config.get("num_classes"):  # others would run a user's code or fetch something
         size = tuple(options.get("input_size") or (512, 1024))
-        cost = cost_of(blueprint(config), size)
-        parameters, macs = cost.parameters, f", {cost.macs / 1e9:.2f} G MACs at {size[0]}x{size[1]}"
+        parameters, macs = counted(json.dumps(config), size)
+        macs = f", {macs / 1e9:.2f} G MACs at {size[0]}x{size[1]}"
     return f"{parameters / 1e6:.2f} M parameters{macs}" if parameters else ""
+
+
+@functools.cache  # the runs of a comparison have one network
+def counted(config: str, size: tuple[int, int]) -> tuple[int, int]:
+    """Parameters of a network, and MACs at ``size`` (H, W), from its configuration as JSON."""
+    network = blueprint(json.loads(config))
+    return sum(parameter.numel() for parameter in network.parameters()), macs_of(network, size)
 
 
 def summary_of(run: FinishedRun) -> str:

@@ -16,6 +16,8 @@ from segdistill.utils.report.render import class_table, cost_table, paired_table
 from segdistill.utils.report.sentences import caption_of, caveat_sentences, conclusions, in_words
 from segdistill.utils.visualize import colorize
 
+pytestmark = pytest.mark.curves
+
 
 @pytest.fixture
 def ablation(make_run):

@@ -144,8 +144,7 @@ def arguments(tiny, tmp_path, *more):
 
 
 @pytest.mark.usefixtures("brightness")
-def test_a_second_task_is_trained_chosen_by_its_figure_verified_evaluated_and_compared(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(pictures, "plot_curves", lambda groups, path: None)  # slow
+def test_a_second_task_is_trained_chosen_by_its_figure_verified_evaluated_and_compared(tiny, tmp_path):
     assert pictures.quantities_of(["val/rmse"]) == {"val/rmse": "validation RMSE"}
     assert train.main(arguments(tiny, tmp_path, "--fitnet", "--also", "alone=")) == 0
     folders = tmp_path / "alone", tmp_path / "distilled"
