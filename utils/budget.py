@@ -31,7 +31,9 @@ def steps_within(hours: float, run: FinishedRun) -> int:
     seconds = seconds_of_step(run)
     steps = int(3600 * hours / seconds)
     if not steps:
-        raise ValueError(f"{hours:g} hours are {3600 * hours:.3g} s, less than a step of {run.folder} ({seconds:.3g} s)")
+        raise ValueError(
+            f"{hours:g} hours are {3600 * hours:.3g} s, less than a step of {run.folder} ({seconds:.3g} s)"
+        )
     return steps
 
 

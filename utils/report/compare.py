@@ -349,7 +349,9 @@ def caveats_of(groups: Sequence[Group]) -> Caveats:
     runs, first = named_runs(groups), groups[0].first
     return Caveats(
         one_seed=len({run.options["seed"] for run in runs.values()}) == 1,
-        chosen_on_evaluated=first.evaluation["split"] == "val" and first.checkpoint.name == "best.pth",
+        chosen_on_evaluated=first.evaluation["split"] == "val"
+        and first.checkpoint.name == "best.pth"
+        and sum(any(key.startswith("val/") for key in row) for row in first.metrics) > 1,
         times=unequal_times(groups),
         continued={name: run.options["continued"] for name, run in runs.items() if run.options.get("continued")},
         processes={name: run.environment for name, run in runs.items() if run.environment.get("processes_before")},

@@ -93,8 +93,8 @@ def counted(evaluations: Sequence[Mapping]) -> str:
 
 
 def paired_table(comparison: Comparison) -> str:
-    """Markdown: a row a group with the primary figure, spread, delta to the baseline, steps and seconds of training, and
-    every seed."""
+    """Markdown: a row a group with the primary figure, spread, delta to the baseline, steps and seconds of training,
+    and every seed."""
     baseline = comparison.groups[0]
     primary = baseline.task.primary
     rows = [

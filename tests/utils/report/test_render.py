@@ -128,7 +128,9 @@ def test_cost_table_has_a_dash_for_runs_that_did_not_measure_it(alone, distilled
 
 def test_conclusions_go_no_further_than_the_intervals(ablation):
     better, unclear, warning = conclusions(ablation([0.5] * 3, [0.530, 0.531, 0.529], [0.53, 0.49, 0.51]))
-    assert better.startswith("pi: +3.00 ± 0.25 (95 % interval of 3 paired seeds; after Holm p < 0.001), better than alone")
+    assert better.startswith(
+        "pi: +3.00 ± 0.25 (95 % interval of 3 paired seeds; after Holm p < 0.001), better than alone"
+    )
     assert unclear.startswith("pi + pa: +1.00")
     assert "not distinguishable from zero at this n" in unclear
     assert "for 2 comparisons with alone" in warning
@@ -202,6 +204,8 @@ def test_caveats_name_runs_and_values(alone, make_run):
     change(pi / "environment.json", torch="2.13.1")
     for run in (alone, pi):
         change(run / "evaluation.json", split="val")
+    assert len(caveat_sentences(compare_groups([alone], [("auto", [pi])]).caveats)) == 2  # validated once: no choice
+    write_lines(alone, '{"step": 10, "val/mean_iou": 0.4}', '{"step": 20, "val/mean_iou": 0.5}')
     chosen, continued, torch = caveat_sentences(compare_groups([alone], [("auto", [pi])]).caveats)
     assert "chosen on these images" in chosen
     assert "pi seed 0 was continued at step 12 to 20 steps" in continued
