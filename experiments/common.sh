@@ -1,4 +1,5 @@
-# The last line of every recipe: run_train_eval.sh with the recipe's variables, or compare.sh if it has hours. From the environment, for every recipe:
+# The last line of every recipe: run_train_eval.sh with the recipe's variables, or compare.sh if hours is one of them.
+# From the environment, for every recipe:
 #   data_dir          folder of the data set
 #   backbone          ImageNet weights of the student's backbone
 #   teacher           a checkpoint; without it teacher_backbone: ImageNet weights, from which a teacher is trained by this recipe

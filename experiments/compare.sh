@@ -9,7 +9,7 @@
 # beyond labels=N, or those of unlabelled=FILE. Several processes may train seeds in parallel (seeds=0, seeds=1 ...);
 # afterwards the command with all seeds only compares.
 # hours=H compares at equal time: cost_steps=20 steps of every method, one after the other, measure what a step costs,
-# the teacher's share included; then each method trains for the steps that fit into H hours, in a process of its own.
+# the teacher's pass included; then each method trains for the steps that fit into H hours, in a process of its own.
 # check=only stops after all checks, before the first step.
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"  # started by another shell
 set -euo pipefail
