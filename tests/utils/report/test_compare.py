@@ -339,6 +339,8 @@ def test_continued_run_is_comparable_and_known(compare_pair, distilled):
 def test_selection_on_the_evaluated_images_is_known(compare_pair, alone, distilled):
     for run in (alone, distilled):
         change(run / "evaluation.json", split="val")
+    assert not compare_pair().caveats.chosen_on_evaluated  # validated once, there was no choice
+    write_lines(alone, '{"step": 10, "val/mean_iou": 0.4}', '{"step": 20, "val/mean_iou": 0.5}')
     assert compare_pair().caveats.chosen_on_evaluated
     for run in (alone, distilled):
         (run / "best.pth").rename(run / "last.pth")
