@@ -77,6 +77,9 @@ train_one() {  # number of the method, more flags
     if [ -n "$method" ]; then teaching=("${distilled[@]}"); fi
     $launch "$here/train.py" "${common[@]}" ${teaching[@]+"${teaching[@]}"} $method "$@"
 }
+measure() {  # number of the method, more flags
+    train_one "$1" --snapshot-dir "$output/cost" --save-name "${names[$1]}" --num-steps "$cost_steps" "${@:2}"
+}
 
 of_teacher() {  # what eval.py needs of teacher_flags, a word a line
     local word kept=
@@ -93,13 +96,17 @@ of_teacher() {  # what eval.py needs of teacher_flags, a word a line
 }
 evaluate() { $python "$here/eval.py" --dataset "$dataset" --data-dir "$data_dir" --split "$split" "$@"; }
 
-for seed in $seeds; do train "$seed" --check; done
+if [ -n "$hours" ]; then
+    for i in "${!names[@]}"; do measure "$i" --check; done
+else
+    for seed in $seeds; do train "$seed" --check; done
+fi
 if [ "${check:-}" = only ]; then exit; fi
 if [ -n "$hours" ]; then
     echo "== cost of a step"
     costs=()
     for i in "${!names[@]}"; do
-        train_one "$i" --snapshot-dir "$output/cost" --save-name "${names[i]}" --num-steps "$cost_steps"
+        measure "$i"
         costs+=("$output/cost/${names[i]}")
     done
     allotted=$($python -m segdistill.utils.budget "$hours" "${costs[@]}")
