@@ -1,4 +1,5 @@
-# The last line of every recipe: run_train_eval.sh with the recipe's variables. From the environment, for every recipe:
+# The last line of every recipe: run_train_eval.sh with the recipe's variables, or compare.sh if hours is one of them.
+# From the environment, for every recipe:
 #   data_dir          folder of the data set
 #   backbone          ImageNet weights of the student's backbone
 #   teacher           a checkpoint; without it teacher_backbone: ImageNet weights, from which a teacher is trained by this recipe
@@ -21,7 +22,7 @@ if [ -n "${SMOKE:-}" ]; then
     teacher_network=${teacher_network//resnet101/resnet18}
     teacher_network=${teacher_network//mit_b4/mit_b0}
     teacher=$smoke/teacher$(printf %s "$teacher_network" | tr -c 'a-z0-9' _).pth
-    if [ "${check:-}" = only ]; then
+    if [ "${check:-}" = only ] && [ -z "${hours:-}" ]; then
         teacher=train
     elif [ ! -f "$teacher" ]; then
         $python "$here/train.py" $teacher_network --data-dir "$data_dir" --input-size 64,128 --batch-size 4 --num-steps 30 \
@@ -29,7 +30,8 @@ if [ -n "${SMOKE:-}" ]; then
         cp "$output/teacher/best.pth" "$teacher.$$"
         mv "$teacher.$$" "$teacher"
     fi
-    student_flags="--input-size 64,64 --batch-size 2 --accumulate 1 --num-steps 3"
+    student_flags="--input-size 64,64 --batch-size 2 --accumulate 1"
+    if [ -n "${hours:-}" ]; then hours=0.002 cost_steps=3; else student_flags+=" --num-steps 3"; fi
 else
     if [[ $student_network = *backbone=* ]]; then
         : "${backbone:?ImageNet weights of the student: see docs/checkpoints.md}"
@@ -41,4 +43,9 @@ else
     fi
 fi
 train_flags="$train_flags ${flags:-}"
-. "$here/run_train_eval.sh"
+if [ -n "${hours:-}" ]; then
+    student=$student_network flags="$train_flags $student_flags" output=${output:-snapshots/$name}
+    . "$here/experiments/compare.sh"
+else
+    . "$here/run_train_eval.sh"
+fi

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -14,13 +15,14 @@ from segdistill.dataset import CamVid
 from segdistill.dataset.normalization import IMAGENET
 from segdistill.network import load_network
 from segdistill.network.weights.checkpoint import atomic_save, export_weights
+from segdistill.utils.report import read_run
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = {path.stem for path in (ROOT / "experiments").glob("*.sh")} - {"common", "compare"}
 COMPARISONS = {name for name in SCRIPTS if name.startswith("camvid")}
 # One of each kind of student; of the others their networks and terms are built, which is where they differ.
 WHOLE = {"cirkd_deeplabv3_r18", "skd_cityscapes", "voc_deeplabv3plus"}
-CHECKED = SCRIPTS - COMPARISONS - WHOLE
+CHECKED = SCRIPTS - COMPARISONS - WHOLE - {"long_plain"}
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +54,25 @@ def test_recipe_runs_from_end_to_end(name, folder, interpreter):
     last = json.loads((distilled.parent / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["step"] == 3
     assert {key for key in last if key.startswith("loss/")} > {"loss/cross_entropy"}
+
+
+def assert_equal_time(folder, methods, hours):
+    """Each method has as many steps as its measured cost allows within the hours, and is in the report."""
+    report = (folder / "report.md").read_text()
+    for name in methods:
+        costs = read_run(folder / "cost" / name).cost
+        steps = int(3600 * hours / (costs["step"] + costs["teacher"]))
+        run = read_run(folder / f"{name}_seed0")
+        assert run.options["num_steps"] == run.metrics[-1]["step"] == steps
+        assert re.search(rf"^\| {name} .*\| +{steps} \|", report, re.M)
+        assert (name == "alone") == (costs["teacher"] == 0)
+        assert [row["step"] for row in run.metrics if "val/mean_iou" in row] == [steps]
+
+
+@pytest.mark.slow
+def test_plain_distillation_and_the_student_alone_have_the_same_hours(folder, interpreter):
+    run_recipe("long_plain", folder, interpreter)
+    assert_equal_time(folder / "long_plain", ("alone", "logits", "features"), 0.002)
 
 
 def start(interpreter, tiny, folder, script="compare", **settings):
@@ -122,3 +143,35 @@ def test_a_method_without_a_name_is_refused(interpreter, tiny, tmp_path):
     code, errors = compare(interpreter, tiny, tmp_path, methods="--cwd weight=3")
     assert code == 2
     assert "cwd: --cwd weight=3" in errors
+
+
+HOURS = {"flags": "--input-size 64,64 --batch-size 4 --num-workers 0", "hours": "0.0005", "cost_steps": "3"}
+
+
+@pytest.mark.slow
+def test_a_comparison_at_equal_time_is_measured_once(interpreter, tiny, tmp_path):
+    code, errors = compare(interpreter, tiny, tmp_path, **HOURS)
+    assert code == 0, errors[-3000:]
+    assert_equal_time(tmp_path, ("alone", "cwd", "both"), 0.0005)
+    before = {path: path.read_bytes() for path in tmp_path.glob("*_seed0/best.pth")}
+    shutil.rmtree(tmp_path / "cwd_seed0")  # what is missing gets the steps that were found at first
+    code, errors = compare(interpreter, tiny, tmp_path, **HOURS)
+    assert code == 0, errors[-3000:]
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"hours": "two"}, "hours: expected a number, not 'two'"),
+        ({"flags": "--num-steps 9"}, "hours and --num-steps both say how long"),
+        ({"cache": "out"}, "hours: what a cached teacher costs"),
+        ({"teacher_flags": "--teacher-cache out"}, "hours: what a cached teacher costs"),
+    ],
+)
+def test_hours_that_cannot_be_obeyed_are_one_line(interpreter, tiny, tmp_path, settings, message):
+    code, errors = compare(interpreter, tiny, tmp_path / "out", **HOURS | settings)
+    assert code == 2
+    assert errors.count("\n") == 1
+    assert message in errors
+    assert not (tmp_path / "out").exists()

@@ -15,6 +15,8 @@ from segdistill.utils.tasks import Task, task_named
 FREE = PLACES | {"seed"}
 # Evaluations side by side agree in these.
 SUBJECT = ("dataset", "task", "images", "classes", "protocol")
+# Training times within this factor are equal: the cost of a step is not measured more exactly.
+EQUAL_TIME = 1.1
 
 
 @dataclass
@@ -41,10 +43,17 @@ class Delta:
         return float(stdtrit(n - 1, 0.975)) * statistics.stdev(self.seeds.values()) / sqrt(n) if n > 1 else None
 
     @property
-    def excludes_zero(self) -> bool:
-        """Whether the 95 % interval excludes 0; False with one seed."""
-        margin = self.margin
-        return margin is not None and abs(self.mean) > margin
+    def p_value(self) -> float | None:
+        """Of the paired t-test, two-sided, whose interval ``margin`` gives; None with one seed."""
+        from scipy.special import stdtr  # slow to import
+
+        n = len(self.seeds)
+        if n == 1:
+            return None
+        error = statistics.stdev(self.seeds.values()) / sqrt(n)
+        if error == 0:
+            return 0.0 if self.mean else 1.0
+        return 2 * float(stdtr(n - 1, -abs(self.mean) / error))
 
     @property
     def class_means(self) -> list[float | None]:
@@ -82,6 +91,12 @@ class Group:
         """The run of the smallest seed."""
         return next(iter(self.runs.values()))
 
+    @property
+    def seconds(self) -> float | None:
+        """Training time, the mean over the seeds; None if it was not measured."""
+        known = [run.seconds for run in self.runs.values() if run.seconds]
+        return statistics.mean(known) if known else None
+
 
 @dataclass
 class Caveats:
@@ -89,6 +104,7 @@ class Caveats:
 
     one_seed: there is no spread, so nothing follows for other seeds.
     chosen_on_evaluated: the checkpoints were chosen by their scores on the images that were evaluated.
+    times: the training time of a group as a multiple of the baseline's, by name, where it is not equal.
     continued: the runs that were given more steps after their start, by name: rows of "step" and "num_steps".
     processes: the environments of runs that were continued with another number of processes, by name.
     environments: each entry that is not the same everywhere: its values, each with the names of its runs.
@@ -96,6 +112,7 @@ class Caveats:
 
     one_seed: bool
     chosen_on_evaluated: bool
+    times: dict[str, float]
     continued: dict[str, list[dict]]
     processes: dict[str, dict]
     environments: dict[str, dict[str, list[str]]]
@@ -113,6 +130,12 @@ class Comparison:
     teacher_evaluation: dict | None
     varied: list[str]
     caveats: Caveats
+
+    @property
+    def p_values(self) -> list[float | None]:
+        """For each group after the baseline, that its delta is not 0: corrected by Holm if there are several."""
+        found = [group.delta.p_value for group in self.groups[1:]]
+        return found if None in found else holm(found)
 
 
 def compare_groups(
@@ -152,7 +175,7 @@ def compare_groups(
     check_teachers(runs, checkpoint)
     evaluations = {name: run.evaluation for name, run in runs.items()}
     check_same_subject(evaluations | ({"the teacher": unmapped(evaluation)} if evaluation else {}))
-    return Comparison(sides, checkpoint, evaluation, list(varied), caveats_of(runs))
+    return Comparison(sides, checkpoint, evaluation, list(varied), caveats_of(sides))
 
 
 def make_group(name: str, folders: Sequence[Path]) -> Group:
@@ -181,6 +204,19 @@ def delta_of(baseline: Group, group: Group) -> Delta:
             if before is not None and after is not None:
                 deltas.append(after - before)
     return Delta(seeds, classes)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values of tests that are made together, so that all their errors together stay below the level.
+
+    The smallest of n is multiplied by n, the next by n - 1 ..., each no less than the one before, at most 1. Holm, A
+    Simple Sequentially Rejective Multiple Test Procedure, Scandinavian Journal of Statistics 1979.
+    """
+    adjusted, least = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        least = max(least, min(1.0, (len(p_values) - rank) * p_values[i]))
+        adjusted[i] = least
+    return adjusted
 
 
 def classes_of(evaluation: Mapping) -> list[tuple[str, float | None]]:
@@ -308,16 +344,28 @@ def check_teachers(runs: Mapping[str, FinishedRun], checkpoint: Path | None) -> 
 # ---------------------------------------------------------------------------------------------- what must be known
 
 
-def caveats_of(runs: Mapping[str, FinishedRun]) -> Caveats:
-    """``runs`` by name, of all groups."""
-    first = next(iter(runs.values()))
+def caveats_of(groups: Sequence[Group]) -> Caveats:
+    """``groups`` begins with the baseline."""
+    runs, first = named_runs(groups), groups[0].first
     return Caveats(
         one_seed=len({run.options["seed"] for run in runs.values()}) == 1,
-        chosen_on_evaluated=first.evaluation["split"] == "val" and first.checkpoint.name == "best.pth",
+        chosen_on_evaluated=first.evaluation["split"] == "val"
+        and first.checkpoint.name == "best.pth"
+        and sum(any(key.startswith("val/") for key in row) for row in first.metrics) > 1,
+        times=unequal_times(groups),
         continued={name: run.options["continued"] for name, run in runs.items() if run.options.get("continued")},
         processes={name: run.environment for name, run in runs.items() if run.environment.get("processes_before")},
         environments=environments_of(runs),
     )
+
+
+def unequal_times(groups: Sequence[Group]) -> dict[str, float]:
+    """The training times of the groups that are not equal to the baseline's, as multiples of it, by name."""
+    baseline, *others = groups
+    if not baseline.seconds:
+        return {}
+    times = {group.name: group.seconds / baseline.seconds for group in others if group.seconds}
+    return {name: time for name, time in times.items() if max(time, 1 / time) > EQUAL_TIME}
 
 
 def environments_of(runs: Mapping[str, FinishedRun]) -> dict[str, dict[str, list[str]]]:

@@ -54,6 +54,20 @@ class FinishedRun:
         return {"teacher": 0.0} | cost if cost else {}
 
     @property
+    def seconds(self) -> float | None:
+        """Training time of the steps that led to the result, the teacher's included; None if no costs were logged.
+
+        Each row counts for the steps since the one before, so a run may go on elsewhere; without validation, saving,
+        waiting for data, and steps that a kill undid.
+        """
+        total, before = 0.0, 0
+        for row in self.metrics:
+            if "cost/step" in row:
+                total += (row["step"] - before) * (row["cost/step"] + row.get("cost/teacher", 0.0))
+                before = row["step"]
+        return total or None
+
+    @property
     def settings(self) -> dict:
         """The options that had an effect, flat: ``lr_g``, ``network_options.p``, ``terms.pi.weight``."""
         terms = {term["name"]: term for term in self.terms}

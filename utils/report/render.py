@@ -93,17 +93,20 @@ def counted(evaluations: Sequence[Mapping]) -> str:
 
 
 def paired_table(comparison: Comparison) -> str:
-    """Markdown: a row a group with the primary figure, spread, delta to the baseline, and every seed."""
+    """Markdown: a row a group with the primary figure, spread, delta to the baseline, steps and seconds of training,
+    and every seed."""
     baseline = comparison.groups[0]
     primary = baseline.task.primary
     rows = [
         [group.name, *map(primary.text, (group.mean, group.std)), delta_of(group)]
+        + [str(group.first.options["num_steps"]), "-" if group.seconds is None else f"{group.seconds:.1f}"]
         + [primary.text(score) for score in group.scores.values()]
         for group in comparison.groups
     ]
     if shown := comparison.teacher_evaluation:
-        rows.append(["teacher", primary.text(shown[primary.key]), *["-"] * (2 + len(baseline.runs))])
-    return markdown_table([primary.title, "mean", "std", "delta", *(f"seed {seed}" for seed in baseline.runs)], rows)
+        rows.append(["teacher", primary.text(shown[primary.key]), *["-"] * (4 + len(baseline.runs))])
+    header = [primary.title, "mean", "std", "delta", "steps", "seconds", *(f"seed {seed}" for seed in baseline.runs)]
+    return markdown_table(header, rows)
 
 
 def class_table(comparison: Comparison) -> str:

@@ -50,18 +50,27 @@ def conclusions(comparison: Comparison) -> list[str]:
     n = len(baseline.runs)
     if comparison.caveats.one_seed:
         return ["One seed has no spread: nothing follows for other seeds. Train three or more."]
-    sentences = []
-    for group in groups:
+    sentences, several = [], len(groups) > 1
+    for group, p in zip(groups, comparison.p_values, strict=True):
         outcome = "not distinguishable from zero at this n"
         if n < 3:
             outcome = "two seeds are too few for a claim: train three or more"
-        elif group.delta.excludes_zero:
+        elif p < 0.05:
             word = "better" if group.task.primary.is_better(group.delta.mean, 0) else "worse"
             outcome = f"{word} than {baseline.name} by more than the choice of seeds explains"
-        sentences.append(f"{group.name}: {delta_of(group)} (95 % interval of {n} paired seeds), {outcome}.")
-    if len(groups) > 1:
-        sentences.append("Each interval stands by itself: among many groups one may exclude zero by chance.")
+        corrected = f"; after Holm p {p_text(p)}" if several and n > 2 else ""
+        sentences.append(f"{group.name}: {delta_of(group)} (95 % interval of {n} paired seeds{corrected}), {outcome}.")
+    if several:
+        sentences.append(
+            f"Each interval stands by itself; better and worse follow p, corrected by Holm for {len(groups)} "
+            f"comparisons with {baseline.name}, because one of many may exclude zero by chance."
+        )
     return sentences
+
+
+def p_text(p: float) -> str:
+    """ "= 0.026" or "< 0.001"."""
+    return f"= {p:.3f}" if p >= 0.001 else "< 0.001"
 
 
 def caveat_sentences(caveats: Caveats) -> list[str]:
@@ -69,6 +78,9 @@ def caveat_sentences(caveats: Caveats) -> list[str]:
     sentences = []
     if caveats.chosen_on_evaluated:
         sentences.append("The checkpoints were chosen on these images, in every group: all figures are a little high.")
+    if caveats.times:
+        listed = ", ".join(f"{name} {time:.2f}" for name, time in caveats.times.items())
+        sentences.append(f"Not at equal time; seconds as multiples of the baseline's: {listed}.")
     sentences += [continued_sentence(name, stages) for name, stages in caveats.continued.items()]
     sentences += [processes_sentence(name, environment) for name, environment in caveats.processes.items()]
     for key, values in caveats.environments.items():
@@ -149,4 +161,7 @@ def cost_sentence(run: FinishedRun) -> str:
     cost = run.cost
     teacher = f" and {cost['teacher']:.3f} s for the teacher" if cost["teacher"] else ""
     kept = f"{cost['saved'] / 2**30:.3f} GiB"
-    return f"A step took {cost['step']:.3f} s for the student{teacher}, and kept {kept} for its backward pass."
+    return (
+        f"A step took {cost['step']:.3f} s for the student{teacher}, and kept {kept} for its backward pass. "
+        f"{run.options['num_steps']} steps took {run.seconds:.1f} s, without validation, saving and waiting for data."
+    )

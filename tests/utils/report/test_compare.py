@@ -7,7 +7,8 @@ import pytest
 from runs import PA, PI, change, sha256, write_lines
 from scipy import stats
 
-from segdistill.utils.report import Delta, compare_groups
+from segdistill.utils.report import Delta, compare_groups, read_run
+from segdistill.utils.report.compare import holm
 
 
 @pytest.fixture
@@ -66,14 +67,72 @@ def test_interval_is_that_of_a_paired_t_test():
         delta = Delta(dict(enumerate(deltas.tolist())), [])
         low, high = stats.ttest_1samp(deltas, 0).confidence_interval()
         assert (delta.mean - delta.margin, delta.mean + delta.margin) == pytest.approx((low, high))
-        assert delta.excludes_zero == (stats.ttest_1samp(deltas, 0).pvalue < 0.05)
+        assert delta.p_value == pytest.approx(stats.ttest_1samp(deltas, 0).pvalue)
+
+
+def test_deltas_without_any_spread_leave_no_doubt():
+    assert Delta({0: 0.5, 1: 0.5}, []).p_value == 0
+    assert Delta({0: 0.0, 1: 0.0}, []).p_value == 1
+
+
+@pytest.mark.parametrize(
+    ("p_values", "adjusted"),
+    [
+        # By hand: 4 * 0.005, 3 * 0.01, 2 * 0.03, and 1 * 0.04, which may not be less than the one before.
+        ([0.01, 0.04, 0.03, 0.005], [0.03, 0.06, 0.06, 0.02]),
+        ([0.6, 0.7], [1, 1]),
+        ([0.03], [0.03]),
+        # statsmodels 0.15.0, multipletests(method="holm")
+        (
+            [0.0431, 0.2114, 0.0008, 0.7302, 0.0431, 0.0125, 0.9912],
+            [0.2155, 0.6342, 0.0056, 1.0, 0.2155, 0.075, 1.0],
+        ),
+    ],
+)
+def test_holm_corrects_for_the_number_of_tests(p_values, adjusted):
+    assert holm(p_values) == pytest.approx(adjusted)
+
+
+def test_p_values_are_corrected_for_the_number_of_groups(make_run):
+    def runs(name, terms, scores):
+        return [make_run(f"{name}{seed}", terms, seed, score) for seed, score in enumerate(scores)]
+
+    baseline = runs("alone", [], [0.50, 0.51, 0.52])
+    pi, pa = runs("pi", [PI], [0.52, 0.54, 0.53]), runs("pa", [PA], [0.50, 0.53, 0.51])
+    alone = [compare_groups(baseline, [("auto", group)]).p_values[0] for group in (pi, pa)]
+    assert alone[0] == pytest.approx(stats.ttest_rel([0.52, 0.54, 0.53], [0.50, 0.51, 0.52]).pvalue)
+    assert alone[0] < alone[1]
+    both = compare_groups(baseline, [("pi", pi), ("pa", pa)])
+    assert both.p_values == pytest.approx([2 * alone[0], max(2 * alone[0], alone[1])])
+
+
+def test_training_time_is_summed_over_the_steps_whatever_machine_they_ran_on(make_run):
+    run = make_run("run", [PI])
+    rows = [
+        {"step": 10, "cost/step": 0.2, "cost/teacher": 0.1},
+        {"step": 15, "cost/step": 0.4, "cost/teacher": 0.2},  # continued on a slower one
+        {"step": 20, "cost/step": 0.4, "cost/teacher": 0.2},
+    ]
+    write_lines(run, *map(json.dumps, rows))
+    assert read_run(run).seconds == pytest.approx(10 * 0.3 + 10 * 0.6)
+
+
+def test_only_unequal_training_times_are_named(make_run):
+    def costly(name, seconds, terms=()):
+        run = make_run(name, terms)
+        write_lines(run, json.dumps({"step": 20, "cost/step": seconds}))
+        return run
+
+    groups = [(name, [costly(name, seconds, [PI])]) for name, seconds in (("same", 1.05), ("slow", 1.5), ("fast", 0.5))]
+    comparison = compare_groups([costly("alone", 1.0)], [*groups, ("old", [make_run("old")])])
+    assert comparison.caveats.times == pytest.approx({"slow": 1.5, "fast": 0.5})
 
 
 def test_one_seed_has_no_spread_and_excludes_nothing(compare_pair):
     comparison = compare_pair()
     baseline, group = comparison.groups
     assert comparison.caveats.one_seed
-    assert (baseline.std, group.delta.margin, group.delta.excludes_zero) == (None, None, False)
+    assert (baseline.std, group.delta.margin, comparison.p_values) == (None, None, [None])
     assert group.delta.mean == pytest.approx(0.1)
 
 
@@ -280,6 +339,8 @@ def test_continued_run_is_comparable_and_known(compare_pair, distilled):
 def test_selection_on_the_evaluated_images_is_known(compare_pair, alone, distilled):
     for run in (alone, distilled):
         change(run / "evaluation.json", split="val")
+    assert not compare_pair().caveats.chosen_on_evaluated  # validated once, there was no choice
+    write_lines(alone, '{"step": 10, "val/mean_iou": 0.4}', '{"step": 20, "val/mean_iou": 0.5}')
     assert compare_pair().caveats.chosen_on_evaluated
     for run in (alone, distilled):
         (run / "best.pth").rename(run / "last.pth")

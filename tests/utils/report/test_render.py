@@ -35,6 +35,8 @@ def ablation(make_run):
 
 # -------------------------------------------------------------------------------------------------------- tables
 
+STEPS = (("alone", [], 40), ("pi", [PI], 25))
+
 
 def test_score_table_has_a_row_a_class_a_column_an_evaluation_and_a_dash_for_an_absent_class():
     table = cells(score_table({"teacher": evaluation(0.61383), "student": evaluation(0.5)}))
@@ -64,13 +66,26 @@ def test_paired_table_has_a_row_a_group_with_the_spread_of_its_deltas(ablation, 
     teacher = make_run("teacher", mean_iou=0.9)
     comparison = ablation([0.40, 0.50, 0.60], [0.41, 0.52, 0.63], [0.30, 0.40, 0.50], teacher=teacher)
     header, _, *table = cells(paired_table(comparison))
-    assert header == ["mIoU (%)", "mean", "std", "delta", "seed 0", "seed 1", "seed 2"]
+    assert header == ["mIoU (%)", "mean", "std", "delta", "steps", "seconds", "seed 0", "seed 1", "seed 2"]
     assert table == [
-        ["alone", "50.00", "10.00", "-", "40.00", "50.00", "60.00"],
-        ["pi", "52.00", "11.00", "+2.00 ± 2.48", "41.00", "52.00", "63.00"],
-        ["pi + pa", "40.00", "10.00", "-10.00 ± 0.00", "30.00", "40.00", "50.00"],
-        ["teacher", "90.00", "-", "-", "-", "-", "-"],
+        ["alone", "50.00", "10.00", "-", "20", "-", "40.00", "50.00", "60.00"],
+        ["pi", "52.00", "11.00", "+2.00 ± 2.48", "20", "-", "41.00", "52.00", "63.00"],
+        ["pi + pa", "40.00", "10.00", "-10.00 ± 0.00", "20", "-", "30.00", "40.00", "50.00"],
+        ["teacher", "90.00", *["-"] * 7],
     ]
+
+
+def test_groups_of_other_steps_say_how_many_and_how_long_and_whether_that_is_unequal(make_run):
+    sides = [[make_run(f"{name}{i}", terms, i, num_steps=n) for i in (0, 1)] for name, terms, n in STEPS]
+    for (run, other), seconds in zip(sides, (0.1, 0.2), strict=True):
+        for each, factor in ((run, 0.9), (other, 1.1)):
+            steps = json.loads((each / "options.json").read_text())["num_steps"]
+            write_lines(each, json.dumps({"step": steps, "cost/step": factor * seconds}))
+    comparison = compare_groups(sides[0], [("auto", sides[1])], varied=["num_steps"])
+    assert [row[4:6] for row in cells(paired_table(comparison))[2:]] == [["40", "4.0"], ["25", "5.0"]]
+    (unequal,) = caveat_sentences(comparison.caveats)
+    assert unequal == "Not at equal time; seconds as multiples of the baseline's: pi 1.25."
+    assert caption_of(comparison).endswith("groups differ in num_steps as well")
 
 
 def test_class_table_has_means_over_the_seeds_and_their_deltas(ablation, make_run):
@@ -113,10 +128,22 @@ def test_cost_table_has_a_dash_for_runs_that_did_not_measure_it(alone, distilled
 
 def test_conclusions_go_no_further_than_the_intervals(ablation):
     better, unclear, warning = conclusions(ablation([0.5] * 3, [0.530, 0.531, 0.529], [0.53, 0.49, 0.51]))
-    assert better.startswith("pi: +3.00 ± 0.25 (95 % interval of 3 paired seeds), better than alone")
+    assert better.startswith(
+        "pi: +3.00 ± 0.25 (95 % interval of 3 paired seeds; after Holm p < 0.001), better than alone"
+    )
     assert unclear.startswith("pi + pa: +1.00")
     assert "not distinguishable from zero at this n" in unclear
-    assert "by chance" in warning
+    assert "for 2 comparisons with alone" in warning
+
+
+def test_an_interval_without_zero_is_no_claim_if_it_is_one_of_many(ablation):
+    comparison = ablation([0.5] * 3, [0.532, 0.537, 0.562], [0.5, 0.5, 0.51])
+    delta = comparison.groups[1].delta
+    assert delta.mean > delta.margin
+    assert delta.p_value < 0.05 < comparison.p_values[0]
+    sentence, _, _ = conclusions(comparison)
+    assert "after Holm p = 0.08" in sentence
+    assert "not distinguishable from zero" in sentence
 
 
 def test_conclusion_can_be_that_it_is_worse(ablation):
@@ -177,6 +204,8 @@ def test_caveats_name_runs_and_values(alone, make_run):
     change(pi / "environment.json", torch="2.13.1")
     for run in (alone, pi):
         change(run / "evaluation.json", split="val")
+    assert len(caveat_sentences(compare_groups([alone], [("auto", [pi])]).caveats)) == 2  # validated once: no choice
+    write_lines(alone, '{"step": 10, "val/mean_iou": 0.4}', '{"step": 20, "val/mean_iou": 0.5}')
     chosen, continued, torch = caveat_sentences(compare_groups([alone], [("auto", [pi])]).caveats)
     assert "chosen on these images" in chosen
     assert "pi seed 0 was continued at step 12 to 20 steps" in continued
@@ -224,7 +253,7 @@ def test_a_teacher_of_other_classes_is_shown_with_the_score_that_its_class_map_g
     teacher = make_run("teacher", mean_iou=0.9)
     change(teacher / "evaluation.json", protocol=PROTOCOL | {"class_map": "map.txt"})
     comparison = compare_groups([alone], [("auto", [make_run("pi", [PI])])], teacher)
-    assert ["teacher", "90.00", "-", "-", "-"] in cells(paired_table(comparison))
+    assert ["teacher", "90.00", *["-"] * 5] in cells(paired_table(comparison))
 
 
 def test_report_shows_the_settings_in_which_a_group_differs_under_its_name(alone, make_run, tmp_path):
@@ -345,6 +374,7 @@ def test_run_report_says_what_a_step_cost(alone, distilled):
         texts.append((run / "report.md").read_text())
     assert "A step took 0.200 s for the student, and kept 1.000 GiB" in texts[0]
     assert "A step took 0.250 s for the student and 0.150 s for the teacher, and kept 0.500 GiB" in texts[1]
+    assert "20 steps took 0.4 s, without validation" in texts[1]  # of the one row that has a cost
 
 
 def test_continued_run_says_so_in_its_report(make_run):
