@@ -90,19 +90,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     with ExitStack() as stack:
         stack.callback(leave)
         for student in students:
-            student.open()
             stack.callback(student.run.close)
+            student.open()
         fit(groups, teacher, convention, val_set, device, stop)
-    if stop.received:
-        logger.warning("stopped by a signal; --resume continues %s", ", ".join(str(run.folder) for run in runs))
-        return 128 + stop.received
-    if runs[0].writes:
-        from segdistill.utils.report import write_run_report  # draws pictures: slow to import
-
-        for run in runs:
-            write_run_report(run.folder)
-        if not is_scored:
-            logger.info("features alone were trained; on labels: --S_ckpt_path %s --dataset NAME", runs[0].best)
+        leave()
+        if stop.received:
+            logger.warning("stopped by a signal; --resume continues %s", ", ".join(str(run.folder) for run in runs))
+            return 128 + stop.received
+        for student in students:
+            student.report()
     return 0
 
 

@@ -74,3 +74,13 @@ def tiny(tmp_path_factory):
             Image.fromarray(image).save(folder / "camvid" / split / f"{index}.png")
             Image.fromarray(label).save(folder / "camvid" / f"{split}annot" / f"{index}.png")
     return folder
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """torch.compile that traces as ever and generates no code, which takes most of the time."""
+    compile = torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda call, fullgraph, options: compile(call, fullgraph=fullgraph, backend="aot_eager")
+    )
+    torch.compiler.reset()

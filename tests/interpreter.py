@@ -44,8 +44,8 @@ def started_interpreter(folder: Path) -> Iterator[str]:
 def serve(address: str) -> None:
     import torch
 
-    import segdistill.utils.events
-    import segdistill.utils.report.pictures  # noqa: F401
+    import segdistill.utils.report.pictures
+    import segdistill.utils.trackers.tensorboard  # noqa: F401
 
     torch.set_num_threads(1)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forked processes

@@ -129,6 +129,20 @@ def test_a_run_with_every_option_that_died_twice_ends_with_the_same_state(tiny, 
     assert_same(last(tmp_path, "parts"), last(tmp_path, "whole"))
 
 
+@pytest.mark.slow
+def test_a_compiled_run_that_died_ends_with_the_same_state(tiny, tmp_path, monkeypatch, traced):
+    """Validation between, which is not compiled; the weights have the names that they have without."""
+    train.main(arguments(tiny, tmp_path, "whole", ["--pi"], "--compile"))
+    with monkeypatch.context() as context:
+        stop_before(context, 5)
+        with pytest.raises(MemoryError):
+            train.main(arguments(tiny, tmp_path, "parts", ["--pi"], "--compile", "--resume"))
+    train.main(arguments(tiny, tmp_path, "parts", ["--pi"], "--compile", "--resume"))
+    assert_same(last(tmp_path, "parts"), last(tmp_path, "whole"))
+    train.main(arguments(tiny, tmp_path, "plain", ["--pi"]))
+    assert last(tmp_path, "plain")["student"].keys() == last(tmp_path, "whole")["student"].keys()
+
+
 def test_a_teacher_may_see_less_than_the_student(tiny, tmp_path):
     """Its cached answers to the weak view are those that it gives without photometric augmentation."""
     cached = ["--pi", "--views", "1", "--teacher-cache", str(tmp_path / "cache")]

@@ -13,6 +13,7 @@ from segdistill.network import SegmentationNetwork, SegmentationOutput
 from segdistill.network.base import freeze_unused
 from segdistill.network.cost import SavedBytes
 from segdistill.utils.batch import Batch, join_batches
+from segdistill.utils.compile import Compiled
 from segdistill.utils.distributed import world_size
 from segdistill.utils.losses import DistillationLoss, Needs
 from segdistill.utils.precision import autocast
@@ -24,12 +25,19 @@ class Objective(nn.Module):
     Parameters of the student that none of them depends on are frozen. Without a task loss the student learns from the
     terms alone and needs no labels.
 
+    Args:
+        compiled: the student's forward and backward pass, by torch.compile; with the same dropout as without.
+
     Raises:
         ValueError: a term asks for a feature that the student does not have.
     """
 
     def __init__(
-        self, student: SegmentationNetwork, task_loss: nn.Module | None, losses: Mapping[str, DistillationLoss]
+        self,
+        student: SegmentationNetwork,
+        task_loss: nn.Module | None,
+        losses: Mapping[str, DistillationLoss],
+        compiled: bool = False,
     ):
         super().__init__()
         self.student, self.task_loss, self.losses = student, task_loss, nn.ModuleDict(losses)
@@ -40,12 +48,16 @@ class Objective(nn.Module):
         )
         student.check_features(self.needs.student)
         freeze_unused(student, self.needs.student)
+        self.extract = student.extract
+        if compiled:
+            # A whole graph or none: a part that had run before another failed would update BatchNorm twice.
+            self.extract = Compiled(student.extract, "the student", fullgraph=True, options={"fallback_random": True})
 
     def forward(
         self, batch: Batch, teacher_output: SegmentationOutput | None
     ) -> tuple[SegmentationOutput, dict[str, Tensor]]:
         """The student's output, with the needed features only, and the unweighted terms by name."""
-        output = self.student.extract(batch.images, self.needs.student)
+        output = self.extract(batch.images, self.needs.student)
         terms = {self.task_loss.name: self.task_loss(output, batch)} if self.task_loss else {}
         return output, terms | {name: loss(output, teacher_output, batch) for name, loss in self.losses.items()}
 

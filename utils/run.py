@@ -1,4 +1,4 @@
-"""A run's folder: options, environment, metrics, TensorBoard events, checkpoints."""
+"""A run's folder: options, environment, metrics, TensorBoard events, checkpoints; and its tracker."""
 
 import fcntl
 import importlib.metadata
@@ -28,6 +28,7 @@ from segdistill.utils.learner import Learner
 from segdistill.utils.options import BOOKKEEPING, Options, complete, plain
 from segdistill.utils.state import check_fit, read_state, with_checksums
 from segdistill.utils.tasks import Figure
+from segdistill.utils.trackers import TRACKERS, Following, Subject
 
 logger = logging.getLogger(__name__)
 PANELS = "predictions.png"
@@ -36,6 +37,7 @@ OWN_FILES = (
     "environment.json",
     "teacher.json",
     "metrics.jsonl",
+    "track.json",
     "events.out.tfevents.*",
     "last.pth",
     PANELS,
@@ -54,9 +56,11 @@ class Run:
         self.folder = options.run.folder
         self.last = self.folder / "last.pth"
         self.best = self.folder / "best.pth"
-        self.options = plain(options)
+        self.options, self.track = plain(options), options.run.track
         self.writes = rank() == 0
         self.teacher = None  # the content of teacher.json
+        self.pictures: dict[str, np.ndarray] = {}  # of the step whose row comes next
+        self.lock, self.following, self.finished = None, None, False
         self.state, self.start = None, None  # of a run to be continued: what last.pth holds, and its step
         # Kept in last.pth: what the run is made of.
         self.origin = {"options": experiment(self.options), "data": None, "teacher": None, "class_map": None}
@@ -132,10 +136,11 @@ class Run:
 
         Raises:
             BlockingIOError: another process is writing there, or was since this run was made.
+            ValueError: the tracker of a new run cannot begin.
         """
         if not self.writes:
             return
-        from segdistill.utils.events import EventFile  # slow to import
+        from segdistill.utils.trackers.tensorboard import EventFile  # slow to import
 
         self.folder.mkdir(parents=True, exist_ok=True)
         self.lock = (self.folder / ".lock").open("w")
@@ -156,10 +161,15 @@ class Run:
                 for path in self.folder.glob(pattern):
                     path.unlink()
         write_json(self.folder / "options.json", self.options)
-        write_json(self.folder / "environment.json", self._environment())
+        environment = self._environment()
+        write_json(self.folder / "environment.json", environment)
         if self.teacher:
             write_json(self.folder / "teacher.json", self.teacher)
         self.events = EventFile(self.folder, purge_step=(self.start or 0) + 1)
+        if self.track:
+            place = self.folder.resolve()
+            subject = Subject(place, place.name, place.parent.name, self.options, environment)
+            self.following = Following(self.track, TRACKERS[self.track], subject, continued=self.start is not None)
 
     def _environment(self) -> dict:
         """The environment; ``processes_before``: the numbers of processes of earlier stages, up to which step each."""
@@ -174,7 +184,8 @@ class Run:
         return now | ({"processes_before": sorted(stages.values(), key=lambda stage: stage["step"])} if stages else {})
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Add a row to metrics.jsonl and to TensorBoard, without values that are not finite (float16 overflow).
+        """Add a row to metrics.jsonl, TensorBoard and the tracker, without values that are not finite (float16
+        overflow); the pictures shown since the last row go with it.
 
         Raises:
             OSError: it could not be written; names the file.
@@ -184,12 +195,14 @@ class Run:
         values = {name: value for name, value in values.items() if math.isfinite(value)}
         row = json.dumps({"step": step, **values}, allow_nan=False) + "\n"
         append(self.folder / "metrics.jsonl", row.encode())
-        self.events.add_scalars(step, values)
+        pictures, self.pictures = self.pictures, {}
+        self.events.log(step, values, pictures)
+        if self.following:
+            self.following.log(step, values, pictures)
 
-    def show(self, step: int, name: str, panel: np.ndarray) -> None:
-        """A picture (H, W, 3) uint8 to TensorBoard."""
-        if self.writes:
-            self.events.add_image(step, name, panel)
+    def show(self, name: str, panel: np.ndarray) -> None:
+        """Keep a picture (H, W, 3) uint8 for the row of this step."""
+        self.pictures[name] = panel
 
     def save_panels(self, panels: Sequence[np.ndarray]) -> None:
         """Pictures (H, W, 3) uint8, one below the other, to predictions.png."""
@@ -219,8 +232,22 @@ class Run:
             raise FloatingPointError(f"{', '.join(places[:3])}{more} not finite, so {path} is not written")
         atomic_save(content, path)
 
+    def finish(self, step: int, summary: Mapping[str, float]) -> None:
+        """Write report.md at the end of the training; the tracker has it too, with figures of the whole run."""
+        self.finished = True
+        if not self.writes:
+            return
+        from segdistill.utils.report import write_run_report  # draws pictures: slow to import
+
+        write_run_report(self.folder)
+        if self.following:
+            files = [self.folder / name for name in ("report.md", "curves.png", PANELS)]
+            self.following.report(step, summary, [file.resolve() for file in files if file.exists()])
+
     def close(self) -> None:
-        if self.writes:
+        if self.following:
+            self.following.close(self.finished)
+        if self.lock:
             self.lock.close()
 
 

@@ -142,6 +142,13 @@ class Student:
         teacher = {"cost/teacher": teacher_watch.median()} if self.options.objective.terms else {}
         return {"cost/step": self.watch.median(), **teacher, "cost/saved": self.learner.saved_bytes}
 
+    def report(self) -> None:
+        """The end of the training, in the run's folder and its tracker."""
+        summary = {} if self.best is None else {f"best/{self.task.primary.key}": self.best}
+        self.run.finish(self.step, summary)
+        if not self.is_scored:
+            logger.info("features alone were trained; on labels: --S_ckpt_path %s --dataset NAME", self.run.best)
+
     def save(self) -> None:
         self.run.save_state(self.step, self.best, self.learner)
 
@@ -171,7 +178,7 @@ class Student:
             prediction = self.task.read(predictor.coarse(self.normalization(image[None])), label.shape)[0]
             maps = [self.task.picture(values.numpy(), val_set) for values in (label, prediction)]
             panels.append(np.concatenate([image.permute(1, 2, 0).numpy(), *maps], axis=1))
-            self.run.show(self.step, f"val/{name}", panels[-1])
+            self.run.show(f"val/{name}", panels[-1])
         figures, primary = scores.figures(), self.task.primary
         if primary.is_better(figures[primary.key], self.best):
             self.best = figures[primary.key]
@@ -220,7 +227,7 @@ def build_learner(
     settings = {**options.task_settings, "class_weights": weights}
     task_loss = build_loss(task, network, options.task_weight, settings) if options.task_weight else None
     losses = build_losses(options.terms, network, teacher) if teacher else {}
-    objective = Objective(network, task_loss, losses).to(device)
+    objective = Objective(network, task_loss, losses, optimisation.compile).to(device)
     frozen = frozen_backbone(objective, optimisation)
     return Learner(
         objective,

@@ -21,6 +21,7 @@ from segdistill.network.settings import settings_of
 from segdistill.network.weights.checkpoint import LoadReport, describe, load_network
 from segdistill.utils.batch import Batch
 from segdistill.utils.classes import ClassMap, MappedNetwork, match_classes
+from segdistill.utils.compile import Compiled
 from segdistill.utils.evaluate import evaluate
 from segdistill.utils.precision import autocast
 from segdistill.utils.predict import Predictor, whole
@@ -82,7 +83,9 @@ class Teacher(nn.Module):
         self._hidden = (network,)  # a tuple, so that nn.Module does not register it
         self.inference = replace(inference, scale=inference.scale or 1.0)
         self.extract = (
-            torch.compile(network.extract, options={"freezing": True}) if inference.compiled else network.extract
+            Compiled(network.extract, "the teacher", options={"freezing": True})
+            if inference.compiled
+            else network.extract
         )
         self.normalization, self.student_normalization = normalization, student_normalization
         self.class_map, self.report, self.source = class_map, report, source

@@ -44,10 +44,10 @@ class Flat(SegmentationNetwork):
         return {"layer2": layer2, "layer3": layer3, "logits": self.head(layer3)}
 
 
-def learner_of(make=Flat, terms=TERMS, **options):
+def learner_of(make=Flat, terms=TERMS, compiled=False, **options):
     torch.manual_seed(0)
     student, teacher = make(), make().eval().requires_grad_(False)
-    objective = Objective(student, TaskLoss(), build_losses(terms, student, teacher)).double()
+    objective = Objective(student, TaskLoss(), build_losses(terms, student, teacher), compiled).double()
     optimizer = torch.optim.SGD([p for p in objective.parameters() if p.requires_grad], 0.1)
     return Learner(objective, optimizer, **options), teacher.double()
 
@@ -89,11 +89,11 @@ def espnet():
     return build_network("espnet_c", 5, p=1, q=1, norm="sync_batch_norm")
 
 
-def train_in_process(rank, folder, count):
+def train_in_process(rank, folder, count, compiled=False):
     torch.set_num_threads(1)
     if count > 1:
         dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=count)
-    learner, teacher = learner_of(espnet)
+    learner, teacher = learner_of(espnet, compiled=compiled)
     before = weights_of(learner)
     share = 4 // count
     for done in (0.0, 0.5):
@@ -101,9 +101,10 @@ def train_in_process(rank, folder, count):
     torch.save((before, weights_of(learner)), f"{folder}/{count}_{rank}.pth")
 
 
-def test_two_processes_are_one_to_a_millionth_of_the_update(tmp_path):
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_two_processes_are_one_to_a_millionth_of_the_update(tmp_path, traced, compiled):
     train_in_process(0, tmp_path, 1)
-    mp.start_processes(train_in_process, (tmp_path, 2), nprocs=2, start_method="fork")
+    mp.start_processes(train_in_process, (tmp_path, 2, compiled), nprocs=2, start_method="fork")
     before, one = torch.load(tmp_path / "1_0.pth")
     for rank in range(2):
         same, two = torch.load(tmp_path / f"2_{rank}.pth")
@@ -112,6 +113,53 @@ def test_two_processes_are_one_to_a_millionth_of_the_update(tmp_path):
     adapters = [key for key in one if "adapter" in key]
     assert len(adapters) == 2
     assert not any(torch.equal(one[key], before[key]) for key in adapters)
+
+
+def pspnet():
+    return build_network("pspnet", 5, backbone="resnet18_v1s")
+
+
+def two_updates(make, compiled):
+    terms = [Term(name, name, settings) for name, settings in [*METHODS.items(), ("at", {"on": "layer3"})]]
+    learner, teacher = learner_of(make, terms, compiled=compiled)
+    before = weights_of(learner)
+    for number in range(2):
+        torch.manual_seed(number)  # dropout
+        step(learner, teacher, sample_of(), number / 2)
+    return before, weights_of(learner)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [espnet, pspnet])
+def test_compiled_updates_are_those_of_the_network(traced, make):
+    (before, expected), (_, compiled) = two_updates(make, False), two_updates(make, True)
+    assert compiled.keys() == expected.keys()
+    assert_updates_agree(expected, compiled, before)
+
+
+@pytest.mark.slow
+def test_generated_code_gives_the_same_updates():
+    """Of a network with dropout, from the same random numbers."""
+    torch.compiler.reset()
+    (before, expected), (_, compiled) = two_updates(Dropped, False), two_updates(Dropped, True)
+    assert_updates_agree(expected, compiled, before)
+
+
+class Dropped(Flat):
+    def maps(self, images, wanted):
+        return super().maps(nn.functional.dropout(images, 0.1, self.training), wanted)
+
+
+class Branching(Flat):
+    def maps(self, images, wanted):
+        return super().maps(images * 2 if images.sum() > 0 else images, wanted)
+
+
+def test_what_cannot_be_compiled_runs_as_it_is_with_one_warning(traced, caplog):
+    (_, expected), (_, compiled) = two_updates(Branching, False), two_updates(Branching, True)
+    assert all(torch.equal(value, compiled[key]) for key, value in expected.items())
+    (warning,) = (record.getMessage() for record in caplog.records if record.name.startswith("segdistill"))
+    assert warning.startswith("the student cannot be compiled (Data-dependent branching")
 
 
 def test_rates_follow_the_schedule_group_by_group():

@@ -22,6 +22,7 @@ from segdistill.network.settings import Limits, settings_of
 from segdistill.utils.class_weights import FORMULAS
 from segdistill.utils.losses import Term
 from segdistill.utils.tasks import TASKS
+from segdistill.utils.trackers import TRACKERS, require_tracker
 
 Precision = Literal["float32", "bf16", "fp16"]
 Purpose = Literal["experiment", "bookkeeping", "input"]
@@ -287,6 +288,7 @@ class OptimisationOptions:
     clip_norm: float | None = option(None, "greatest norm of the gradient", "X", above=0)
     ema: float | None = option(None, "keep a moving average of weights", "D", least=0, greatest=1)
     precision: Precision = option("float32", "autocast; losses stay in float32")
+    compile: bool = option(False, "torch.compile of the student's training step", rare=True)
     seed: int = option(0, "of all that is random", "N", least=0, greatest=2**64 - 1)
 
     def __post_init__(self):
@@ -345,6 +347,14 @@ class RunOptions:
     save_every: int = option(200, "steps between checkpoints", "N", purpose="bookkeeping", least=1)
     val_every: int = option(1000, "steps between validations", "N", least=1)
     log_every: int = option(20, "steps between rows of metrics", "N", purpose="bookkeeping", rare=True, least=1)
+    track: str | None = option(
+        None,
+        f"follow the run there too: {', '.join(TRACKERS)}",
+        "NAME",
+        purpose="bookkeeping",
+        rare=True,
+        choices=TRACKERS,
+    )
     device: str | None = option(None, "cuda if there is one, else cpu", "DEVICE", purpose="bookkeeping")
     channels_last: bool = option(True, "channels_last memory format", rare=True)
     deterministic: bool = option(False, "the same bits on CUDA too, slower", rare=True)
@@ -355,6 +365,8 @@ class RunOptions:
     def __post_init__(self):
         if not re.fullmatch(r"[^/\\\0]+", self.save_name) or self.save_name in (".", ".."):
             raise ValueError(f"--save-name: expected the name of one folder, not {self.save_name!r}")
+        if self.track:
+            require_tracker(self.track)
 
     @property
     def folder(self) -> Path:

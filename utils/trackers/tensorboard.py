@@ -30,15 +30,14 @@ class EventFile:
         self._add(Event(file_version="brain.Event:2"))
         self._add(Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
 
-    def add_scalars(self, step: int, values: Mapping[str, float]) -> None:
+    def log(self, step: int, values: Mapping[str, float], pictures: Mapping[str, np.ndarray]) -> None:
+        """Scalars, and pictures (H, W, 3) uint8."""
         summary = Summary()
         for name, value in values.items():
             summary.MergeFrom(scalar(name, value))
+        for name, picture in pictures.items():
+            summary.MergeFrom(image(name, picture, dataformats="HWC"))
         self._add(Event(step=step, summary=summary))
-
-    def add_image(self, step: int, name: str, picture: np.ndarray) -> None:
-        """A picture (H, W, 3) uint8."""
-        self._add(Event(step=step, summary=image(name, picture, dataformats="HWC")))
 
     def _add(self, event: Event) -> None:
         event.wall_time = time.time()
