@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     train_sets = build_train_sets(each)
     digests = {data: train_set.digest() for data, train_set in train_sets.items()}  # reads every file
     for one, run in zip(each, runs, strict=True):
-        run.check_data(digests[one.data])
+        run.check_data(digests[one.data], train_sets[one.data])
     loaded = load_teachers_network(options, train_sets)
     networks = [build_student(one, train_sets[one.data], device) for one in each]
     convention = networks[0][1]
@@ -82,6 +82,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     ]
     is_scored = any(student.is_scored for student in students)
     val_set = build_val_set(options, train_sets[options.data], teacher) if is_scored else None
+    if val_set:
+        digest = val_set.digest()
+        for run in runs:
+            run.check_validation(digest)
     warn_of_shared_images(train_sets[options.data], val_set)
     if teacher and teacher.report:  # else it is to be trained yet: --check
         verify(teacher, groups, val_set)

@@ -360,6 +360,41 @@ def test_a_run_is_not_continued_on_edited_images_or_labels(tiny, tmp_path, folde
         train.main([*command, "--resume"])
 
 
+def test_a_run_is_not_continued_with_other_contents_of_its_files(tiny, tmp_path):
+    """Of the files that options name: what they say is the experiment, not where they lie."""
+    weights, validation, code = (tmp_path / name for name in ("weights.txt", "val.txt", "own.py"))
+    weights.write_text("".join(f"{name} 1\n" for name in CamVid.CLASSES))
+    validation.write_text("val/0.png valannot/0.png\nval/1.png valannot/1.png\n")
+    code.write_text("from segdistill.utils.losses import PixelWise\n\n\nclass Own(PixelWise):\n    pass\n")
+    words = ["--class-weights", str(weights), "--val-list", str(validation), "--loss", f"{code}:Own", "weight=1"]
+    command = arguments(tiny, tmp_path, "run", ["--pi"], *words, "--num-steps", "2", "--resume")
+    train.main(command)
+    for path, refusal in ((weights, "class weights"), (validation, "validation images"), (code, "code of")):
+        before = path.read_text()
+        path.write_text(before.replace("sky 1", "sky 2").replace("val/1.png valannot/1.png\n", "") + "\n")
+        with pytest.raises(ValueError, match=f"not the {refusal}.* was started with"):
+            train.main([*command, "--num-steps", "3"])
+        path.write_text(before)
+    moved = validation.rename(tmp_path / "moved.txt")
+    assert train.main([*command, "--num-steps", "3", "--val-list", str(moved)]) == 0
+
+
+def test_a_run_is_not_continued_with_other_meanings_of_label_values(tiny, tmp_path):
+    for kind, source in (("images", ""), ("labels", "annot")):
+        for split in ("train", "val"):
+            shutil.copytree(tiny / "camvid" / f"{split}{source}", tmp_path / "own" / kind / split)
+    lines = [f"{i} {i},0,0 class{i}\n" for i in range(11)] + ["11 0,0,9 ignore\n"]
+    (tmp_path / "own/classes.txt").write_text("".join(lines))
+    command = arguments(
+        tiny, tmp_path, "run", [], "--dataset", "folder", "--data-dir", str(tmp_path / "own"), "--resume"
+    )
+    train.main([*command, "--num-steps", "2"])
+    lines[3:5] = [f"3 {4},0,0 class4\n", f"4 {3},0,0 class3\n"]
+    (tmp_path / "own/classes.txt").write_text("".join(lines))
+    with pytest.raises(ValueError, match="not the classes that"):
+        train.main([*command, "--num-steps", "3"])
+
+
 def test_an_option_that_the_run_did_not_know_has_its_default(tiny, tmp_path):
     train.main(arguments(tiny, tmp_path, "run", ["--pi"], "--num-steps", "2"))
     path = tmp_path / "run/options.json"

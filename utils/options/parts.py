@@ -87,7 +87,7 @@ class DataOptions:
     task: str | None = option(None, "what to learn (the data set's first)", "NAME", choices=TASKS)
     data_dir: str | None = option(None, "folder of the data set", "DIR", purpose="bookkeeping")
     data_list: str | None = file_option("'image label' lines in place of the training split", "input")
-    val_list: str | None = file_option("the same in place of the split that validates")
+    val_list: str | None = file_option("the same in place of the split that validates", "input")
     input_size: tuple[int, int] | None = option(None, "training crop", "H,W", recipe=True, least=1, greatest=2**16)
     random_scale: bool | None = option(None, "scale each sample by a factor in --scale-range", recipe=True)
     scale_range: tuple[float, float] | None = option(None, "", ("MIN", "MAX"), recipe=True, least=1 / 16, greatest=16)
