@@ -219,8 +219,9 @@ def build_teacher(
         normalization=parse_normalization(chosen.teacher_normalization) if chosen.teacher_normalization else None,
         inference=inference,
     )
-    if reads_logits(chosen):
-        teacher.network.check_features({"logits"})
+    if reads_logits(chosen) and "logits" not in teacher.network.features:
+        flag = "--min-confidence" if chosen.min_confidence else f"--mix {chosen.mix}"
+        raise ValueError(f"{flag} reads the classes that the teacher predicts, and {teacher.source} has none")
     if teacher.report:
         for run in (run for one, run in zip(each, runs, strict=True) if one.objective.terms):
             run.check_teacher(teacher.report.sha256, teacher.class_map and teacher.class_map.targets)

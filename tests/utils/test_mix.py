@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_train import arguments, few_labels, no_curves  # noqa: F401 - fixtures
+from test_train import arguments, few_labels  # noqa: F401 - a fixture
 
 import train
 from segdistill.dataset import Normalization, Sample
@@ -158,12 +158,24 @@ def test_accumulation_workers_and_a_cache_do_not_change_what_is_mixed(seen, tmp_
     assert list((tmp_path / "cache").iterdir()) == folders  # of images that are not mixed
 
 
-def test_images_alone_are_mixed_at_a_coarser_stride_where_the_teacher_is_sure(seen, tiny, tmp_path):
+def test_images_alone_are_mixed_at_a_coarser_stride_where_the_teacher_is_sure(tiny, tmp_path, monkeypatch):
     words = ["--dataset", "images", "--data-dir", tiny / "camvid/train", "--T_ckpt_path", tiny / "teacher.pth"]
-    words += ["--network", "espnet_c", "--network-options", "p=1", "q=1", "--input-size", "64,64", "--batch-size", "2"]
-    words += ["--num-steps", "2", "--num-workers", "0", "--snapshot-dir", tmp_path, "--save-name", "alone", "--cwd"]
-    words += ["--mix", "classmix", "--teacher-stride", "16", "--min-confidence", "0.2", "--cwd", "on=layer3"]
-    assert train.main([*map(str, words)]) == 0
+    words += ["--network", "espnet_c", "--network-options", "p=1", "q=1", "--input-size", "64,64", "--batch-size", "3"]
+    words += ["--num-steps", "1", "--num-workers", "0", "--snapshot-dir", tmp_path, "--cwd", "on=layer3"]
+    words += ["--teacher-stride", "16", "--min-confidence", "0.2", "--random-scale", "false"]
+    seen, accumulate = [], Learner.accumulate
+    monkeypatch.setattr(Learner, "accumulate", lambda *given: (seen.append(given[1:]), accumulate(*given)))
+    for mix in ([], ["--mix", "classmix"]):
+        assert train.main([*map(str, [*words, "--save-name", "-".join(["run", *mix]), *mix])]) == 0
+    (plain, _), (batch, output) = seen
+    assert torch.equal(batch.keys, plain.keys)
+    assert all(
+        0 < (one != other).any(0).float().mean() < 1 for one, other in zip(batch.images, plain.images, strict=True)
+    )
+    assert (batch.labels == 255).all()
+    assert batch.unsure.shape == (3, 4, 4)
+    assert {x.shape[2:] for x in output.features.values()} == {(4, 4)}
+    assert torch.equal(batch.unsure, output.logits.softmax(1).amax(1) < 0.2)
 
 
 @pytest.mark.parametrize(

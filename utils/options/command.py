@@ -157,8 +157,8 @@ def expand_also(options: Options, name: str, words: Sequence[str]) -> Options:
         if not terms:
             inherited["unlabelled_list"] = None
         data = replace(options.data, **inherited | own)
-        alone = DATASETS[data.dataset].TRUTH == "teacher"
-        teacher = options.teacher if data.unlabelled_share or alone else replace(options.teacher, mix=None)
+        mixes = data.unlabelled_share or DATASETS[data.dataset].TRUTH == "teacher"
+        teacher = options.teacher if mixes else replace(options.teacher, mix=None)
         return Options(
             data=data,
             student=options.student,
