@@ -24,7 +24,8 @@ from segdistill.utils.classes import classes_and_colors
 from segdistill.utils.data import build_loader, build_train_sets, build_val_set
 from segdistill.utils.distributed import leave, rank, start_device, wait_for_all
 from segdistill.utils.flags import run_command
-from segdistill.utils.options import DataOptions, Options, parse_options
+from segdistill.utils.mix import MIXES, mix_batch
+from segdistill.utils.options import DataOptions, Options, TeacherOptions, parse_options
 from segdistill.utils.run import Progress, Run, StopSignal
 from segdistill.utils.stopwatch import Stopwatch
 from segdistill.utils.student import Student, build_student
@@ -44,9 +45,9 @@ class Group(NamedTuple):
 
     @property
     def wanted(self) -> frozenset[str]:
-        """The teacher features that the terms read, and its logits if its confidence counts."""
-        confidence = {"logits"} if self.students[0].options.teacher.min_confidence else set()
-        return frozenset(confidence).union(*(student.learner.wanted for student in self.students))
+        """The teacher features that the terms read, and its logits if its confidence or its classes count."""
+        also = {"logits"} if any(reads_logits(student.options.teacher) for student in self.students) else set()
+        return frozenset(also).union(*(student.learner.wanted for student in self.students))
 
     @property
     def distilled(self) -> bool:
@@ -66,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     train_sets = build_train_sets(each)
     digests = {data: train_set.digest() for data, train_set in train_sets.items()}  # reads every file
     for one, run in zip(each, runs, strict=True):
-        run.check_data(digests[one.data])
+        run.check_data(digests[one.data], train_sets[one.data])
     loaded = load_teachers_network(options, train_sets)
     networks = [build_student(one, train_sets[one.data], device) for one in each]
     convention = networks[0][1]
@@ -81,6 +82,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     ]
     is_scored = any(student.is_scored for student in students)
     val_set = build_val_set(options, train_sets[options.data], teacher) if is_scored else None
+    if val_set:
+        digest = val_set.digest()
+        for run in runs:
+            run.check_validation(digest)
     warn_of_shared_images(train_sets[options.data], val_set)
     if teacher and teacher.report:  # else it is to be trained yet: --check
         verify(teacher, groups, val_set)
@@ -115,6 +120,7 @@ def fit(
     options, start = students[0].options, min(student.step for student in students)
     num_steps, parts = options.optimisation.num_steps, options.optimisation.accumulate
     min_confidence = teacher and options.teacher.min_confidence
+    size = options.optimisation.part_size * parts
     loaders = [build_loader(group.students[0].options, group.train_set, start, device) for group in groups]
     caches = [build_cache(group, teacher, convention) for group in groups]
     primary = students[0].task.primary
@@ -124,13 +130,16 @@ def fit(
         for group, sample, cache in zip(groups, samples, caches, strict=True):
             # A student that was saved later than the others waits for them.
             learning = [student for student in group.students if student.step < step]
-            batches = make_batches(sample, convention, device, options.run.memory_format, done, parts)
+            num_partners = len(sample.image) - size
+            batches = make_batches(sample, convention, device, options.run.memory_format, done, parts, num_partners)
             for part, batch in enumerate(batches if learning else ()):
                 with group.watch:
                     # Before the students' forward passes, so that the teacher's intermediate maps are freed first.
                     output = (cache or teacher)(batch, group.wanted) if group.distilled else None
                     if output and min_confidence:
                         batch = without_unsure(batch, output.logits, min_confidence)
+                    if batch.num_partners:
+                        batch, output = mix_batch(batch, output, options.teacher.mix, options.optimisation.seed)
                 for student in learning:
                     student.accumulate(step, part, batch, output)
             if learning:
@@ -210,13 +219,19 @@ def build_teacher(
         normalization=parse_normalization(chosen.teacher_normalization) if chosen.teacher_normalization else None,
         inference=inference,
     )
-    if chosen.min_confidence:
-        teacher.network.check_features({"logits"})
+    if reads_logits(chosen) and "logits" not in teacher.network.features:
+        flag = "--min-confidence" if chosen.min_confidence else f"--mix {chosen.mix}"
+        raise ValueError(f"{flag} reads the classes that the teacher predicts, and {teacher.source} has none")
     if teacher.report:
         for run in (run for one, run in zip(each, runs, strict=True) if one.objective.terms):
             run.check_teacher(teacher.report.sha256, teacher.class_map and teacher.class_map.targets)
         logger.info("teacher %s: %s", teacher.source, teacher.report)
     return teacher
+
+
+def reads_logits(options: TeacherOptions) -> bool:
+    """Whether the teacher's logits are read, whatever the terms."""
+    return bool(options.min_confidence or (options.mix and MIXES[options.mix].reads_classes))
 
 
 def build_cache(group: Group, teacher: Teacher | None, convention: Normalization) -> TeacherCache | None:

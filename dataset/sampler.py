@@ -19,6 +19,8 @@ class TrainSampler(torch.utils.data.Sampler):
         unlabelled: (samples in the data set after the labelled ones, how many of them each global batch has); they
             have their own random order.
         views: epochs after which the augmented samples repeat; None: never.
+        mixed: indices of samples, two or more, that are mixed: each batch ends with a partner of each of them in it,
+            another of them in the same epoch, which is a function of (seed, epoch, index).
     """
 
     def __init__(
@@ -32,6 +34,7 @@ class TrainSampler(torch.utils.data.Sampler):
         world_size: int = 1,
         unlabelled: tuple[int, int] = (0, 0),
         views: int | None = None,
+        mixed: range = range(0),
     ):
         if batch_size % world_size or unlabelled[1] % world_size:
             raise ValueError(
@@ -39,7 +42,7 @@ class TrainSampler(torch.utils.data.Sampler):
                 f"{world_size} processes"
             )
         self.steps = range(start_step, num_steps)
-        self.views = views
+        self.seed, self.views, self.mixed = seed, views, mixed
         self.streams = [Stream("order", seed, length, 0, batch_size, rank, world_size)]
         if unlabelled[1]:
             self.streams.append(
@@ -52,7 +55,15 @@ class TrainSampler(torch.utils.data.Sampler):
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for step in self.steps:
             samples = [sample for stream in self.streams for sample in stream.batch(step)]
-            yield [(epoch % self.views, index) for epoch, index in samples] if self.views else samples
+            if self.views:
+                samples = [(epoch % self.views, index) for epoch, index in samples]
+            yield samples + [self.partner(*sample) for sample in samples if sample[1] in self.mixed]
+
+    def partner(self, epoch: int, index: int) -> tuple[int, int]:
+        """Another sample of ``mixed``, each as likely."""
+        first, length = self.mixed.start, len(self.mixed)
+        steps = torch.randint(1, length, (), generator=generator_of("partner", self.seed, epoch, index))
+        return epoch, first + (index - first + int(steps)) % length
 
 
 class Stream:

@@ -13,5 +13,5 @@ train_flags="--input-size 1024,1024 --random-scale --scale-range 0.5 2.0 --scale
     --num-steps 160000 --optimizer adamw --lr-g 2e-4 --weight-decay 1e-4 --num-workers 16"
 is_pi_use=false is_pa_use=false is_ho_use=false
 methods="--kd weight=1 --cirkd weight=1 temperature=0.1 --cirkd-memory weight=1 pixel=0.1 region=0.1 temperature=0.1 pixel_queue=2000
-    --cirkd-channel batch=1 memory=0.1 mse=100 queue=10000 contrast=2048 --fitnet graph=true weight=1"
+    --cirkd-channel batch=1 memory=0.1 mse=100 queue=10000 contrast=2048 --fitnet weight=1"
 . "$here/experiments/common.sh"

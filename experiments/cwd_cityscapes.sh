@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # CWD (Shu et al., ICCV 2021), with the arguments of its exp_cwd.sh: norm divergence weight temperature kd adv feat version.
 #   data_dir=DIR teacher=FILE backbone=FILE bash experiments/cwd_cityscapes.sh channel kl 3 4 False False False v1
-# On features the original adapts the student by a 1x1 convolution, BatchNorm and ReLU; here by a 1x1 convolution.
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"  # started by another shell
 set -euo pipefail
 here=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")
@@ -17,7 +16,7 @@ train_flags="--input-size 512,512 --random-scale false --random-mirror false --b
 is_pi_use=false is_pa_use=false is_ho_use=$adv
 methods="--cwd norm=$norm divergence=$divergence weight=$weight temperature=$temperature"
 case $feat in
-[Tt]rue) methods+=" on=context adapter_lr=1e-2" ;;
+[Tt]rue) methods+=" on=context adapter=conv_bn_relu adapter_lr=1e-2" ;;
 [Ff]alse) methods+=" on=logits" ;;
 *) echo "feat: expected True or False, not '$feat'" >&2 && exit 2 ;;
 esac

@@ -6,8 +6,8 @@ set -euo pipefail
 here=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")
 
 dataset=cityscapes
-teacher_network="--network segformer --network-options backbone=mit_b4"
-student_network="--network segformer --network-options backbone=mit_b0"
+teacher_network="--network segformer --network-options backbone=mit_b4 dropout=0.1"
+student_network="--network segformer --network-options backbone=mit_b0 dropout=0.1"
 train_flags="--input-size 1024,1024 --random-scale --scale-range 0.5 2.0 --max-class-share 0.75 --random-mirror
     --augment photometric --batch-size 8 --num-steps 160000 --optimizer adamw --lr-g 6e-5 --lr-factor head=10
     --weight-decay 0.01 --no-decay-norms --schedule poly --power 1 --warmup 0.009375 --num-workers 16"

@@ -2,8 +2,6 @@
 # AKD (Mansourian et al.; pi 100, pa 1): DeepLabV3+-ResNet101 teaches DeepLabV3+-ResNet18 on the 1,464 images of VOC 2012.
 #   data_dir=DIR teacher=FILE backbone=FILE bash experiments/voc_deeplabv3plus.sh
 # With the argument mobilenetv2 the student has this backbone.
-# Differences: validation at the images' size (original: labels resized to a short side of 513); padding is the mean colour,
-# not black; the teacher is always in eval mode.
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"  # started by another shell
 set -euo pipefail
 here=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")

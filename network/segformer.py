@@ -18,6 +18,7 @@ class SegFormer(SegmentationNetwork):
         backbone: mit_b0 to mit_b5.
         width: channels that each layer is brought to, and of ``context``; None: 256 (mit_b0, mit_b1) or 768.
         drop_path: share of the samples that skip the last block in training; it rises linearly from the first.
+        dropout: share of the channels of ``context`` that the classifier does not see in training; the authors' is 0.1.
         norm: name of a normalisation factory in ``libs``; of the head, for the backbone has LayerNorm.
         checkpoint_blocks: recompute the backbone's blocks in the backward pass instead of keeping their maps.
     """
@@ -31,6 +32,7 @@ class SegFormer(SegmentationNetwork):
         backbone: str = "mit_b0",
         width: int | None = None,
         drop_path: float = 0.1,
+        dropout: float = 0.0,
         norm: str = "batch_norm",
         checkpoint_blocks: bool = False,
     ):
@@ -41,6 +43,7 @@ class SegFormer(SegmentationNetwork):
         layers = [self.backbone.features[f"layer{number}"] for number in (1, 2, 3, 4)]
         self.embed = nn.ModuleList(nn.Conv2d(layer.channels, width, 1) for layer in layers)
         self.fuse = nn.Sequential(nn.Conv2d(4 * width, width, 1), get_norm(norm)(width, activation="relu"))
+        self.dropout = nn.Dropout2d(dropout) if dropout else nn.Identity()
         self.head = nn.Conv2d(width, num_classes, 1)
         self.features = {
             **self.backbone.features,
@@ -57,5 +60,5 @@ class SegFormer(SegmentationNetwork):
                 for number, embed in enumerate(self.embed, 1)
             ]
             maps["context"] = self.fuse(torch.cat(embedded[::-1], dim=1))
-            maps["logits"] = self.head(maps["context"])
+            maps["logits"] = self.head(self.dropout(maps["context"]))
         return maps

@@ -88,7 +88,9 @@ def assert_equal_runs(actual, expected):
 def test_no_kill_loses_or_changes_anything(tiny, tmp_path):
     def words(name, *more):
         counts = ["--num-steps", str(12 + 3 * KILLS), "--val-every", "5", "--save-every", "1", "--num-workers", "1"]
-        return arguments(tiny, tmp_path, name, TERMS, *counts, *more)
+        mixed = ["--num-labels", "2", "--unlabelled-share", "0.5", "--batch-size", "4", "--mix", "classmix"]
+        step = ["--optimizer", "adamw", "--schedule", "cosine", "--warmup", "3", "--ema", "0.9", "--clip-norm", "1"]
+        return arguments(tiny, tmp_path, name, TERMS, *counts, *mixed, *step, *more)
 
     run, log = tmp_path / "killed", tmp_path / "log"
     with Job(words("whole"), tmp_path / "whole.log") as whole:

@@ -132,7 +132,9 @@ def test_a_teacher_without_classes_distils_features_and_says_what_is_next(learn,
     teacher = ("--teacher-network", "timm:resnet10t", "--teacher-options", "pretrained=false")
     with pytest.raises(ValueError, match=r"has no classes for --pi: .*--fitnet on=STUDENTS:TEACHERS"):
         learn(*teacher, "--check")
-    learn(*teacher, "--check", "--fitnet", "on=context:layer4", name="features")
+    learn(*teacher, "--check", "--fitnet", "on=context:layer4", "--mix", "cutmix", name="features")
+    with pytest.raises(ValueError, match="--mix classmix reads the classes"):
+        learn(*teacher, "--check", "--fitnet", "on=context:layer4", "--mix", "classmix", name="classes")
 
 
 def test_one_prediction_all_over_is_a_warning(photos, caplog):

@@ -58,7 +58,10 @@ COMMANDS = [
     # CWD
     ("bash exp_cwd.sh channel kl 3 4 False False False v1", "--cwd on=logits weight=3 temperature=4 norm=channel"),
     ("bash exp_cwd.sh channel kl 3 4 True True False v1", "--kd weight=0.5263 --ho weight=0.001 kind=wgan-gp"),
-    ("bash exp_cwd.sh channel kl 40 1 False False True v1", "--cwd on=context weight=40 temperature=1"),
+    (
+        "bash exp_cwd.sh channel kl 40 1 False False True v1",
+        "--cwd on=context weight=40 temperature=1 norm=channel divergence=kl adapter=conv_bn_relu adapter_lr=0.01",
+    ),
     # IFVD
     (
         "python train.py --data-dir DIR/cityscapes --save-name save --gpu 0",
@@ -122,16 +125,16 @@ COMMANDS = [
     (
         "CUDA_VISIBLE_DEVICES=0,1 python train_with_distillation.py --backbone mobilenet --gpu-ids 0,1 "
         "--dataset pascal --use-sbd --nesterov",
-        "--overhaul weight=264 --overhaul on=layer3.pre weight=67.2",
+        "--overhaul weight=22 --overhaul on=layer3.pre weight=5.6",
     ),
     (
         "python train_kd.py --backbone resnet18 --dataset pascal --pa_lambda 1 --pi_lambda 100",
-        "--at over=column on=context.pre weight=600 --pa on=aspp.pre weight=6",
+        "--at over=column on=context.pre weight=100 --pa on=aspp.pre weight=1",
     ),
-    ("python train_kd.py --backbone resnet18 --dataset pascal --pa_lambda 9500", "--aicsd weight=9"),
+    ("python train_kd.py --backbone resnet18 --dataset pascal --pa_lambda 9500", "--aicsd weight=1.5"),
     (
         "python train_kd.py --backbone resnet18 --dataset pascal --pa_lambda 9500 --pi_lambda 10 --ALW",
-        "--kd grid=image weight=2.857 decay=1 --aicsd weight=9 warmup=1",
+        "--kd grid=image weight=0.4762 decay=1 --aicsd weight=1.5 warmup=1",
     ),
     # ESPNet
     ("python main.py", "--network espnet_c --network-options p=2 q=8"),

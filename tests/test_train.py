@@ -105,27 +105,39 @@ def test_a_run_that_died_twice_ends_with_the_same_state(tiny, tmp_path, monkeypa
     assert_same(last(tmp_path, "parts"), last(tmp_path, "whole"))
 
 
-# Every option of optimisation, augmentation and task loss that goes with every other.
-RECIPE = [
+# Every option of optimisation, augmentation, task loss and images without labels; two recipes, as some exclude others.
+ADAMW = [
     *("--network", "segformer", "--network-options", "backbone=mit_b0", "width=16", "--optimizer", "adamw"),
     *("--lr-factor", "head=10", "adapters=2", "--layer-decay", "0.9", "--no-decay-norms", "--warmup", "2"),
     *("--schedule", "cosine", "--min-lr", "1e-5", "--freeze", "backbone=0.4", "--clip-norm", "1", "--ema", "0.9"),
     *("--augment", "rotate", "photometric", "jitter", "grey", "blur", "--teacher-view", "weak", "--scale-step", "0.1"),
     *("--max-class-share", "0.75", "--class-weights", "enet", "--label-smoothing", "0.1", "--focal", "2"),
     *("--dice", "0.5", "--lovasz", "0.5", "--views", "2"),
+    *("--num-labels", "2", "--unlabelled-share", "0.5", "--batch-size", "4"),
+    *("--mix", "classmix", "--min-confidence", "0.2"),
+]
+SGD = [
+    *("--network", "segformer", "--network-options", "backbone=mit_b0", "width=16", "dropout=0.1"),
+    *("--optimizer", "sgd", "--momentum", "0.8", "--lr-factor", "head=10", "--accumulate", "2", "--freeze", "backbone"),
+    *("--schedule", "multistep", "--milestones", "2,0.7", "--gamma", "0.5", "--random-scale", "false"),
+    *("--short-side", "48", "96", "--ohem", "min_kept=100", "--class-weights", "inverse"),
+    *("--num-labels", "2", "--unlabelled-share", "0.5", "--batch-size", "8", "--mix", "cutmix"),
+    *("--cwd", "on=context", "adapter=conv_bn_relu", "adapter_lr=0.01"),
 ]
 
 
-def test_a_run_with_every_option_that_died_twice_ends_with_the_same_state(tiny, tmp_path, monkeypatch):
+@pytest.mark.parametrize("recipe", [pytest.param(ADAMW, id="adamw"), pytest.param(SGD, id="sgd")])
+@pytest.mark.slow
+def test_a_run_with_every_option_that_died_twice_ends_with_the_same_state(tiny, tmp_path, monkeypatch, recipe):
     """Before and after the backbone thaws, and with other loader processes."""
-    terms = ["--pi", "--fitnet", "on=layer3:layer3"]
-    train.main(arguments(tiny, tmp_path, "whole", terms, *RECIPE, "--num-workers", "2"))
+    terms = ["--pi", "--fitnet", "on=context:layer3"]
+    train.main(arguments(tiny, tmp_path, "whole", terms, *recipe, "--num-workers", "2"))
     for step in (3, 5):
         with monkeypatch.context() as context:
             stop_before(context, step)
             with pytest.raises(MemoryError):
-                train.main(arguments(tiny, tmp_path, "parts", terms, *RECIPE, "--save-every", "1", "--resume"))
-    train.main(arguments(tiny, tmp_path, "parts", terms, *RECIPE, "--save-every", "1", "--resume"))
+                train.main(arguments(tiny, tmp_path, "parts", terms, *recipe, "--save-every", "1", "--resume"))
+    train.main(arguments(tiny, tmp_path, "parts", terms, *recipe, "--save-every", "1", "--resume"))
     assert_same(last(tmp_path, "parts"), last(tmp_path, "whole"))
 
 
@@ -141,6 +153,24 @@ def test_a_compiled_run_that_died_ends_with_the_same_state(tiny, tmp_path, monke
     assert_same(last(tmp_path, "parts"), last(tmp_path, "whole"))
     train.main(arguments(tiny, tmp_path, "plain", ["--pi"]))
     assert last(tmp_path, "plain")["student"].keys() == last(tmp_path, "whole")["student"].keys()
+
+
+@pytest.mark.slow
+def test_two_processes_with_every_option_that_adds_up_are_one(tiny, tmp_path):
+    """Not those whose mean is over what a process sees, Dice, Lovasz and --min-confidence, and no dropout."""
+    words = ["--network", "segformer", "--network-options", "backbone=mit_b0", "width=16", "drop_path=0"]
+    words += ["--norm", "sync_batch_norm", "--optimizer", "sgd", "--lr-factor", "head=10", "--warmup", "2"]
+    words += ["--schedule", "cosine", "--freeze", "backbone=0.4", "--clip-norm", "1", "--ema", "0.9", "--views", "2"]
+    words += ["--augment", "rotate", "jitter", "--teacher-view", "weak", "--max-class-share", "0.75", "--focal", "2"]
+    words += ["--class-weights", "enet", "--label-smoothing", "0.1", "--device", "cpu", "--mix", "cutmix"]
+    words += ["--num-labels", "2", "--unlabelled-share", "0.5", "--batch-size", "4", "--no-decay-norms"]
+    for ranks in (1, 2):
+        command = arguments(tiny, tmp_path, str(ranks), ["--kd", "void=mask"], *words)
+        with Job(command, tmp_path / f"{ranks}.log", ranks=ranks) as job:
+            assert job.wait() == 0, job.log.read_text()
+    one, two = (last(tmp_path, name) for name in "12")
+    for part in ("student", "average"):
+        torch.testing.assert_close(two[part], one[part], rtol=1e-3, atol=1e-5)
 
 
 def test_a_teacher_may_see_less_than_the_student(tiny, tmp_path):
@@ -358,6 +388,41 @@ def test_a_run_is_not_continued_on_edited_images_or_labels(tiny, tmp_path, folde
     Image.fromarray(pixels).save(path)
     with pytest.raises(ValueError, match="not the training images and labels"):
         train.main([*command, "--resume"])
+
+
+def test_a_run_is_not_continued_with_other_contents_of_its_files(tiny, tmp_path):
+    """Of the files that options name: what they say is the experiment, not where they lie."""
+    weights, validation, code = (tmp_path / name for name in ("weights.txt", "val.txt", "own.py"))
+    weights.write_text("".join(f"{name} 1\n" for name in CamVid.CLASSES))
+    validation.write_text("val/0.png valannot/0.png\nval/1.png valannot/1.png\n")
+    code.write_text("from segdistill.utils.losses import PixelWise\n\n\nclass Own(PixelWise):\n    pass\n")
+    words = ["--class-weights", str(weights), "--val-list", str(validation), "--loss", f"{code}:Own", "weight=1"]
+    command = arguments(tiny, tmp_path, "run", ["--pi"], *words, "--num-steps", "2", "--resume")
+    train.main(command)
+    for path, refusal in ((weights, "class weights"), (validation, "validation images"), (code, "code of")):
+        before = path.read_text()
+        path.write_text(before.replace("sky 1", "sky 2").replace("val/1.png valannot/1.png\n", "") + "\n")
+        with pytest.raises(ValueError, match=f"not the {refusal}.* was started with"):
+            train.main([*command, "--num-steps", "3"])
+        path.write_text(before)
+    moved = validation.rename(tmp_path / "moved.txt")
+    assert train.main([*command, "--num-steps", "3", "--val-list", str(moved)]) == 0
+
+
+def test_a_run_is_not_continued_with_other_meanings_of_label_values(tiny, tmp_path):
+    for kind, source in (("images", ""), ("labels", "annot")):
+        for split in ("train", "val"):
+            shutil.copytree(tiny / "camvid" / f"{split}{source}", tmp_path / "own" / kind / split)
+    lines = [f"{i} {i},0,0 class{i}\n" for i in range(11)] + ["11 0,0,9 ignore\n"]
+    (tmp_path / "own/classes.txt").write_text("".join(lines))
+    command = arguments(
+        tiny, tmp_path, "run", [], "--dataset", "folder", "--data-dir", str(tmp_path / "own"), "--resume"
+    )
+    train.main([*command, "--num-steps", "2"])
+    lines[3:5] = [f"3 {4},0,0 class4\n", f"4 {3},0,0 class3\n"]
+    (tmp_path / "own/classes.txt").write_text("".join(lines))
+    with pytest.raises(ValueError, match="not the classes that"):
+        train.main([*command, "--num-steps", "3"])
 
 
 def test_an_option_that_the_run_did_not_know_has_its_default(tiny, tmp_path):

@@ -24,6 +24,7 @@ class Batch(NamedTuple):
     unsure: (N, h, w) bool, at the stride of the teacher's logits: positions of wholly unlabelled images where its
         confidence is too low for its terms. None: none are.
     shown: as ``images``, what the teacher sees; None where it sees the same.
+    num_partners: of the last images, that are to be mixed into as many unlabelled ones before them, see ``mix_batch``.
     """
 
     images: Tensor
@@ -34,6 +35,7 @@ class Batch(NamedTuple):
     num_kept: Tensor | None = None
     unsure: Tensor | None = None
     shown: Tensor | None = None
+    num_partners: int = 0
 
 
 def make_batches(
@@ -43,29 +45,38 @@ def make_batches(
     memory_format: torch.memory_format = torch.contiguous_format,
     progress: float = 0.0,
     parts: int = 1,
+    num_partners: int = 0,
 ) -> list[Batch]:
     """Split a collated sample into ``parts`` equal batches on the device.
+
+    Args:
+        num_partners: of the last images, which belong to the images before them: each goes where its partner goes.
 
     Raises:
         ValueError: the samples do not divide into ``parts``.
     """
-    if len(sample.image) % parts:
-        raise ValueError(f"{len(sample.image)} samples do not divide into {parts} parts")
+    size = len(sample.image) - num_partners
+    if size % parts:
+        raise ValueError(f"{size} samples do not divide into {parts} parts")
     labels = sample.label.to(device, non_blocking=True)
-    labelled = is_labelled(labels).flatten(1).sum(1).float()
+    labelled = is_labelled(labels[:size]).flatten(1).sum(1).float()
     kept = labelled.masked_fill(labelled == 0, labels[0].numel())
     num_valid, num_kept = mean_over_processes(torch.stack([labelled.sum(), kept.sum()])) / parts
     batches = []
     for part in range(parts):
         # Every parts-th sample, so that labelled and unlabelled ones spread over the parts.
-        image, label, keys = (x[part::parts] for x in (sample.image, labels, sample.key))
+        own = torch.arange(part, size, parts)
+        partners = own[own >= size - num_partners] + num_partners
+        chosen = slice(None) if parts == 1 else torch.cat([own, partners])
+        image, view, label, keys = (x[chosen] if len(x) else x for x in (sample.image, sample.view, labels, sample.key))
         images, shown = (
             normalization(x.to(device, non_blocking=True)).contiguous(memory_format=memory_format)
             if x.numel()
             else None
-            for x in (image, sample.view[part::parts])
+            for x in (image, view)
         )
-        batches.append(Batch(images, label, keys, num_valid, progress, num_kept, shown=shown))
+        batch = Batch(images, label, keys, num_valid, progress, num_kept, shown=shown, num_partners=len(partners))
+        batches.append(batch)
     return batches
 
 

@@ -45,6 +45,8 @@ def build_train_sets(each: Sequence[Options]) -> dict[DataOptions, SegmentationD
             train_set.keep_labels(data.num_labels)
         if needs_labels:
             require_labels(train_set)
+        if first.teacher.mix and len(to_mix(data, train_set)) == 1:
+            raise ValueError("--mix pastes one image without labels into another, and there is a single one")
     return train_sets
 
 
@@ -55,6 +57,13 @@ def build_transform(data: DataOptions, weak_view: bool) -> RandomCrop:
     if not data.augment:
         return RandomCrop(*crop, **settings)
     return AugmentedCrop(*crop, **settings, steps=parse_augmentations(data.augment), weak_view=weak_view)
+
+
+def to_mix(data: DataOptions, train_set: SegmentationDataset) -> range:
+    """The indices of the images without labels that batches have."""
+    if train_set.TRUTH == "teacher":
+        return range(len(train_set))
+    return range(train_set.num_labelled, len(train_set)) if data.unlabelled_share else range(0)
 
 
 def build_val_set(
@@ -93,6 +102,7 @@ def build_loader(options: Options, train_set: SegmentationDataset, start: int, d
         world_size(),
         unlabelled=(len(train_set) - train_set.num_labelled, options.num_unlabelled),
         views=options.data.views,
+        mixed=to_mix(options.data, train_set) if options.teacher.mix else range(0),
     )
     num_workers = options.data.num_workers
     return Loader(train_set, batch_sampler=sampler, num_workers=num_workers, pin_memory=device.type == "cuda")

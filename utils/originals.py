@@ -238,13 +238,16 @@ def per_class(value: str, values: Values) -> str:
     return f"{float(value) / (21 if values.get('dataset') == 'pascal' else 19):.4g}"
 
 
-def per_class_times_batch(value: str, values: Values) -> str:
-    return times_batch(per_class(value, values), values)
+def scale_steps(value: str, values: Values) -> str:
+    """Theirs are 0.7, 0.8 ... 2.1."""
+    return f" {value}" if value and value.lower() not in TRUE else " --scale-step 0.1"
 
 
-def inter_class(value: str, values: Values) -> str:
-    """9500 has the gradient of about 1.5 here."""
-    return times_batch(times(1.5 / 9500)(value, values), values)
+def adapter(value: str, values: Values) -> str:
+    """That of features, whose rate nothing changes."""
+    if values["cwd_feat"].lower() not in TRUE:
+        return ""
+    return f" adapter=conv_bn_relu adapter_lr={values.get('lr_g', 0.01)}"
 
 
 def times_temperature(power: int) -> Callable:
@@ -268,7 +271,7 @@ def epochs(images: int, passes: int = 1) -> Callable:
 def overhaul(values: Values) -> str:
     """AKD's overhaul distillation, for maps of crops of 513x513; its weights have no flag."""
     weights = {"": 22, "on=layer3.pre ": 5.6, "on=layer2.pre ": 5.4, "on=layer1.pre ": 5.3}
-    return " ".join(f"--overhaul {on}weight={w * int(values['--batch-size']):.4g}" for on, w in weights.items())
+    return " ".join(f"--overhaul {on}weight={w:g}" for on, w in weights.items())
 
 
 DATA_SETS = {
@@ -297,7 +300,7 @@ ADV_TERM = Row(
 IFV_TERM = Row("--ifv True --lambda-ifv 200", "--ifvd weight={lambda_ifv}")
 FAMILY = (  # SKD, and CWD and IFVD that grew from it
     Row("--data_set cityscape", "--dataset {data_set}", "", {"data_set": named(DATA_SETS)}),
-    Row("--random-scale", "--random-scale {random_scale}", "off there unless given"),
+    Row("--random-scale", "--random-scale{random_scale}", "off there unless given", {"random_scale": scale_steps}),
     Row("--random-mirror", "--random-mirror {random_mirror}", "off there unless given"),
     Row("--save_name NAME", "--save-name {save_name}"),
     Row("--save-dir DIR", "--snapshot-dir {save_dir}"),
@@ -409,7 +412,13 @@ AKD_OPTIONS = (
         {"backbone": named({"mobilenet": "mobilenetv2"})},
     ),
     Row("--crop-size 513", "--input-size {crop_size}", "", {"crop_size": size}),
-    Row("--lr 0.007", "--lr-g {lr}", "there ten times as much for what is not the backbone"),
+    Row("--lr 0.007", "--lr-g {lr} --lr-factor head=10"),
+    Row(
+        "--base-size 513",
+        "--short-side {base_size}",
+        "half of it to twice",
+        {"base_size": lambda value, values: f"{int(value) // 2} {int(value) * 2}"},
+    ),
     Row("--epochs 50", "--num-steps {epochs}", "at a batch of 6", {"epochs": epochs(1464)}),
     Row("--workers 4", "--num-workers {workers}"),
     Row("--checkname NAME", "--save-name {checkname}"),
@@ -421,16 +430,19 @@ AKD_OPTIONS = (
 AKD_TEACHER = Row("--teacher_path FILE", "--T_ckpt_path {teacher_path}")
 AKD_SAME = "--batch-size --momentum --weight-decay --seed"
 AKD_UNNEEDED = (
-    "--use-sbd --nesterov --base-size --freeze-bn --loss-type --start_epoch --test-batch-size --use-balanced-weights "
+    "--use-sbd --nesterov --freeze-bn --loss-type --start_epoch --test-batch-size --use-balanced-weights "
     "--lr-scheduler --ft --eval-interval --no-val"
 )
-AKD_DEFAULTS = "--dataset pascal --backbone resnet18 --crop-size 513 --batch-size 6 --lr 0.007 --epochs 50"
+AKD_DEFAULTS = (
+    "--dataset pascal --backbone resnet18 --base-size 513 --crop-size 513 --batch-size 6 --lr 0.007 --epochs 50"
+)
 AKD_FILE = f"{AKD_DEFAULTS} --teacher_path pretrained/deeplab-resnet.pth.tar"
 
 
 def akd(values: Values) -> str:
-    batch = values.get("--batch-size", "6")
-    return f"--data-dir DIR --batch-size {batch} --scale-range 0.7 2.8"
+    """They divide the mean of cross-entropy by the batch size once more."""
+    batch = int(values.get("--batch-size", "6"))
+    return f"--data-dir DIR --batch-size {batch} --task-weight {1 / batch:.6g} --random-mirror --augment blur=0.5"
 
 
 def is_aicsd(given: Values) -> bool:
@@ -494,9 +506,12 @@ TABLES: tuple[Table, ...] = (
             Row(
                 "--cwd True --cwd-feat False --lambda-cwd 3 --temperature 4 --norm-type channel --divergence kl",
                 "--cwd on={cwd_feat} weight={lambda_cwd} temperature={temperature} norm={norm_type} "
-                "divergence={divergence}",
-                "`--cwd-feat True`: `on=context`",
-                {"cwd_feat": lambda value, values: "context" if value.lower() in TRUE else "logits"},
+                "divergence={divergence}{adapter}",
+                "`--cwd-feat True`: `on=context adapter=conv_bn_relu adapter_lr=0.01`, the `--lr-g`",
+                {
+                    "cwd_feat": lambda value, values: "context" if value.lower() in TRUE else "logits",
+                    "adapter": adapter,
+                },
             ),
             KD_TERM,
             ADV_TERM,
@@ -591,8 +606,9 @@ TABLES: tuple[Table, ...] = (
             ),
             Row(
                 "--lambda-fitnet 10",
-                "--fitnet graph=true weight={lambda_fitnet}",
-                "their later terms then see the map after that graph block, ours the network's",
+                "--fitnet {graph}weight={lambda_fitnet}",
+                "their later terms see the map after that graph block, ours the network's; SegFormer has none",
+                {"graph": lambda value, values: "" if values["student_model"] == "segformer" else "graph=true "},
             ),
         ),
         "",
@@ -678,10 +694,9 @@ TABLES: tuple[Table, ...] = (
             Row(
                 "--pi_lambda 100",
                 "--at over=column on=context.pre weight={pi_lambda}",
-                "x batch of 6; suits its 129x129 positions",
-                {"pi_lambda": times_batch},
+                "suits its 129x129 positions",
             ),
-            Row("--pa_lambda 1", "--pa on=aspp.pre weight={pa_lambda}", "x batch of 6", {"pa_lambda": times_batch}),
+            Row("--pa_lambda 1", "--pa on=aspp.pre weight={pa_lambda}"),
         ),
         "",
         AKD_SAME.removeprefix("--batch-size "),
@@ -698,32 +713,24 @@ TABLES: tuple[Table, ...] = (
             Row(
                 "--pi_lambda 10 --ALW",
                 "--kd grid=image weight={pi_lambda}{ALW}",
-                "/ 21 classes x batch of 6",
-                {"pi_lambda": per_class_times_batch, "ALW": fade("decay")},
+                "/ 21 classes",
+                {"pi_lambda": per_class, "ALW": fade("decay")},
             ),
             Row(
                 "--lo_lambda 9500 --ALW",
                 "--aicsd weight={lo_lambda}{ALW}",
                 "about",
-                {
-                    "lo_lambda": lambda value, values: times_batch(times(1.5 / 9500)(value, values), values),
-                    "ALW": fade("warmup"),
-                },
+                {"lo_lambda": times(1.5 / 9500), "ALW": fade("warmup")},
             ),
             Row(
                 "--pa_lambda 9500 --ALW",
                 "--aicsd weight={pa_lambda}{ALW}",
                 "its README's name of `--lo_lambda`",
-                {
-                    "pa_lambda": lambda value, values: times_batch(times(1.5 / 9500)(value, values), values),
-                    "ALW": fade("warmup"),
-                },
+                {"pa_lambda": times(1.5 / 9500), "ALW": fade("warmup")},
             ),
             Row(
                 "--ic_lambda 1",
                 "--aicsd similarity=gram weight={ic_lambda}",
-                "x batch of 6",
-                {"ic_lambda": times_batch},
             ),
         ),
         "",

@@ -20,7 +20,8 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from segdistill.libs.files import replacing
+from segdistill.dataset import SegmentationDataset
+from segdistill.libs.files import replacing, sha256_of
 from segdistill.network.weights.checkpoint import atomic_save, not_finite
 from segdistill.utils.distributed import any_process, rank
 from segdistill.utils.files import REMEDY, append, keep_rows, read_entries, read_json, stamp, write_json
@@ -61,9 +62,11 @@ class Run:
         self.teacher = None  # the content of teacher.json
         self.pictures: dict[str, np.ndarray] = {}  # of the step whose row comes next
         self.lock, self.following, self.finished = None, None, False
-        self.state, self.start = None, None  # of a run to be continued: what last.pth holds, and its step
+        # Of a run to be continued: what last.pth holds, its step, and what it was made of.
+        self.state, self.start, self.before = None, None, {}
         # Kept in last.pth: what the run is made of.
         self.origin = {"options": experiment(self.options), "data": None, "teacher": None, "class_map": None}
+        self.origin |= {"classes": None, "validation": None, "class_weights": None, "code": code_of(options)}
         self.found = stamp(self.last)
         if self.found:
             state = read_state(self.last)
@@ -74,6 +77,8 @@ class Run:
                 if state["best"] is not None and not self.best.exists():
                     raise ValueError(f"{self.best} is missing: {REMEDY}")
                 self.state, self.start = state, state["step"]
+                self.before = {key: state[key] for key in self.origin if key in state}
+                self._check_origin("code", self.origin["code"], "this is not the code of --loss and --network FILE.py")
             elif state["step"] > 0:
                 raise FileExistsError(
                     f"{self.folder} holds a run already: --resume continues it, --save-name starts another"
@@ -111,13 +116,24 @@ class Run:
         self._check_origin("teacher", sha256, "this is not the teacher")
         self._check_origin("class_map", class_map and list(class_map), "this is not the class map")
 
-    def check_data(self, digest: str) -> None:
-        """Raise ValueError if this is a run to be continued that was started with other training images or labels."""
+    def check_data(self, digest: str, dataset: SegmentationDataset) -> None:
+        """Raise ValueError if this is a run to be continued that was started with other training images or labels, or
+        with other meanings of label values; ``digest`` is of the images and labels."""
         self._check_origin("data", digest, "these are not the training images and labels")
+        meaning = f"{dataset.CLASSES} {dataset.ID_TO_TRAIN_ID}" if dataset.TRUTH == "labels" else None
+        self._check_origin("classes", meaning, "these are not the classes")
+
+    def check_validation(self, digest: str) -> None:
+        """Raise ValueError if this is a run to be continued whose best score is of other images or labels."""
+        self._check_origin("validation", digest, "these are not the validation images and labels")
+
+    def check_weights(self, weights: Sequence[float]) -> None:
+        """Raise ValueError if this is a run to be continued that was started with other weights of the classes."""
+        self._check_origin("class_weights", list(weights), "these are not the class weights")
 
     def _check_origin(self, key: str, value: object, refusal: str) -> None:
         self.origin[key] = value
-        if self.state and self.state.get(key) != value:
+        if self.before.get(key, value) != value:
             raise ValueError(f"{refusal} that {self.folder} was started with: --save-name starts another run")
 
     def restore(self, learner: Learner) -> tuple[int, float | None]:
@@ -249,6 +265,16 @@ class Run:
             self.following.close(self.finished)
         if self.lock:
             self.lock.close()
+
+
+def code_of(options: Options) -> list[str]:
+    """SHA-256 of the files that --network, --teacher-network and --loss name as FILE.py:CLASS."""
+    names = [
+        options.student.network,
+        options.teacher.teacher_network,
+        *(term.method for term in options.objective.terms),
+    ]
+    return [sha256_of(name.rpartition(":")[0]) for name in names if name and ".py:" in name]
 
 
 def experiment(options: Mapping) -> dict:

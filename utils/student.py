@@ -65,6 +65,7 @@ class Student:
             if self.task.per_class is None:
                 raise ValueError(f"--class-weights has no effect with --task {self.task.name}, which has no classes")
             weights = class_weights(options.objective.class_weights, train_set)
+            run.check_weights(weights)
         self.learner = build_learner(
             options.objective, options.optimisation, self.task, network, teacher_network, device, weights
         )

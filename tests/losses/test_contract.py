@@ -32,6 +32,7 @@ VARIANTS = (
     "at over=column",
     "cirkd pool=2",
     "cirkd-channel mse=1",
+    "cwd adapter=conv_bn_relu on=context",
     "cwd norm=channel_mean divergence=mse",
     "cwd norm=none divergence=mse",
     "cwd norm=spatial",
@@ -54,6 +55,7 @@ OF_A_BATCH = {
     "cirkd-channel": "pairs of images",
     "cirkd-channel mse=1": "pairs of images",
     "cirkd-memory": BATCH_NORM,
+    "cwd adapter=conv_bn_relu on=context": BATCH_NORM,
     "dist": "correlations over all positions of the batch",
     "fitnet graph=true": BATCH_NORM,
     "ho": BATCH_NORM,
@@ -66,6 +68,7 @@ OF_A_BATCH = {
 CRITIC = "a critic's score is no distance"
 NO_DISTANCE = {
     "ab": "any map on the teacher's sides of 0 is as good",
+    "cwd adapter=conv_bn_relu on=context": "a ReLU cannot be made the identity",
     "fitnet graph=true": "attention and its BatchNorm cannot be made the identity",
     "ho": CRITIC,
     "ho kind=hinge optimizer=adam": CRITIC,
@@ -77,6 +80,7 @@ ADAPTED_FIRST = "what is no 1x1 convolution comes before the resizing"
 NOT_RESIZED_FIRST = {
     "ab": ADAPTED_FIRST,
     "cirkd-memory": ADAPTED_FIRST,
+    "cwd adapter=conv_bn_relu on=context": ADAPTED_FIRST,
     "fitnet graph=true": ADAPTED_FIRST,
     "ft": ADAPTED_FIRST,
     "ho": "compares on the coarser grid",

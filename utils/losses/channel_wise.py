@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from segdistill.utils.losses.base import (
     Batch,
@@ -125,13 +125,15 @@ def check_words(norm: str, divergence: str, temperature: float, reduction: str =
 class ChannelWise(DistillationLoss):
     """Channel-wise distillation: where each channel looks follows the teacher's.
 
-    A student of another width passes a 1x1 convolution first. The scale is the original's, whatever the batch.
+    A student of another width passes a 1x1 convolution first. The scale is the original's, whatever the batch. The
+    BatchNorm of conv_bn_relu takes its statistics from each process's batch.
 
     Args:
         temperature: of the softmax, above 0; mse takes none
         norm: channel (softmax over the positions), spatial (softmax over the channels), channel_mean, none
         divergence: kl or mse
-        adapter_lr: a constant learning rate of that convolution, above 0; none: the student's, with its schedule
+        adapter: conv, that convolution alone, or conv_bn_relu, with BatchNorm and ReLU after it as in the authors' code
+        adapter_lr: a constant learning rate of the adapter, above 0; none: the student's, with its schedule
     """
 
     flag = "cwd"
@@ -147,6 +149,7 @@ class ChannelWise(DistillationLoss):
         temperature: float = 4.0,
         norm: Literal["channel", "spatial", "channel_mean", "none"] = "channel",
         divergence: Literal["kl", "mse"] = "kl",
+        adapter: Literal["conv", "conv_bn_relu"] = "conv",
         adapter_lr: float | None = None,
         **settings,
     ):
@@ -157,9 +160,16 @@ class ChannelWise(DistillationLoss):
         self.adapter, self.own_rate = adapter_between(student_channels, teacher_channels), adapter_lr
         if adapter_lr is not None and (adapter_lr <= 0 or student_channels == teacher_channels):
             raise ValueError(f"--cwd adapter_lr={adapter_lr}: above 0, of a student of another width than the teacher")
+        self.normalised = adapter == "conv_bn_relu"
+        if self.normalised:
+            if student_channels == teacher_channels:
+                raise ValueError(f"--cwd adapter={adapter} has no effect: both maps have {teacher_channels} channels")
+            self.adapter = nn.Sequential(self.adapter, nn.BatchNorm2d(teacher_channels), nn.ReLU())
 
     def forward(self, student: SegmentationOutput, teacher: SegmentationOutput, batch: Batch) -> Tensor:
         student_map, teacher_map = self.maps(student, teacher)
+        if self.normalised:
+            student_map = self.without_void(batch, student_map)
         return channel_wise_loss(
             self.adapter(student_map),
             teacher_map,

@@ -17,6 +17,7 @@ from segdistill.network.external.exported import runs_code
 from segdistill.network.settings import Limits, parse_settings, parse_value, settings_of, value_kind, words_of
 from segdistill.utils.flags import Parser, add_switch, reader
 from segdistill.utils.losses import DISTILLATION_LOSSES
+from segdistill.utils.mix import describe_mixes
 from segdistill.utils.options.parts import FLAGS, PARTS, SEVERAL, Ohem, Options, TeacherOptions, flag_of
 from segdistill.utils.options.stored import name_run, read_config, with_defaults
 from segdistill.utils.options.terms import describe_methods, name_terms, parse_term
@@ -46,7 +47,7 @@ def parse_options(argv: Sequence[str] | None = None) -> Options:
             print(describe_methods(given["list_methods"]))
             parser.exit()
         if "list_augmentations" in given:
-            print(describe_augmentations())
+            print(f"--augment:\n{describe_augmentations()}\n--mix:\n{describe_mixes()}")
             parser.exit()
         if "config" in given:
             given = configured(given)
@@ -155,10 +156,13 @@ def expand_also(options: Options, name: str, words: Sequence[str]) -> Options:
             inherited["unlabelled_share"] = None  # it learns from labels alone
         if not terms:
             inherited["unlabelled_list"] = None
+        data = replace(options.data, **inherited | own)
+        mixes = data.unlabelled_share or DATASETS[data.dataset].TRUTH == "teacher"
+        teacher = options.teacher if mixes else replace(options.teacher, mix=None)
         return Options(
-            data=replace(options.data, **inherited | own),
+            data=data,
             student=options.student,
-            teacher=options.teacher if terms else TeacherOptions(),
+            teacher=teacher if terms else TeacherOptions(),
             objective=replace(options.objective, terms=terms),
             optimisation=options.optimisation,
             run=replace(options.run, save_name=name),
@@ -239,7 +243,7 @@ def add_commands(groups: dict[str, argparse._ArgumentGroup]) -> None:
     groups["losses"].add_argument(
         "--list-methods", nargs="?", const="", metavar="NAME", help="print the distillation methods"
     )
-    groups["data"].add_argument("--list-augmentations", action="store_true", help="print the names of --augment")
+    groups["data"].add_argument("--list-augmentations", action="store_true", help="print the names of --augment, --mix")
     groups["losses"].add_argument(
         "--also",
         action="append",

@@ -21,6 +21,7 @@ from segdistill.network import NETWORKS, network_class
 from segdistill.network.settings import Limits, settings_of
 from segdistill.utils.class_weights import FORMULAS
 from segdistill.utils.losses import Term
+from segdistill.utils.mix import MIXES
 from segdistill.utils.tasks import TASKS
 from segdistill.utils.trackers import TRACKERS, require_tracker
 
@@ -86,7 +87,7 @@ class DataOptions:
     task: str | None = option(None, "what to learn (the data set's first)", "NAME", choices=TASKS)
     data_dir: str | None = option(None, "folder of the data set", "DIR", purpose="bookkeeping")
     data_list: str | None = file_option("'image label' lines in place of the training split", "input")
-    val_list: str | None = file_option("the same in place of the split that validates")
+    val_list: str | None = file_option("the same in place of the split that validates", "input")
     input_size: tuple[int, int] | None = option(None, "training crop", "H,W", recipe=True, least=1, greatest=2**16)
     random_scale: bool | None = option(None, "scale each sample by a factor in --scale-range", recipe=True)
     scale_range: tuple[float, float] | None = option(None, "", ("MIN", "MAX"), recipe=True, least=1 / 16, greatest=16)
@@ -190,6 +191,9 @@ class TeacherOptions:
     )
     min_confidence: float | None = option(
         None, "of the teacher, below which unlabelled pixels do not count", "P", above=0, greatest=1, rare=True
+    )
+    mix: str | None = option(
+        None, "paste parts of images without labels into others: cutmix, classmix", "NAME", rare=True, choices=MIXES
     )
     teacher_cache: Path | None = option(None, "cache of teacher outputs; with --views", "DIR", purpose="bookkeeping")
 
@@ -432,6 +436,11 @@ class Options:
                 raise ValueError(
                     f"{flag_of(name)} has no effect with --task-weight 0, which needs no labels: --data-list"
                 )
+        if self.teacher.mix and not self.data.unlabelled_share and DATASETS[self.data.dataset].TRUTH == "labels":
+            raise ValueError(
+                "--mix has no effect without images without labels: --unlabelled-list, --num-labels with "
+                "--unlabelled-share, or --dataset images"
+            )
         if self.data.unlabelled_share and not self.objective.terms and not self.run.check:
             raise ValueError("images without labels teach nothing without a distillation method")
 
