@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from torchvision.models import mobilenet_v2
 
 from segdistill.dataset import CamVid
 from segdistill.dataset.normalization import IMAGENET
@@ -19,10 +21,11 @@ from segdistill.utils.report import read_run
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = {path.stem for path in (ROOT / "experiments").glob("*.sh")} - {"common", "compare"}
-COMPARISONS = {name for name in SCRIPTS if name.startswith("camvid")}
+BASELINE = "camvid_mobilenetv2"
+COMPARISONS = {name for name in SCRIPTS if name.startswith("camvid")} - {BASELINE}
 # One of each kind of student; of the others their networks and terms are built, which is where they differ.
 WHOLE = {"cirkd_deeplabv3_r18", "skd_cityscapes", "voc_deeplabv3plus"}
-CHECKED = SCRIPTS - COMPARISONS - WHOLE - {"long_plain"}
+CHECKED = SCRIPTS - COMPARISONS - WHOLE - {"long_plain", BASELINE}
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +124,29 @@ def test_an_experiment_on_camvid_runs_from_end_to_end(script, interpreter, tiny,
     assert code == 0, errors[-3000:]
     runs = {path.parent.name for path in tmp_path.glob("*/evaluation.json")}
     assert runs == {"alone_seed0", "pi_seed0", "teacher"}
+
+
+@pytest.mark.slow
+def test_the_baseline_on_camvid_runs_from_end_to_end(interpreter, tiny, tmp_path):
+    weights = mobilenet_v2(num_classes=1).state_dict()
+    torch.save(
+        {key: value for key, value in weights.items() if not key.startswith("classifier")}, tmp_path / "mobile.pth"
+    )
+    settings = {
+        "backbone": str(tmp_path / "mobile.pth"),
+        "data_dir": str(tiny / "camvid"),
+        "output": str(tmp_path / "out"),
+    }
+    settings |= {"python": interpreter, "num_steps": "2", "seeds": "0", "without": "colours"}
+    settings |= {"flags": "--input-size 64,64 --batch-size 2 --warmup 1 --num-workers 0"}
+    command, environment = ["bash", f"experiments/{BASELINE}.sh"], os.environ | settings
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert {path.parent.name for path in tmp_path.glob("out/*/evaluation.json")} == {
+        "all_seed0",
+        "without_colours_seed0",
+    }
+    assert "without_colours_seed0" in done.stdout
 
 
 @pytest.mark.slow
