@@ -41,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     trainer = Trainer(shlex.split(options.train), common, shlex.split(options.teaching))
     examples = {f"example{i}": words for i, words in enumerate(space.examples())}
     student = parse_options(trainer.words(examples, "--check"))
+    require_scores([student, *student.also])
     train_set = next(iter(build_train_sets([student]).values()))
     if not (options.output / JOURNAL).exists():
         code = trainer.run(examples, "--check")
@@ -123,6 +124,16 @@ def trials_of(space: Space, sampler: str, trials: int | None) -> int:
     if grid and trials and trials > len(grid):
         raise ValueError(f"the space has {len(grid)} settings, fewer than {trials} trials")
     return trials or len(grid)
+
+
+def require_scores(students: Sequence[Options]) -> None:
+    """Raise ValueError for methods that train no map that is scored."""
+    for student in students:
+        terms = student.objective.terms
+        if student.objective.task_weight == 0 and not any(term.settings["on"].endswith("logits") for term in terms):
+            raise ValueError(
+                f"--{terms[0].method} with --task-weight 0 trains features alone, which have no validation score"
+            )
 
 
 def identity_of(student: Options, space: Space, sampler: str) -> dict:

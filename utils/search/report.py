@@ -12,19 +12,18 @@ from segdistill.utils.report.render import decimals, markdown_table, write_secti
 from segdistill.utils.report.sentences import summary_of
 from segdistill.utils.search.space import METHODS, Range, Space
 from segdistill.utils.search.study import ALONE, Search, best_of, scores_of
-from segdistill.utils.tasks import Figure
 
 CURVES = 5  # trials whose curves are drawn
 STATES = {TrialState.COMPLETE: "", TrialState.PRUNED: "stopped", TrialState.FAIL: "not finite"}
 
 
 class Row(NamedTuple):
-    """A student of the search: its words, its run, its best validation (None: it has none) and its trial."""
+    """A student of the search: its words, its run, its validations by step, and its trial, if it is not alone."""
 
     words: str
     run: FinishedRun
-    step: int | None
-    score: float | None
+    validations: dict[int, float]
+    best: tuple[int | None, float | None]  # step and score
     trial: FrozenTrial | None = None
 
     @property
@@ -41,12 +40,13 @@ def write_report(search: Search, confirm: Sequence[str] = ()) -> str:
     figure, rows = search.figure, ranked(search)
     alone = make_row(search, ALONE, ALONE) if (search.folder / ALONE / "metrics.jsonl").exists() else None
     shown = ([alone] if alone else []) + rows[:CURVES]
-    curves = {row.words: [[{"step": s, f"val/{figure.key}": v} for s, v in scores(row, figure)]] for row in shown}
+    key = f"val/{figure.key}"
+    curves = {row.words: [[{"step": step, key: score} for step, score in row.validations.items()]] for row in shown}
     plot_curves(curves, search.folder / "curves.png")
     plot_settings(
-        [(row.trial.params, row.score, row.trial.state == TrialState.COMPLETE) for row in rows],
+        [(row.trial.params, row.best[1], row.trial.state == TrialState.COMPLETE) for row in rows],
         figure,
-        alone and alone.score,
+        alone and alone.best[1],
         search.folder / "settings.png",
         scales_of(search.space),
     )
@@ -71,22 +71,15 @@ def ranked(search: Search) -> list[Row]:
     rows = [
         make_row(search, name, shlex.join(search.space.words(trial.params)), trial) for name, trial in trials.items()
     ]
-    sign = 1 if search.figure.greater_is_better else -1
-    order = list(STATES)
-    return sorted(
-        rows,
-        key=lambda row: (order.index(row.trial.state), -row.steps, -sign * row.score if row.score is not None else 0),
-    )
+    order, sign = list(STATES), -1 if search.figure.greater_is_better else 1
+    return sorted(rows, key=lambda row: (order.index(row.trial.state), -row.steps, sign * (row.best[1] or 0)))
 
 
 def make_row(search: Search, name: str, words: str, trial: FrozenTrial | None = None) -> Row:
     run = read_run(search.folder / name)
-    scored = scores_of(run.metrics, search.figure)
-    return Row(words, run, *(best_of(scored, search.figure) if scored else (None, None)), trial)
-
-
-def scores(row: Row, figure: Figure) -> list[tuple[int, float]]:
-    return list(scores_of(row.run.metrics, figure).items())
+    validations = scores_of(run.metrics, search.figure)
+    best = best_of(validations, search.figure) if validations else (None, None)
+    return Row(words, run, validations, best, trial)
 
 
 def trial_table(search: Search, rows: list[Row], alone: Row | None) -> str:
@@ -94,14 +87,14 @@ def trial_table(search: Search, rows: list[Row], alone: Row | None) -> str:
     text = search.figure.text
 
     def cells(row: Row) -> list[str]:
-        above = row.score - alone.score if row.trial and alone and None not in (row.score, alone.score) else None
+        (step, score), baseline = row.best, alone.best[1] if alone and row.trial else None
         seconds = sum(row.run.cost[name] for name in ("step", "teacher")) if row.run.cost else None
         return [
             row.words,
             STATES[row.trial.state] if row.trial else "",
-            text(row.score),
-            "-" if above is None else text(above, "+"),
-            "-" if row.step is None else str(row.step),
+            text(score),
+            "-" if None in (score, baseline) else text(score - baseline, "+"),
+            "-" if step is None else str(step),
             str(row.steps),
             decimals(seconds),
         ]
@@ -119,8 +112,7 @@ def notes_of(search: Search, rows: list[Row]) -> str:
         f"Stopped early, below the median of the finished ones at that step: {pruned}. {steps} of {all_steps} steps "
         "were trained.",
     ]
-    return "
-".join(f"- {note}" for note in notes)
+    return "\n".join(f"- {note}" for note in notes)
 
 
 def confirming(search: Search, best: Row, settings: Sequence[str]) -> str:
@@ -128,7 +120,8 @@ def confirming(search: Search, best: Row, settings: Sequence[str]) -> str:
     seed = best.run.options["seed"]
     values = {"methods": f"best: {best.words}", "seeds": f"{seed + 1} {seed + 2} {seed + 3}"}
     values |= dict(word.split("=", 1) for word in settings) | {"output": f"{search.folder}/confirmed"}
-    return " ".join([*(f"{name}={shlex.quote(value)}" for name, value in values.items()), "bash experiments/compare.sh"])
+    assigned = [f"{name}={shlex.quote(value)}" for name, value in values.items()]
+    return f"{' '.join(assigned)} bash experiments/compare.sh"
 
 
 def scales_of(space: Space) -> dict[str, str | Sequence[str]]:
