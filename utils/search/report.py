@@ -65,11 +65,10 @@ def write_report(search: Search, confirm: Sequence[str] = ()) -> str:
 
 def ranked(search: Search) -> list[Row]:
     """The trials that ended by their score, then those that were stopped, the longest trained first."""
-    trials = {}
-    for trial in search.asked():
-        trials.setdefault(search.space.name(trial.params), trial)  # one that repeats another was not trained
+    space = search.space
     rows = [
-        make_row(search, name, shlex.join(search.space.words(trial.params)), trial) for name, trial in trials.items()
+        make_row(search, space.name(trial.params), shlex.join(space.words(trial.params)), trial)
+        for trial in search.asked()
     ]
     order, sign = list(STATES), -1 if search.figure.greater_is_better else 1
     return sorted(rows, key=lambda row: (order.index(row.trial.state), -row.steps, sign * (row.best[1] or 0)))

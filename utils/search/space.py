@@ -86,16 +86,16 @@ class Space:
             else:
                 trial.suggest_float(name, values.low, values.high, log=values.log)
 
-    def grid(self) -> dict[str, dict[str, str]] | None:
+    def grid(self) -> dict[str, dict[str, Any]] | None:
         """All settings by name; None if a range has no end of them."""
         settings = {}
         for alternative in self.alternatives:
-            choices = self.choices(alternative)
-            if any(isinstance(choice.values, Range) for choice in choices):
+            lists = {name: every(values) for name, _, values in self.choices(alternative)}
+            if None in lists.values():
                 return None
             selected = {METHODS: alternative} if len(self.alternatives) > 1 else {}
-            for values in itertools.product(*(choice.values for choice in choices)):
-                one = selected | {choice.name: value for choice, value in zip(choices, values, strict=True)}
+            for values in itertools.product(*lists.values()):
+                one = selected | dict(zip(lists, values, strict=True))
                 settings.setdefault(self.name(one), one)
         return settings
 
@@ -158,6 +158,13 @@ def parse_values(method: str, key: str, text: str) -> tuple[str, ...] | Range:
     for value in values:
         parse_term(method, [f"{key}={value}"])
     return values
+
+
+def every(values: tuple[str, ...] | Range) -> Sequence[str | int] | None:
+    """All values; None if there is no end of them."""
+    if not isinstance(values, Range):
+        return values
+    return range(values.low, values.high + 1) if values.whole else None
 
 
 def text_of(value: Any) -> str:

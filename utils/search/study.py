@@ -7,7 +7,7 @@ that was killed, and are taken up where they stopped.
 
 import fcntl
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -145,23 +145,37 @@ class Search:
 
     def ask(self) -> Trial | None:
         """A trial with settings that no other has; None if there are enough."""
-        while True:
-            asked = self.asked()
-            names = [self.space.name(trial.params) for trial in asked]
-            if len(set(names)) >= self.num_trials:
+        trials = self.study.get_trials(deepcopy=False)
+        if not any(trial.state == TrialState.WAITING for trial in trials):
+            names = {self.space.name(trial.params) for trial in trials}
+            if len(names) >= self.num_trials:
                 return None
-            repeated = names.count(names[-1]) > 1 if names else False
-            grid = self.space.grid()
-            if grid and (self.sampler == "grid" or repeated) and len(asked) == len(self.study.get_trials()):
-                self.study.enqueue_trial(next(one for name, one in grid.items() if name not in names))
-            # A sampler of its own for each: what it draws depends on the trials before, not on what was killed when.
-            seed = seed_of("search", self.seed, len(asked)) % 2**32
-            self.study.sampler = optuna.samplers.TPESampler(seed=seed)
-            trial = self.study.ask()
+            self.study.enqueue_trial(self.propose(trials, names))
+        # The settings are in the study before the trial is, so a kill cannot leave one with half of them.
+        trial = self.study.ask()
+        self.space.draw(trial)
+        return trial
+
+    def propose(self, trials: Sequence[FrozenTrial], names: Collection[str]) -> dict:
+        """The parameters of the next trial: a function of the trials before it, whatever was killed when.
+
+        Raises:
+            ValueError: there are no more, since numbers are rounded to three digits.
+        """
+        untried = next((one for name, one in (self.space.grid() or {}).items() if name not in names), None)
+        if self.sampler == "grid":
+            return untried
+        for attempt in range(100):
+            seed = seed_of("search", self.seed, len(trials), attempt) % 2**32
+            memory = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed), direction=self.study.direction)
+            memory.add_trials(trials)
+            trial = memory.ask()
             self.space.draw(trial)
             if self.space.name(trial.params) not in names:
-                return trial
-            self.study.tell(trial, state=TrialState.FAIL)
+                return trial.params
+            if untried:
+                return untried
+        raise ValueError(f"the ranges hold {len(names)} settings that differ in three digits: widen them")
 
     # ----------------------------------------------------------------------------------------------------- training
 
@@ -176,7 +190,8 @@ class Search:
                 for trial in trials:
                     self.study.tell(trial, best_of(self.scores(trial), self.figure)[1])
             else:
-                pruned = [trial for trial in trials if trial.should_prune()]
+                # One that has more validations passed this one before the search was killed.
+                pruned = [trial for trial in trials if max(self.reported(trial)) == stop and trial.should_prune()]
                 for trial in pruned:
                     logger.info("%s is stopped at step %d", self.space.name(trial.params), stop)
                     self.study.tell(trial, state=TrialState.PRUNED)
@@ -213,10 +228,14 @@ class Search:
 
     def report(self, trial: Trial, stop: int) -> None:
         """Tell Optuna the validations up to a step."""
-        known = self.study.get_trials(deepcopy=False)[trial.number].intermediate_values
+        known = self.reported(trial)
         for step, score in self.scores(trial).items():
             if step <= stop and step not in known:
                 trial.report(score, step)
+
+    def reported(self, trial: Trial) -> dict[int, float]:
+        """The validations that Optuna knows."""
+        return self.study.get_trials(deepcopy=False)[trial.number].intermediate_values
 
 
 def scores_of(metrics: Sequence[Mapping], figure: Figure) -> dict[int, float]:
