@@ -100,11 +100,11 @@ class Space:
         return settings
 
     def examples(self) -> list[list[str]]:
-        """The words of a few settings, in which every value of a list occurs."""
+        """The words of a few settings, in which every value of a list and both ends of a range occur."""
         words = []
         for alternative in self.alternatives:
             lists = {
-                name: values[:1] if isinstance(values, Range) else values
+                name: values[:2] if isinstance(values, Range) else values
                 for name, _, values in self.choices(alternative)
             }
             for i in range(max(map(len, lists.values()), default=1)):
