@@ -26,7 +26,8 @@ TRAIN = f"{shlex.quote(sys.executable)} -m segdistill.train"
 def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: sys.exit(128 + number))
     try:
         import optuna
     except ImportError:

@@ -11,7 +11,7 @@ from segdistill.utils.report.read import FinishedRun, read_run
 from segdistill.utils.report.render import decimals, markdown_table, write_sections
 from segdistill.utils.report.sentences import summary_of
 from segdistill.utils.search.space import METHODS, Range, Space
-from segdistill.utils.search.study import ALONE, Search, best_of, scores_of
+from segdistill.utils.search.study import ALONE, Search, best_of
 
 CURVES = 5  # trials whose curves are drawn
 STATES = {TrialState.COMPLETE: "", TrialState.PRUNED: "stopped", TrialState.FAIL: "not finite"}
@@ -65,9 +65,8 @@ def write_report(search: Search, confirm: Sequence[str] = ()) -> str:
 
 def ranked(search: Search) -> list[Row]:
     """The trials that ended by their score, then those that were stopped, the longest trained first."""
-    space = search.space
     rows = [
-        make_row(search, space.name(trial.params), shlex.join(space.words(trial.params)), trial)
+        make_row(search, search.name(trial), shlex.join(search.space.words(trial.params)), trial)
         for trial in search.asked()
     ]
     order, sign = list(STATES), -1 if search.figure.greater_is_better else 1
@@ -75,10 +74,9 @@ def ranked(search: Search) -> list[Row]:
 
 
 def make_row(search: Search, name: str, words: str, trial: FrozenTrial | None = None) -> Row:
-    run = read_run(search.folder / name)
-    validations = scores_of(run.metrics, search.figure)
+    validations = search.validations(name)
     best = best_of(validations, search.figure) if validations else (None, None)
-    return Row(words, run, validations, best, trial)
+    return Row(words, read_run(search.folder / name), validations, best, trial)
 
 
 def trial_table(search: Search, rows: list[Row], alone: Row | None) -> str:

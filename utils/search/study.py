@@ -86,7 +86,9 @@ class Search:
     def run_alone(self, wait: bool) -> None:
         """Train the student alone, unless another process does; if so, wait for it or leave it."""
         if self.claim(ALONE, wait):
-            if not (self.folder / ALONE / "report.md").exists():  # the last thing that train.py writes
+            folder = self.folder / ALONE
+            # Its report is the last thing that train.py writes.
+            if not (folder / "report.md").exists() or self.num_steps not in self.validations(ALONE):
                 self.launch({ALONE: []}, self.num_steps)
             self.release([ALONE])
 
@@ -131,10 +133,10 @@ class Search:
         with self.locked("study"):
             asked, block, taken = self.asked(), None, []
             for trial in asked:
-                mine = trial.state == TrialState.RUNNING and block in (None, trial.number // self.beside)
-                if mine and self.claim(str(trial.number)):
+                fits = trial.state == TrialState.RUNNING and block in (None, trial.number // self.beside)
+                if fits and self.claim(str(trial.number)):
                     block = trial.number // self.beside
-                    taken.append(Trial(self.study, trial._trial_id))
+                    taken.append(Trial(self.study, trial._trial_id))  # Optuna has no public way to go on with one
                     self.space.draw(taken[-1])  # what it lacks, if the process was killed while it drew
             if block is None:
                 block = len(asked) // self.beside
@@ -147,7 +149,7 @@ class Search:
         """A trial with settings that no other has; None if there are enough."""
         trials = self.study.get_trials(deepcopy=False)
         if not any(trial.state == TrialState.WAITING for trial in trials):
-            names = {self.space.name(trial.params) for trial in trials}
+            names = {self.name(trial) for trial in trials}
             if len(names) >= self.num_trials:
                 return None
             self.study.enqueue_trial(self.propose(trials, names))
@@ -171,7 +173,7 @@ class Search:
             memory.add_trials(trials)
             trial = memory.ask()
             self.space.draw(trial)
-            if self.space.name(trial.params) not in names:
+            if self.name(trial) not in names:
                 return trial.params
             if untried:
                 return untried
@@ -188,12 +190,14 @@ class Search:
                 self.report(trial, stop)
             if stop == self.num_steps:
                 for trial in trials:
-                    self.study.tell(trial, best_of(self.scores(trial), self.figure)[1])
+                    self.study.tell(trial, best_of(self.validations(self.name(trial)), self.figure)[1])
             else:
                 # One that has more validations passed this one before the search was killed.
-                pruned = [trial for trial in trials if max(self.reported(trial)) == stop and trial.should_prune()]
+                pruned = [
+                    trial for trial in trials if max(self.reported(trial), default=0) == stop and trial.should_prune()
+                ]
                 for trial in pruned:
-                    logger.info("%s is stopped at step %d", self.space.name(trial.params), stop)
+                    logger.info("%s is stopped at step %d", self.name(trial), stop)
                     self.study.tell(trial, state=TrialState.PRUNED)
                 trials = [trial for trial in trials if trial not in pruned]
             if not trials:
@@ -201,9 +205,9 @@ class Search:
 
     def advance(self, trials: list[Trial], stop: int) -> list[Trial]:
         """Train to a step; returns the trials whose loss stayed finite."""
-        if stop < self.num_steps and all(stop in self.scores(trial) for trial in trials):
+        if stop < self.num_steps and all(stop in self.validations(self.name(trial)) for trial in trials):
             return trials  # done before the search was killed
-        students = {self.space.name(trial.params): self.space.words(trial.params) for trial in trials}
+        students = {self.name(trial): self.space.words(trial.params) for trial in trials}
         if self.launch(students, stop) != NOT_FINITE:
             return trials
         if len(trials) > 1:  # whose loss it was is seen when each is trained by itself
@@ -221,15 +225,20 @@ class Search:
             raise SystemExit(code)
         return code
 
-    def scores(self, trial: Trial | FrozenTrial) -> dict[int, float]:
-        """The validations of a trial by step."""
-        folder = self.folder / self.space.name(trial.params)
-        return scores_of(read_metrics(folder), self.figure) if (folder / "metrics.jsonl").exists() else {}
+    def name(self, trial: Trial | FrozenTrial) -> str:
+        """Of a trial's folder."""
+        return self.space.name(trial.params)
+
+    def validations(self, name: str) -> dict[int, float]:
+        """The scores of a run by step; {} before it has begun."""
+        folder, key = self.folder / name, f"val/{self.figure.key}"
+        rows = read_metrics(folder) if (folder / "metrics.jsonl").exists() else []
+        return {row["step"]: row[key] for row in rows if key in row}
 
     def report(self, trial: Trial, stop: int) -> None:
         """Tell Optuna the validations up to a step."""
         known = self.reported(trial)
-        for step, score in self.scores(trial).items():
+        for step, score in self.validations(self.name(trial)).items():
             if step <= stop and step not in known:
                 trial.report(score, step)
 
@@ -238,16 +247,10 @@ class Search:
         return self.study.get_trials(deepcopy=False)[trial.number].intermediate_values
 
 
-def scores_of(metrics: Sequence[Mapping], figure: Figure) -> dict[int, float]:
-    """The validations in rows of metrics.jsonl, by step."""
-    key = f"val/{figure.key}"
-    return {row["step"]: row[key] for row in metrics if key in row}
-
-
-def best_of(scores: Mapping[int, float], figure: Figure) -> tuple[int, float]:
+def best_of(validations: Mapping[int, float], figure: Figure) -> tuple[int, float]:
     """Step and score of the best validation, the one that best.pth is of."""
-    step = (max if figure.greater_is_better else min)(scores, key=scores.get)
-    return step, scores[step]
+    step = (max if figure.greater_is_better else min)(validations, key=validations.get)
+    return step, validations[step]
 
 
 def open_study(folder: Path, identity: Mapping, maximize: bool) -> optuna.Study:
