@@ -228,6 +228,16 @@ def test_a_search_of_other_things_in_the_same_folder_is_an_error(tmp_path):
         make_search(trainer, identity={"space": ["--cwd"], "seed": 0})
 
 
+def test_a_finished_search_goes_on_with_more_trials(tmp_path):
+    trainer = Rehearsal(tmp_path / "search")
+    first = make_search(trainer, RANGES, sampler="tpe", num_trials=3)
+    first.run()
+    before, more = outcome(first), make_search(trainer, RANGES, sampler="tpe", num_trials=5)
+    more.run()
+    assert outcome(more)[:3] == before
+    assert len(outcome(more)) == len(trainer.trained) == 5
+
+
 def test_a_row_that_a_full_disk_cut_off_is_dropped(tmp_path):
     trainer = Rehearsal(tmp_path / "search")
     make_search(trainer).run()
