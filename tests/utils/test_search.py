@@ -3,6 +3,7 @@
 import itertools
 import json
 import shlex
+import sys
 import threading
 import zlib
 from collections import Counter
@@ -269,6 +270,12 @@ def test_the_report_ranks_the_trials_and_says_how_to_confirm_the_best(tmp_path):
     assert words[2:4] == ["teacher=a b.pth", "flags=--num-steps 8"]
     for picture in ("settings.png", "curves.png"):
         assert Image.open(search.folder / picture).size[0] > 300
+
+
+def test_without_optuna_the_error_says_how_to_install_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(ValueError, match=r"pip install segdistill\[search\]"):
+        main(["--space", "--pi weight=1,2", "--output", str(tmp_path)])
 
 
 @pytest.mark.parametrize(
