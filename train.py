@@ -102,6 +102,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if stop.received:
             logger.warning("stopped by a signal; --resume continues %s", ", ".join(str(run.folder) for run in runs))
             return 128 + stop.received
+        if options.run.stop_at:
+            logger.info("stopped at step %d; --resume continues", options.run.stop_at)
+            return 0
         for student in students:
             student.report()
     return 0
@@ -115,7 +118,7 @@ def fit(
     device: torch.device,
     stop: StopSignal,
 ) -> None:
-    """The training loop, from the current step to the last one or a stop signal."""
+    """The training loop, from the current step to --stop-at, the last one or a stop signal."""
     students = [student for group in groups for student in group.students]
     options, start = students[0].options, min(student.step for student in students)
     num_steps, parts = options.optimisation.num_steps, options.optimisation.accumulate
@@ -146,7 +149,7 @@ def fit(
                 group.watch.lap()
         stopping = stop.agreed()
         numbers = {
-            student.run.folder.name: student.finish(step, stopping, group.watch, val_set)
+            student.run.folder.name: student.finish(step, stopping or step == options.last_step, group.watch, val_set)
             for group in groups
             for student in group.students
             if student.step < step

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forks import chance
 from torchvision.models import mobilenet_v2
 
 from segdistill.dataset import CamVid
@@ -20,7 +21,7 @@ from segdistill.network.weights.checkpoint import atomic_save, export_weights
 from segdistill.utils.report import read_run
 
 ROOT = Path(__file__).parents[1]
-SCRIPTS = {path.stem for path in (ROOT / "experiments").glob("*.sh")} - {"common", "compare"}
+SCRIPTS = {path.stem for path in (ROOT / "experiments").glob("*.sh")} - {"common", "compare", "search"}
 BASELINE = "camvid_mobilenetv2"
 COMPARISONS = {name for name in SCRIPTS if name.startswith("camvid")} - {BASELINE}
 # One of each kind of student; of the others their networks and terms are built, which is where they differ.
@@ -114,6 +115,40 @@ def test_a_comparison_that_is_killed_continues_with_the_same_command(interpreter
     report = (tmp_path / "out/report.md").read_text()
     assert all(f"| {name}" in report for name in ("alone", "cwd", "both"))
     assert (tmp_path / "out/both_seed0/best.pth").read_bytes() == before
+
+
+def runs_of(folder):
+    """Of each run of a search the weights of its last step, and its scores."""
+    runs = {}
+    for path in folder.glob("*/last.pth"):
+        rows = [json.loads(line) for line in (path.parent / "metrics.jsonl").read_text().splitlines()]
+        scores = {row["step"]: row["val/mean_iou"] for row in rows if "val/mean_iou" in row}
+        weights = torch.load(path, weights_only=True)["student"]
+        runs[path.parent.name] = {name: value.tolist() for name, value in weights.items()}, scores
+    return runs
+
+
+@pytest.mark.slow
+def test_a_search_that_is_killed_is_continued_by_two_processes_to_the_same_bits(interpreter, tiny, tmp_path):
+    pytest.importorskip("optuna", reason="Optuna is not installed")
+    settings = {"script": "search", "space": "--pi weight=1,10 | --cwd weight=0.1,3", "beside": "2"}
+    settings["flags"] = "--input-size 64,64 --batch-size 4 --num-steps 4 --val-every 2 --save-every 1 --num-workers 0"
+    code, errors = compare(interpreter, tiny, tmp_path / "whole", **settings)
+    assert code == 0, errors[-3000:]
+    killed = start(interpreter, tiny, tmp_path / "parts", **settings)
+    while not (tmp_path / "parts/cwd_weight_3/last.pth").exists():  # in the second group
+        assert killed.poll() is None, killed.stderr.read()
+        time.sleep(0.05)
+    time.sleep(chance.random())
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    for process in [start(interpreter, tiny, tmp_path / "parts", **settings) for _ in range(2)]:
+        printed, errors = process.communicate()
+        assert process.returncode == 0, errors[-3000:]
+        assert len(re.findall(r"^\| --(?:pi|cwd) weight=", printed, re.M)) == 4
+    whole = runs_of(tmp_path / "whole")
+    assert len(whole) == 5
+    assert runs_of(tmp_path / "parts") == whole
 
 
 @pytest.mark.slow

@@ -173,6 +173,21 @@ def test_two_processes_with_every_option_that_adds_up_are_one(tiny, tmp_path):
         torch.testing.assert_close(two[part], one[part], rtol=1e-3, atol=1e-5)
 
 
+def test_a_run_that_stops_at_a_step_goes_on_to_the_same_state(tiny, tmp_path):
+    """Of two beside each other, one stops for good: its steps are saved, the other is what it would be without it."""
+    train.main(arguments(tiny, tmp_path, "whole", ["--pi"]))
+    parts = arguments(tiny, tmp_path, "parts", ["--pi"], "--resume")
+    assert train.main([*parts, "--also", "dropped=--cwd", "--stop-at", "4"]) == 0
+    assert last(tmp_path, "parts")["step"] == last(tmp_path, "dropped")["step"] == 4
+    rows = [json.loads(line) for line in (tmp_path / "dropped/metrics.jsonl").read_text().splitlines()]
+    assert "val/mean_iou" in rows[-1]
+    before = (tmp_path / "parts/metrics.jsonl").read_text()
+    train.main([*parts, "--stop-at", "4"])
+    assert (tmp_path / "parts/metrics.jsonl").read_text() == before, "it is there already"
+    train.main(parts)
+    assert_same(last(tmp_path, "parts"), last(tmp_path, "whole"))
+
+
 def test_a_teacher_may_see_less_than_the_student(tiny, tmp_path):
     """Its cached answers to the weak view are those that it gives without photometric augmentation."""
     cached = ["--pi", "--views", "1", "--teacher-cache", str(tmp_path / "cache")]

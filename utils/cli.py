@@ -28,6 +28,7 @@ TOOLS = {
     "dataset": Tool("dataset.__main__", "check, fetch or convert a data set"),
     "scenes": Tool("dataset.scenes.__main__", "generate street scenes"),
     "report": Tool("utils.report.__main__", "one table of finished runs, or a comparison of groups"),
+    "search": Tool("utils.search.__main__", "which method, weight, layer? many students, ranked by validation"),
     "originals": Tool("utils.originals", "a command of an original repository in ours"),
     "libs": Tool("libs.__main__", "which in-place ABN is active; libs build compiles its kernels"),
 }

@@ -95,7 +95,7 @@ def build_loader(options: Options, train_set: SegmentationDataset, start: int, d
     sampler = TrainSampler(
         train_set.num_labelled,
         options.optimisation.batch_size - options.num_unlabelled,
-        options.optimisation.num_steps,
+        options.last_step,
         options.optimisation.seed,
         start,
         rank(),

@@ -15,6 +15,7 @@ from segdistill.utils import originals
 
 # User errors; all other exceptions are bugs and keep their traceback.
 USER_ERRORS = (ValueError, OSError, FloatingPointError)
+NOT_FINITE = 3  # exit code of a training that diverged
 # Texts of torch's out-of-memory RuntimeErrors on CPU and GPU.
 NO_MEMORY = re.compile(r"can't allocate memory|out of memory", re.IGNORECASE)
 # Files that come with the package; they are found from every folder.
@@ -60,7 +61,7 @@ def on_disk(word: str) -> str:
 
 
 def run_command(main: Callable[[], int]) -> NoReturn:
-    """Exit with ``main()``'s code, or with 1 and one line for a user error."""
+    """Exit with ``main()``'s code, or with one line for a user error: 1, or ``NOT_FINITE``."""
     if sys.stderr is None:  # closed (2>&-): the next file that is opened would be number 2, and take what is said there
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     try:
@@ -68,7 +69,7 @@ def run_command(main: Callable[[], int]) -> NoReturn:
     except USER_ERRORS as error:
         logging.getLogger(__name__).debug("traceback", exc_info=True)
         print(f"{sys.argv[0]}: error: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(NOT_FINITE if isinstance(error, FloatingPointError) else 1)
     except (MemoryError, RuntimeError) as error:
         if not (isinstance(error, MemoryError) or NO_MEMORY.search(str(error))):
             raise

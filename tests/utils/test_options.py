@@ -98,6 +98,7 @@ def teacher(tmp_path):
         (["--num-steps", "0"], "1 or more"),
         (["--num-steps", "1.5"], "a whole number"),
         (["--val-every", "0"], "1 or more"),
+        (["--stop-at", "9", "--num-steps", "9"], "--stop-at 9 has no effect with --num-steps 9"),
         (["--log-every", "0"], "1 or more"),
         (["--save-every", "0"], "1 or more"),
         (["--seed", "-1"], "0 or more"),

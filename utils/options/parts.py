@@ -350,6 +350,9 @@ class RunOptions:
     resume: bool = option(False, "continue the run in that folder, if there is one", purpose="bookkeeping")
     save_every: int = option(200, "steps between checkpoints", "N", purpose="bookkeeping", least=1)
     val_every: int = option(1000, "steps between validations", "N", least=1)
+    stop_at: int | None = option(
+        None, "save after this step and end; --resume continues", "N", purpose="bookkeeping", rare=True, least=1
+    )
     log_every: int = option(20, "steps between rows of metrics", "N", purpose="bookkeeping", rare=True, least=1)
     track: str | None = option(
         None,
@@ -405,6 +408,10 @@ class Options:
         self._check_terms_have_a_teacher()
         self._check_batches()
         self._check_labels()
+        if self.run.stop_at and self.run.stop_at >= self.optimisation.num_steps:
+            raise ValueError(
+                f"--stop-at {self.run.stop_at} has no effect with --num-steps {self.optimisation.num_steps}: give less"
+            )
         network = network_class(self.student.network)
         if self.optimisation.precision == "bf16" and self.run.on_cpu and network.BF16_ON_CPU:
             raise ValueError(f"--precision bf16: {network.BF16_ON_CPU}")
@@ -457,6 +464,11 @@ class Options:
                 f"--ohem keeps {ohem['min_kept']} pixels at least, but a process sees {pixels} at a time, so it "
                 f"would have no effect: min_kept={pixels // 16}, say"
             )
+
+    @property
+    def last_step(self) -> int:
+        """The step after which this process ends; rates and schedules follow --num-steps."""
+        return self.run.stop_at or self.optimisation.num_steps
 
     @property
     def num_unlabelled(self) -> int:

@@ -157,6 +157,45 @@ def plot_class_deltas(comparison: Comparison, path: Path) -> None:
     save(figure, path)
 
 
+def plot_settings(
+    trials: Sequence[tuple[Mapping[str, float | str], float | None, bool]],
+    score: TaskFigure,
+    baseline: float | None,
+    path: Path,
+    scales: Mapping[str, str | Sequence[str]],
+) -> None:
+    """Draw the scores of a search against each setting, a plot each.
+
+    Args:
+        trials: settings by name, score (None: not drawn), and whether it was trained to the end.
+        baseline: the score of the student alone, drawn as a line.
+        scales: of each setting "linear", "log", or its values in their order.
+    """
+    names = list(dict.fromkeys(name for settings, _, _ in trials for name in settings))
+    columns = min(len(names), 4)
+    lines = ceil(len(names) / columns)
+    figure = Figure(figsize=(3.4 * columns, 2.8 * lines), layout="constrained")
+    for i, name in enumerate(names):
+        axes = figure.add_subplot(lines, columns, i + 1)
+        points = [(settings[name], value, ended) for settings, value, ended in trials if name in settings]
+        style(axes, name)
+        scale, color = scales[name], LINE_COLORS[0]
+        if isinstance(scale, str):
+            axes.set_xscale(scale)
+        else:
+            axes.set_xticks(range(len(scale)), scale)
+            axes.set_xlim(-0.5, len(scale) - 0.5)
+        for value, result, ended in points:
+            if result is not None:
+                place = value if isinstance(scale, str) else scale.index(value)
+                axes.plot(place, score.factor * result, "o", color=color, markerfacecolor=color if ended else "none")
+        if baseline is not None:
+            axes.axhline(score.factor * baseline, color=INK, linewidth=0.8)
+        if i % columns == 0:
+            axes.set_ylabel(f"validation {score.title}", color=INK)
+    save(figure, path)
+
+
 def draw_panel(
     rows: Sequence[Sequence[np.ndarray]],
     titles: Sequence[str],

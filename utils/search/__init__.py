@@ -1,0 +1,1 @@
+"""The search for a method's settings: the space, its trials, their report."""
