@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -94,6 +95,11 @@ def class_deltas(comparison: Comparison) -> dict:
             for group in groups
         ],
     }
+
+
+def columns_of(file: Path, titles: Sequence[str]) -> Panel:
+    """A picture that holds columns of one width, as one row."""
+    return Panel([np.array_split(np.asarray(Image.open(file).convert("RGB")), len(titles), axis=1)], titles, {})
 
 
 def panel(shown: Panel) -> dict:

@@ -13,7 +13,7 @@ from segdistill.utils.classes import classes_and_colors
 from segdistill.utils.distributed import start_device
 from segdistill.utils.protocol import describe
 from segdistill.utils.report.compare import FREE, Comparison, Group, check_same_subject, classes_of
-from segdistill.utils.report.drawings import Panel, class_deltas, curves, panel
+from segdistill.utils.report.drawings import Panel, class_deltas, columns_of, curves, panel
 from segdistill.utils.report.read import FinishedRun, flat, read_run
 from segdistill.utils.report.sections import (
     Heading,
@@ -276,7 +276,9 @@ def write_run_report(folder: Path) -> None:
         sections += [f"{run.checkpoint.name} on {run.evaluation['num_images']} images."]
     if (folder / PANELS).is_file():
         truth = "the teacher" if DATASETS[run.options["dataset"]].TRUTH == "teacher" else "truth"
-        sections += [Heading("Predictions"), Picture(PANELS, f"image, {truth}, student")]
+        titles = ["image", truth, "student"]
+        shown = panel(columns_of(folder / PANELS, titles))
+        sections += [Heading("Predictions"), Picture(PANELS, ", ".join(titles), shown)]
         sections += [f"Held-out images, {truth}, the student at its best validation."]
     sections += [Heading("Terms"), terms_table(run)]
     sections += ["Share of each weighted term in the loss at the end of training."]

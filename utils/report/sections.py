@@ -4,10 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from segdistill.libs.page import data_uri, fill
+from segdistill.libs.page import fill
 from segdistill.utils.files import write_text
-
-LARGEST = 4 << 20  # bytes of a picture that is put into the page; larger ones stay beside it
 
 
 @dataclass
@@ -41,14 +39,11 @@ class Settings:
 
 @dataclass
 class Picture:
-    """A file beside the report, and in words what it shows.
-
-    drawing: plain data with a "kind", that the page draws instead; None: it shows the file.
-    """
+    """A file beside the report, in words what it shows, and as plain data with a "kind", which the page draws."""
 
     file: str
     title: str
-    drawing: Mapping | None = None
+    drawing: Mapping
 
 
 Section = str | Heading | Table | Items | Settings | Picture
@@ -57,8 +52,8 @@ Section = str | Heading | Table | Items | Settings | Picture
 def write_report(sections: Sequence[Section], folder: Path) -> None:
     """Write report.md and report.html."""
     write_text(folder / "report.md", markdown(sections) + "\n")
-    data = [plain(section, folder) for section in sections]
-    write_text(folder / "report.html", fill(Path(__file__).with_name("report.html"), data))
+    page = fill(Path(__file__).with_name("report.html"), list(map(plain, sections)))
+    write_text(folder / "report.html", page)
 
 
 def markdown(sections: Sequence[Section]) -> str:
@@ -95,18 +90,14 @@ def markdown_table(table: Table) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in aligned)
 
 
-def plain(section: Section, folder: Path) -> dict:
+def plain(section: Section) -> dict:
     """A section as the page's script reads it."""
     match section:
         case str():
             return {"kind": "text", "text": section}
         case Settings(values):
             return {"kind": "settings", "values": {key: str(value) for key, value in values.items()}}
-        case Picture(file, title, None):
-            content = (folder / file).read_bytes()
-            address = data_uri(content, "image/png") if len(content) <= LARGEST else file
-            return {"kind": "picture", "title": title, "address": address}
-        case Picture(_, title, drawing):
-            return {"title": title, **drawing}
+        case Picture():
+            return dict(section.drawing)
         case _:
             return {"kind": type(section).__name__.lower(), **asdict(section)}
