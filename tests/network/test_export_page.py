@@ -135,6 +135,10 @@ def test_two_networks_answer_in_a_browser_as_they_do_here(browser, runtime, pict
     assert [caption.partition(",")[0] for caption in captions] == ["alone <b>", "taught"]
     assert all("ms" in caption for caption in captions)
 
+    (tmp_path / "text.png").write_text("no picture")
+    browser.find_element("id", "file").send_keys(str(tmp_path / "text.png"))
+    until(lambda: said() == "text.png is no picture that this browser reads")
+
     change(browser, "limit", 256)  # a picture that is small enough stays as it is
     browser.find_element("id", "camera").click()
     until(lambda: said().endswith("scaled to 256 x 192"))
