@@ -26,6 +26,10 @@ from segdistill.utils.visualize import colorize
 
 EVIL = ("</script><script>window.hacked=1</script>", "<img src=x onerror=window.hacked=2>", *CamVid.CLASSES[2:])
 
+needs_onnx = pytest.mark.skipif(
+    not all(map(importlib.util.find_spec, ("onnx", "onnxscript", "onnxruntime"))), reason="onnx is not installed"
+)
+
 
 def save_network(path, normalization=IMAGENET):
     torch.manual_seed(0)
@@ -34,8 +38,8 @@ def save_network(path, normalization=IMAGENET):
     return network
 
 
-def save_greatest_channel(path):
-    """An exported file that answers the index of the greatest of red, green and blue."""
+def save_greatest_channel(path, output="classes"):
+    """An exported file that answers the index of the greatest of red, green and blue, and calls that ``output``."""
     import onnx
 
     shapes = [1, 3, "H", "W"], [1, "H", "W"]
@@ -50,7 +54,7 @@ def save_greatest_channel(path):
     ]
     graph = onnx.helper.make_graph(nodes, "greatest", [images], [classes])
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
-    described = {"output": "classes", "classes": EVIL, "palette": CamVid.PALETTE, "num_classes": len(EVIL)}
+    described = {"output": output, "classes": EVIL, "palette": CamVid.PALETTE, "num_classes": len(EVIL)}
     onnx.helper.set_model_props(
         model, text_of(described | {"network": "greatest", "parameters": 0, "counts_void": False})
     )
@@ -91,9 +95,7 @@ def change(browser, name, value):
 
 @pytest.mark.slow
 @torch.no_grad()
-@pytest.mark.skipif(
-    not all(map(importlib.util.find_spec, ("onnx", "onnxscript", "onnxruntime"))), reason="onnx is not installed"
-)
+@needs_onnx
 def test_two_networks_answer_in_a_browser_as_they_do_here(browser, runtime, pictures, tmp_path):
     from selenium.webdriver.support.ui import WebDriverWait
 
@@ -204,11 +206,9 @@ def test_flags_that_do_not_fit_are_named(words, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_of_exported_files_a_page_takes_classes_in_onnx(tmp_path):
-    save_network(tmp_path / "a.pth")
-    assert network_tool(["export", str(tmp_path / "a.pth"), str(tmp_path / "a.pt2")]) == 0
+@needs_onnx
+def test_of_exported_files_a_page_takes_classes(tmp_path):
+    save_greatest_channel(tmp_path / "a.onnx", "logits")
     with pytest.raises(ValueError, match="takes those for ONNX that answer classes"):
-        network_tool(
-            ["export", str(tmp_path / "a.pt2"), str(tmp_path / "x.html"), "--network", str(tmp_path / "a.pt2")]
-        )
+        network_tool(["export", str(tmp_path / "a.onnx"), str(tmp_path / "x.html")])
     assert not (tmp_path / "x.html").exists()
