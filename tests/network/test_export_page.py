@@ -173,7 +173,7 @@ def test_two_pages_of_the_same_networks_are_equal_bytes_and_no_name_ends_the_scr
 @pytest.mark.usefixtures("no_runtime")
 def test_networks_of_other_classes_are_no_page(tmp_path):
     both = {"a": shown(tmp_path, ("road", "sky")), "b": shown(tmp_path, ("sky", "road"))}
-    with pytest.raises(ValueError, match="a and b have other classes"):
+    with pytest.raises(ValueError, match="the classes of a and b differ"):
         page.write_page(both, tmp_path / "x.html", tmp_path)
     assert not (tmp_path / "x.html").exists()
 
