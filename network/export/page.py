@@ -44,7 +44,9 @@ def write_page(networks: Mapping[str, Shown], path: str | os.PathLike, runtime: 
     (first, one), *others = networks.items()
     for name, other in others:
         if list(other.classes) != list(one.classes):
-            raise ValueError(f"the classes of {first} and {name} differ, so that they share no legend: make a page of each")
+            raise ValueError(
+                f"the classes of {first} and {name} differ, so that they share no legend: make a page of each"
+            )
     data = {
         "classes": list(one.classes),
         "palette": [list(color) for color in one.palette],

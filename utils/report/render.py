@@ -306,22 +306,17 @@ def write_comparison(comparison: Comparison, output: Path, num_images: int = 4) 
     Raises:
         FileNotFoundError, ValueError: the evaluated images or a checkpoint cannot be read.
     """
-    from segdistill.utils.report.pictures import (  # matplotlib: slow to import
-        draw_panel,
-        plot_class_deltas,
-        plot_curves,
-    )
+    from segdistill.utils.report import pictures  # matplotlib is slow to import
 
     output.mkdir(parents=True, exist_ok=True)
     groups = {group.name: group for group in comparison.groups}
-    plot_curves(
-        {name: [run.metrics for run in group.runs.values()] for name, group in groups.items()}, output / "curves.png"
-    )
+    metrics = {name: [run.metrics for run in group.runs.values()] for name, group in groups.items()}
+    pictures.plot_curves(metrics, output / "curves.png")
     has_classes = bool(classes_of(comparison.groups[0].first.evaluation))
     if has_classes:
-        plot_class_deltas(comparison, output / "classes.png")
+        pictures.plot_class_deltas(comparison, output / "classes.png")
     predictions = panel_of(comparison, num_images)
-    draw_panel(predictions, output / "panel.png")
+    pictures.draw_panel(predictions, output / "panel.png")
 
     baseline, *others = groups
     first = comparison.groups[0].first

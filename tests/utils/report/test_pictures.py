@@ -1,5 +1,7 @@
 """Pictures hold every quantity, group and class, and a failure leaves the old file."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -7,8 +9,9 @@ from PIL import Image
 from runs import PA, PI
 
 from segdistill.utils.report import compare_groups, pictures
-from segdistill.utils.report.drawings import Panel
+from segdistill.utils.report.drawings import Panel, columns_of
 from segdistill.utils.report.pictures import draw_panel, plot_class_deltas, plot_curves
+from segdistill.utils.run import PANELS, Run
 
 
 @pytest.fixture
@@ -148,3 +151,14 @@ def test_failed_write_leaves_the_old_picture(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         plot_curves({"run": [rows([0.1, 0.2])]}, path)
     assert path.read_text() == "old"
+
+
+def test_the_predictions_of_a_run_are_columns_of_one_width(tmp_path):
+    rows = [[np.full((4, width, 3), value, np.uint8) for value in (9, 60, 200)] for width in (5, 8)]
+    Run.save_panels(SimpleNamespace(writes=True, folder=tmp_path), rows)
+    (columns,) = columns_of(tmp_path / PANELS, ["image", "truth", "student"]).rows
+    for value, column in zip((9, 60, 200), columns, strict=True):
+        assert column.shape == (8, 8, 3)
+        assert (column[:4, :5] == value).all()
+        assert (column[:4, 5:] == 0).all()
+        assert (column[4:] == value).all()
