@@ -104,5 +104,7 @@ setup(
     package_data={
         "segdistill": ["*.sh", "experiments/*.sh", "experiments/class_maps/*.txt", "ckpt/scenes_teacher.pth"],
         "segdistill.libs": ["build.sh", "src/*"],
+        "segdistill.network.export": ["page.html"],
+        "segdistill.utils.report": ["report.html"],
     },
 )

@@ -5,6 +5,7 @@ python -m segdistill.network pspnet backbone=resnet18 --size 512 1024     what o
 python -m segdistill.network fetch espnet_cityscapes_q8                   released weights, checked, to ckpt/
 python -m segdistill.network convert their.pth ckpt/ours.pth              convert a supported file to our format
 python -m segdistill.network export best.pth student.onnx                 a file that other runtimes run
+python -m segdistill.network export alone.pth distilled.pth demo.html     a page for browsers: pictures and the camera
 python -m segdistill.network push best.pth USER/REPO                      to the Hugging Face hub, with a model card
 
 A file may be on the hub: hf://USER/REPO, hf://USER/REPO@REVISION/FILE.
@@ -12,6 +13,7 @@ A file may be on the hub: hf://USER/REPO, hf://USER/REPO@REVISION/FILE.
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,18 +21,20 @@ from segdistill.dataset.files import read_image
 from segdistill.dataset.normalization import parse_normalization
 from segdistill.network import HIDDEN, NETWORKS, SegmentationNetwork, load_network, network_class
 from segdistill.network.cost import Cost, cost_of
-from segdistill.network.export import FORMATS, OUTPUTS, Difference, export_network
+from segdistill.network.export import FORMATS, OUTPUTS, Difference, export_network, onnx, page
 from segdistill.network.export.base import sample_pictures
+from segdistill.network.export.network import ExportedNetwork, count_parameters
 from segdistill.network.external.exported import has_program
 from segdistill.network.settings import describe_settings, parse_settings, settings_of
-from segdistill.network.weights.checkpoint import convert
+from segdistill.network.weights.checkpoint import LoadReport, convert
 from segdistill.network.weights.fetch import describe_files, fetch
 from segdistill.network.weights.hub import push
 from segdistill.network.weights.shapes import on_meta
 from segdistill.utils.checkpoint import load_required
+from segdistill.utils.classes import classes_and_colors
 from segdistill.utils.files import read_json
 from segdistill.utils.flags import Parser, add_switch, count, run_command
-from segdistill.utils.pictures import picture_files
+from segdistill.utils.pictures import checkpoint_names, picture_files
 
 PROGRAM = "python -m segdistill.network"
 
@@ -196,34 +200,76 @@ def export_file(argv: Sequence[str]) -> int:
         description="Write a network as a file that other runtimes run: pictures of uint8 RGB in, classes out. The "
         "file is compared with the network before it is kept.",
     )
-    parser.add_argument("source", help="our own or a released checkpoint, or a library's network: hf:ID")
-    parser.add_argument("output", type=Path, help=f"its ending names the format: {endings}")
+    parser.add_argument(
+        "source", nargs="+", help="our own or a released checkpoint, or a library's network: hf:ID; several for a page"
+    )
+    parser.add_argument("output", type=Path, help=f"its ending names the format: {endings}, {page.SUFFIX} (a page)")
     parser.add_argument("--format", choices=sorted(FORMATS), help="where the ending does not tell")
     parser.add_argument("--answer", choices=OUTPUTS, default="classes", help="what the file answers (classes)")
     parser.add_argument("--images", type=Path, metavar="FOLDER", help="compare on these pictures, too")
     parser.add_argument("--network", nargs="+", default=[], metavar="NAME", help="of a plain state dict")
     parser.add_argument("--network-options", nargs="+", default=[], metavar="key=value")
+    parser.add_argument(
+        "--runtime",
+        type=Path,
+        default=Path("ckpt", page.RUNTIME),
+        metavar="FILE",
+        help=f"of a page: {page.URL}, fetched if it is not there (ckpt/{page.RUNTIME})",
+    )
     options = parser.parse_args(argv)
-    network, report = load_required(options.source, options.network, options.network_options)
+    if options.output.suffix.lower() == page.SUFFIX:
+        if options.format or options.answer != "classes":
+            parser.error("a page shows classes by ONNX: no --format and no other --answer")
+        export_page(options)
+    elif len(options.source) > 1:
+        parser.error(f"{options.output} holds one network; only a page ({page.SUFFIX}) shows several")
+    else:
+        (source,) = options.source
+        loaded = load_required(source, options.network, options.network_options)
+        differences = export_one(options, source, options.output, *loaded)
+        print(f"{options.output}: {options.output.stat().st_size / 2**20:.2f} MiB, compared with {source}")
+        print(difference_table(differences))
+    return 0
+
+
+def export_one(
+    options: argparse.Namespace, source: str, output: Path, network: SegmentationNetwork, report: LoadReport
+) -> list[Difference]:
+    """Export a network with the scores beside its file; how the two differ."""
     pictures = sample_pictures()
     if options.images:
         pictures += [read_image(file) for file in picture_files(options.images)]
-    beside = Path(options.source).parent / "evaluation.json"
+    beside = Path(source).parent / "evaluation.json"
     scores = read_json(beside) if beside.is_file() else None
     if scores and scores.get("sha256") != report.sha256:
         scores = None  # of another file
-    differences = export_network(
+    return export_network(
         network,
         report,
-        options.output,
+        output,
         name=options.format,
         output=options.answer,
         scores=scores and {key: value for key, value in scores.items() if isinstance(value, float)},
         pictures=pictures,
     )
-    print(f"{options.output}: {options.output.stat().st_size / 2**20:.2f} MiB, compared with {options.source}")
-    print(difference_table(differences))
-    return 0
+
+
+def export_page(options: argparse.Namespace) -> None:
+    """Write a page of all sources; an ONNX file is taken as it is, others are exported and compared first."""
+    names = checkpoint_names([Path(source) for source in options.source])
+    shown = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, source in zip(names, options.source, strict=True):
+            network, report = load_required(source, options.network, options.network_options)
+            file = Path(source)
+            if not isinstance(network, ExportedNetwork):
+                file = Path(folder, f"{name}{onnx.SUFFIX}")
+                print(f"{source}, as ONNX:\n{difference_table(export_one(options, source, file, network, report))}")
+            elif file.suffix.lower() != onnx.SUFFIX or network.runner.metadata["output"] != "classes":
+                raise ValueError(f"{source}: of exported files a page takes those for ONNX that answer classes")
+            shown[name] = page.Shown(file, count_parameters(network), *classes_and_colors(network, report))
+        page.write_page(shown, options.output, options.runtime)
+    print(f"{options.output}: {options.output.stat().st_size / 2**20:.2f} MiB, opens in any browser")
 
 
 def difference_table(differences: Sequence[Difference]) -> str:

@@ -6,6 +6,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from browser import started_browser
 from interpreter import started_interpreter
 from PIL import Image
 
@@ -84,3 +85,10 @@ def traced(monkeypatch):
         torch, "compile", lambda call, fullgraph, options: compile(call, fullgraph=fullgraph, backend="aot_eager")
     )
     torch.compiler.reset()
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    """Chromium without a window; skips where it is missing."""
+    with started_browser(tmp_path_factory.mktemp("browser")) as window:
+        yield window

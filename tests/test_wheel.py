@@ -63,6 +63,7 @@ def test_the_wheel_fits_every_platform_and_holds_nothing_compiled(installed):
     assert not [name for name in files if name.endswith(".so")]
     assert {"train.py", "test.sh", "ckpt/scenes_teacher.pth", "libs/src/abn_cpu.cpp", "libs/build.sh"} <= files
     assert {"experiments/compare.sh", "experiments/class_maps/cityscapes_to_camvid.txt"} <= files
+    assert {"network/export/page.html", "utils/report/report.html"} <= files
     assert files.isdisjoint({"setup.py", "mine.py", "tests"})
 
 
@@ -101,6 +102,7 @@ def test_the_ablation_runs_in_the_current_folder_and_its_student_goes_to_a_hub_a
     assert "distilled by pixel-wise distillation (pi) and pair-wise distillation (pa)" in printed
     output = installed.folder / "snapshots/ablation_scenes"
     assert (output / "report.md").is_file()
+    assert (output / "report.html").is_file()
     assert (output / "submission/cityscapes.zip").is_file()
     assert {path.name for path in installed.folder.iterdir()} == {"data", "snapshots"}
 

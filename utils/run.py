@@ -220,12 +220,13 @@ class Run:
         """Keep a picture (H, W, 3) uint8 for the row of this step."""
         self.pictures[name] = panel
 
-    def save_panels(self, panels: Sequence[np.ndarray]) -> None:
-        """Pictures (H, W, 3) uint8, one below the other, to predictions.png."""
+    def save_panels(self, panels: Sequence[Sequence[np.ndarray]]) -> None:
+        """Rows of pictures (H, W, 3) uint8 to predictions.png, in columns of one width."""
         if not self.writes:
             return
-        width = max(panel.shape[1] for panel in panels)
-        rows = [np.pad(panel, ((0, 0), (0, width - panel.shape[1]), (0, 0))) for panel in panels]
+        width = max(row[0].shape[1] for row in panels)
+        rows = [[np.pad(cell, ((0, 0), (0, width - cell.shape[1]), (0, 0))) for cell in row] for row in panels]
+        rows = [np.concatenate(row, axis=1) for row in rows]
         with replacing(self.folder / PANELS) as file:
             Image.fromarray(np.concatenate(rows)).save(file, format="png")
 

@@ -178,8 +178,8 @@ class Student:
             image, label, name, *_ = val_set[i]
             prediction = self.task.read(predictor.coarse(self.normalization(image[None])), label.shape)[0]
             maps = [self.task.picture(values.numpy(), val_set) for values in (label, prediction)]
-            panels.append(np.concatenate([image.permute(1, 2, 0).numpy(), *maps], axis=1))
-            self.run.show(f"val/{name}", panels[-1])
+            panels.append([image.permute(1, 2, 0).numpy(), *maps])
+            self.run.show(f"val/{name}", np.concatenate(panels[-1], axis=1))
         figures, primary = scores.figures(), self.task.primary
         if primary.is_better(figures[primary.key], self.best):
             self.best = figures[primary.key]

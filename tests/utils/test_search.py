@@ -23,7 +23,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 from optuna.storages.journal import JournalFileBackend  # noqa: E402
 
 from segdistill.utils.search.__main__ import main, trials_of  # noqa: E402
-from segdistill.utils.search.report import write_report  # noqa: E402
+from segdistill.utils.search.report import report_search  # noqa: E402
 from segdistill.utils.search.study import JOURNAL, Search  # noqa: E402
 
 LISTS = "--pi weight=1,3 temperature=1,2,4 | --cwd on=logits,context"
@@ -219,7 +219,7 @@ def test_settings_that_diverge_do_not_end_those_beside_them(tmp_path):
     assert states.pop("pi_weight_1_temperature_2") == "FAIL"
     assert set(states.values()) == {"COMPLETE", "PRUNED"}
     assert len(states) == 7
-    assert "| not finite |" in write_report(search)
+    assert "| not finite |" in report_search(search)
 
 
 def test_a_search_of_other_things_in_the_same_folder_is_an_error(tmp_path):
@@ -254,7 +254,7 @@ def test_the_report_ranks_the_trials_and_says_how_to_confirm_the_best(tmp_path):
     search = make_search(Rehearsal(tmp_path / "search"), RANGES, sampler="tpe")
     search.run_alone(wait=True)
     search.run()
-    printed = write_report(search, ["teacher=a b.pth", "flags=--num-steps 8"])
+    printed = report_search(search, ["teacher=a b.pth", "flags=--num-steps 8"])
     report = (search.folder / "report.md").read_text()
     assert printed.splitlines()[0] in report
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in report.splitlines() if line.startswith("| -")]

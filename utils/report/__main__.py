@@ -57,14 +57,14 @@ def table_of(folders: Sequence[Path]) -> str:
     if missing := [name for name in runs if name not in scored]:
         command = f"eval.py --checkpoint {missing[0]}/best.pth --output {missing[0]}/evaluation.json"
         parts.append(f"No evaluation of its present checkpoint: {', '.join(missing)} ({command} ...)")
-    return "\n\n".join([*parts, "report.md in each folder has its classes, terms, curves and settings."])
+    return "\n\n".join([*parts, "report.md and report.html in each folder: classes, terms, curves and settings."])
 
 
 def comparison_of(options: Namespace) -> str:
     groups = [(name, [Path(folder) for folder in folders]) for name, *folders in options.groups]
     comparison = compare_groups(options.baseline, groups, options.teacher, options.vary)
     written = write_comparison(comparison, options.output, options.images)
-    return f"{written}\n\n{options.output}/report.md shows classes, curves and predictions."
+    return f"{written}\n\n{options.output}/report.md and report.html show classes, curves and predictions."
 
 
 if __name__ == "__main__":

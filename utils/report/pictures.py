@@ -13,10 +13,8 @@ from matplotlib.ticker import MaxNLocator
 
 from segdistill.libs.files import replacing
 from segdistill.utils.report.compare import Comparison
-from segdistill.utils.tasks import AGREEMENTS, TASKS
+from segdistill.utils.report.drawings import Panel, Rows, points_of, quantities_of, smoothed
 from segdistill.utils.tasks import Figure as TaskFigure
-
-Rows = Sequence[Mapping[str, float]]
 
 # Okabe and Ito's, told apart by colour-blind readers.
 LINE_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -63,40 +61,20 @@ def plot_curves(groups: Mapping[str, Sequence[Rows]], path: Path) -> None:
     save(figure, path)
 
 
-def quantities_of(keys: Sequence[str]) -> dict[str, str]:
-    """Titles of the plots, by the column that each shows, in their order: scores, losses, shares, the methods' own."""
-    titles = {key: f"validation {score_of(key).title}" for key in keys if score_of(key)}
-    shares = [key for key in keys if key.startswith("share/")]
-    titles |= {key: key.removeprefix("loss/").replace("_", " ") for key in keys if key.startswith("loss/")}
-    if len(shares) > 1:  # the share of a single term is 1 throughout
-        titles |= {key: f"share of {key.removeprefix('share/').replace('_', ' ')} (%)" for key in shares}
-    own = [key for key in keys if "/" in key and not key.startswith(("val/", "loss/", "share/", "cost/"))]
-    return titles | {key: key.replace("/", ": ").replace("_", " ") for key in own}
-
-
-def score_of(key: str) -> TaskFigure | None:
-    """The primary figure of a task, if this is its column."""
-    tasks = (*TASKS.values(), *AGREEMENTS.values())
-    return next((task.primary for task in tasks if key == f"val/{task.primary.key}"), None)
-
-
 def colors_of(groups: Sequence[str]) -> dict[str, str]:
     return {group: LINE_COLORS[i % len(LINE_COLORS)] for i, group in enumerate(groups)}
 
 
 def plot_quantity(axes: Axes, key: str, groups: Mapping[str, Sequence[Rows]], colors: Mapping[str, str]) -> None:
     """One column of the metrics; ``val/...`` as it is, the rest smoothed."""
-    score = score_of(key)
-    factor = score.factor if score else 100 if key.startswith("share/") else 1
     ends = {}
     for group, runs in groups.items():
         for rows in runs:
-            points = np.array([(row["step"], factor * row[key]) for row in rows if key in row])
+            points = points_of(rows, key)
             if len(points) == 0:
                 continue
-            window = 1 if key.startswith("val/") else 1 + len(points) // 20
-            mean = np.stack([np.convolve(column, np.full(window, 1 / window), "valid") for column in points.T], axis=1)
-            if window > 1:
+            mean = smoothed(points, key)
+            if len(mean) < len(points):
                 axes.plot(*points.T, color=colors[group], linewidth=0.7, alpha=0.25)
             marker = "o" if len(mean) <= 25 else None
             axes.plot(*mean.T, color=colors[group], linewidth=1.6, marker=marker, markersize=3)
@@ -196,22 +174,13 @@ def plot_settings(
     save(figure, path)
 
 
-def draw_panel(
-    rows: Sequence[Sequence[np.ndarray]],
-    titles: Sequence[str],
-    path: Path,
-    legend: Mapping[str, Sequence[int]],
-) -> None:
-    """Draw a grid of pictures, a row an image, above a legend.
-
-    Args:
-        rows: for each image one picture (H, W, 3) uint8 a title; H and W may differ from row to row.
-        titles: of the columns.
-        legend: colours (RGB, 0..255) by name.
+def draw_panel(panel: Panel, path: Path) -> None:
+    """Draw a grid of pictures, a row an image, above a legend; heights and widths may differ from row to row.
 
     Raises:
         ValueError: a row has not one cell a title.
     """
+    rows, titles, legend = panel
     if any(len(row) != len(titles) for row in rows):
         raise ValueError(f"every row needs {len(titles)} cells ({', '.join(titles)}), not {[len(row) for row in rows]}")
     heights = [row[0].shape[0] / row[0].shape[1] for row in rows]  # every cell is as wide as its column

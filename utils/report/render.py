@@ -1,4 +1,4 @@
-"""Writes runs and comparisons as Markdown: the tables and the two reports."""
+"""Runs and comparisons for people: the tables and the two reports."""
 
 import statistics
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -11,10 +11,20 @@ from segdistill.dataset.base import evenly_spaced
 from segdistill.utils.checkpoint import load_predictor, load_required
 from segdistill.utils.classes import classes_and_colors
 from segdistill.utils.distributed import start_device
-from segdistill.utils.files import write_text
 from segdistill.utils.protocol import describe
 from segdistill.utils.report.compare import FREE, Comparison, Group, check_same_subject, classes_of
+from segdistill.utils.report.drawings import Panel, class_deltas, columns_of, curves, panel
 from segdistill.utils.report.read import FinishedRun, flat, read_run
+from segdistill.utils.report.sections import (
+    Heading,
+    Items,
+    Picture,
+    Section,
+    Settings,
+    Table,
+    markdown,
+    write_report,
+)
 from segdistill.utils.report.sentences import (
     caption_of,
     caveat_sentences,
@@ -37,18 +47,6 @@ def percent(value: float | None, sign: str = "") -> str:
     return "-" if value is None else f"{100 * value:{sign}.2f}"
 
 
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> str:
-    """The first columns (``texts``) to the left, the others to the right; padded, so that a terminal shows it well."""
-    widths = [max(3, *(len(row[i]) for row in (header, *rows))) for i in range(len(header))]
-    rule = ["-" * width for width in widths]
-    rule[texts:] = [f"{line[1:]}:" for line in rule[texts:]]
-    aligned = [
-        [row[i].ljust(widths[i]) if i < texts else row[i].rjust(widths[i]) for i in range(len(row))]
-        for row in (header, rule, *rows)
-    ]
-    return "\n".join(f"| {' | '.join(row)} |" for row in aligned)
-
-
 def score_table(evaluations: Mapping[str, Mapping]) -> str:
     """Markdown: a class and an evaluation, IoU (%) for segmentation, then categories and the task's figures; "-" for a
     class that does not occur. Below the table, how it was counted.
@@ -59,18 +57,25 @@ def score_table(evaluations: Mapping[str, Mapping]) -> str:
     Raises:
         ValueError: the evaluations are not of the same task, images and classes.
     """
+    return markdown(scores_of(evaluations))
+
+
+def scores_of(evaluations: Mapping[str, Mapping]) -> list[Section]:
+    """The sections of ``score_table``."""
     check_same_subject(evaluations)
     columns = list(evaluations.values())
     rows = [
         [name, *(percent(classes_of(column)[i][1]) for column in columns)]
         for i, (name, _) in enumerate(classes_of(columns[0]))
     ]
-    for name in columns[0].get("category_iou", ()):
-        rows.append([f"category {name}", *(percent(column["category_iou"][name]) for column in columns)])
+    totals = [
+        [f"category {name}", *(percent(column["category_iou"][name]) for column in columns)]
+        for name in columns[0].get("category_iou", ())
+    ]
     for figure in figures_of(columns[0]):
-        rows.append([f"**{figure.name}**", *(figure.text(column[figure.key]) for column in columns)])
-    rows.append(["parameters", *(f"{column['parameters'] / 1e6:.2f} M" for column in columns)])
-    return f"{markdown_table([corner_of(columns[0]), *evaluations], rows)}\n\n{counted(columns)}"
+        totals.append([f"**{figure.name}**", *(figure.text(column[figure.key]) for column in columns)])
+    totals.append(["parameters", *(f"{column['parameters'] / 1e6:.2f} M" for column in columns)])
+    return [Table([corner_of(columns[0]), *evaluations], rows, totals), counted(columns)]
 
 
 def corner_of(evaluation: Mapping) -> str:
@@ -92,9 +97,9 @@ def counted(evaluations: Sequence[Mapping]) -> str:
     return f"Protocol: {describe(evaluations[0]['protocol'])}.{left_out}"
 
 
-def paired_table(comparison: Comparison) -> str:
-    """Markdown: a row a group with the primary figure, spread, delta to the baseline, steps and seconds of training,
-    and every seed."""
+def paired_table(comparison: Comparison) -> Table:
+    """A row a group with the primary figure, spread, delta to the baseline, steps and seconds of training, and every
+    seed."""
     baseline = comparison.groups[0]
     primary = baseline.task.primary
     rows = [
@@ -106,11 +111,12 @@ def paired_table(comparison: Comparison) -> str:
     if shown := comparison.teacher_evaluation:
         rows.append(["teacher", primary.text(shown[primary.key]), *["-"] * (4 + len(baseline.runs))])
     header = [primary.title, "mean", "std", "delta", "steps", "seconds", *(f"seed {seed}" for seed in baseline.runs)]
-    return markdown_table(header, rows)
+    return Table(header, rows)
 
 
-def class_table(comparison: Comparison) -> str:
-    """Markdown: a class and a group, means over the seeds, with the delta to the baseline in brackets."""
+def class_table(comparison: Comparison) -> list[Section]:
+    """A class and a group, means over the seeds, with the delta to the baseline in brackets; below the table, how it
+    was counted."""
     baseline, *groups = comparison.groups
     shown = comparison.teacher_evaluation
     first = baseline.first.evaluation
@@ -129,7 +135,7 @@ def class_table(comparison: Comparison) -> str:
         ]
         return [name, *([text(teacher)] if shown else []), text(means[0]), *changed]
 
-    rows = []
+    rows, totals = [], []
     for i, (name, _) in enumerate(classes_of(first)):
         means = [
             mean_of([classes_of(run.evaluation)[i][1] for run in group.runs.values()]) for group in comparison.groups
@@ -139,10 +145,10 @@ def class_table(comparison: Comparison) -> str:
     for figure in figures_of(first):
         means = [mean_of([run.evaluation[figure.key] for run in group.runs.values()]) for group in comparison.groups]
         deltas = [mean - means[0] for mean in means[1:]]
-        rows.append(row(f"**{figure.name}**", figure.text, shown and shown[figure.key], means, deltas))
+        totals.append(row(f"**{figure.name}**", figure.text, shown and shown[figure.key], means, deltas))
     evaluations = [*([shown] if shown else []), *(group.first.evaluation for group in comparison.groups)]
-    rows.append(["parameters", *(f"{evaluation['parameters'] / 1e6:.2f} M" for evaluation in evaluations)])
-    return f"{markdown_table(header, rows)}\n\n{counted(evaluations)}"
+    totals.append(["parameters", *(f"{evaluation['parameters'] / 1e6:.2f} M" for evaluation in evaluations)])
+    return [Table(header, rows, totals), counted(evaluations)]
 
 
 def mean_of(values: Sequence[float | None]) -> float | None:
@@ -151,8 +157,8 @@ def mean_of(values: Sequence[float | None]) -> float | None:
     return statistics.mean(known) if known else None
 
 
-def cost_table(comparison: Comparison) -> str:
-    """Markdown: seconds and GiB of a step for each group, means over the seeds, with ratios to the baseline; below the
+def cost_table(comparison: Comparison) -> list[Section]:
+    """Seconds and GiB of a step for each group, means over the seeds, with ratios to the baseline; below the
     table, their definitions."""
     baseline = comparison.groups[0]
     costs = [costs_of(group) for group in comparison.groups]
@@ -173,7 +179,7 @@ def cost_table(comparison: Comparison) -> str:
         "students of a process. Kept: by autograd, for a part of a batch, until its backward pass. Seconds are medians "
         "over the steps, on the runs' machines."
     )
-    return f"{markdown_table(header, rows)}\n\n{note}"
+    return [Table(header, rows), note]
 
 
 def costs_of(group: Group) -> dict[str, float]:
@@ -193,19 +199,19 @@ def ratio(value: float | None, baseline: float | None) -> str:
     return f"{value / baseline:.2f}" if value and baseline else "-"
 
 
-def terms_table(run: FinishedRun) -> str:
-    """Markdown: the terms of the loss, their settings, and the share of each at the end of training."""
+def terms_table(run: FinishedRun) -> Table:
+    """The terms of the loss, their settings, and the share of each at the end of training."""
     task_weight = run.options.get("task_weight", 1.0)
     logged = dict.fromkeys(key.removeprefix("loss/") for row in run.metrics for key in row if key.startswith("loss/"))
     # What was logged and is no term is the loss on labels.
     labels = dict.fromkeys(logged, "" if task_weight == 1 else f"weight {task_weight}")
     settings = labels | {term["name"]: one_line(term) for term in run.terms}
     rows = [[name, text, percent(final_share(run.metrics, name))] for name, text in settings.items()]
-    return markdown_table(["term", "settings", "share (%)"], rows, texts=2)
+    return Table(["term", "settings", "share (%)"], rows, texts=2)
 
 
-def crops_table(run: FinishedRun) -> str:
-    """Markdown: the teacher's scores on training crops, and the student's if it was evaluated; below the table,
+def crops_table(run: FinishedRun) -> list[Section]:
+    """The teacher's scores on training crops, and the student's if it was evaluated; below the table,
     how to read it."""
     crops, evaluation = run.teacher["crops"] | {"task": run.task.name}, run.evaluation
     columns = {"teacher, training crops": crops}
@@ -215,17 +221,18 @@ def crops_table(run: FinishedRun) -> str:
         [name, *(percent(classes_of(one)[i][1]) for one in columns.values())]
         for i, (name, _) in enumerate(classes_of(crops))
     ]
+    totals = []
     for figure in run.task.figures:
         if figure.key in crops:
-            rows.append([f"**{figure.name}**", *(figure.text(one[figure.key]) for one in columns.values())])
+            totals.append([f"**{figure.name}**", *(figure.text(one[figure.key]) for one in columns.values())])
     entropy = f"; their mean entropy is {crops['entropy']:.2f} nats" if "entropy" in crops else ""
     others = " The student's figures are of other images." if len(columns) > 1 else ""
-    return (
-        f"{markdown_table([corner_of(crops), *columns], rows)}\n\nThe teacher's predictions against the labels of "
-        f"{crops['num_crops']} training samples, scaled and cropped as the student sees them{entropy}. Where a figure "
-        "is poor here, the teacher misleads the student and its label would be right: try --teacher-scale, a lower "
-        f"weight, or crops as the teacher knows them.{others}"
-    )
+    return [
+        Table([corner_of(crops), *columns], rows, totals),
+        f"The teacher's predictions against the labels of {crops['num_crops']} training samples, scaled and cropped as "
+        f"the student sees them{entropy}. Where a figure is poor here, the teacher misleads the student and its label "
+        "would be right: try --teacher-scale, a lower weight, or crops as the teacher knows them." + others,
+    ]
 
 
 def one_line(term: Mapping) -> str:
@@ -242,18 +249,18 @@ def final_share(metrics: Sequence[Mapping], term: str) -> float | None:
 
 
 def write_run_report(folder: Path) -> None:
-    """Write report.md and curves.png into the folder of a run, evaluated or not.
+    """Write report.md, report.html and curves.png into the folder of a run, evaluated or not.
 
     Raises:
         FileNotFoundError, ValueError: as ``read_run``; a run without any row of metrics.
     """
     run = read_run(folder)
-    curves, metrics = folder / "curves.png", folder / "metrics.jsonl"
-    if not curves.exists() or curves.stat().st_mtime < metrics.stat().st_mtime:
+    png, metrics = folder / "curves.png", folder / "metrics.jsonl"
+    if not png.exists() or png.stat().st_mtime < metrics.stat().st_mtime:
         from segdistill.utils.report.pictures import plot_curves  # matplotlib is slow to import
 
-        plot_curves({folder.name: [run.metrics]}, curves)
-    sections = [f"# {folder.name}", summary_of(run)]
+        plot_curves({folder.name: [run.metrics]}, png)
+    sections = [Heading(folder.name, 1), summary_of(run)]
     primary = run.task.primary
     column = f"val/{primary.key}"
     if scores := {row["step"]: row[column] for row in run.metrics if column in row}:
@@ -265,22 +272,30 @@ def write_run_report(folder: Path) -> None:
         sections.append(processes_sentence(folder.name, run.environment))
     if run.evaluation:
         subject = subject_of(run.evaluation)
-        sections += [f"## Classes of {subject}", score_table({subject: run.evaluation})]
+        sections += [Heading(f"Classes of {subject}"), *scores_of({subject: run.evaluation})]
         sections += [f"{run.checkpoint.name} on {run.evaluation['num_images']} images."]
     if (folder / PANELS).is_file():
         truth = "the teacher" if DATASETS[run.options["dataset"]].TRUTH == "teacher" else "truth"
-        sections += ["## Predictions", f"![image, {truth}, student]({PANELS})"]
+        titles = ["image", truth, "student"]
+        shown = panel(columns_of(folder / PANELS, titles))
+        sections += [Heading("Predictions"), Picture(PANELS, ", ".join(titles), shown)]
         sections += [f"Held-out images, {truth}, the student at its best validation."]
-    sections += ["## Terms", terms_table(run), "Share of each weighted term in the loss at the end of training."]
+    sections += [Heading("Terms"), terms_table(run)]
+    sections += ["Share of each weighted term in the loss at the end of training."]
     sections += [cost_sentence(run)] if run.cost else []
     if run.teacher and run.teacher.get("crops"):
-        sections += ["## The teacher as a label", crops_table(run)]
-    sections += ["## Curves", "![scores, losses and shares over the steps](curves.png)"]
-    write_sections(folder / "report.md", [*sections, "## Settings", block(settings_of(run) | run.environment)])
+        sections += [Heading("The teacher as a label"), *crops_table(run)]
+    sections += curve_sections({folder.name: {"": run.metrics}})
+    write_report([*sections, Heading("Settings"), Settings(settings_of(run) | run.environment)], folder)
+
+
+def curve_sections(groups: Mapping[str, Mapping[str, Sequence[Mapping]]]) -> list[Section]:
+    """By group and run the rows of metrics.jsonl."""
+    return [Heading("Curves"), Picture("curves.png", "scores, losses and shares over the steps", curves(groups))]
 
 
 def write_comparison(comparison: Comparison, output: Path, num_images: int = 4) -> str:
-    """Write report.md, curves.png, classes.png and panel.png to the folder ``output``.
+    """Write report.md, report.html, curves.png, classes.png and panel.png to the folder ``output``.
 
     Args:
         num_images: rows of the panel, spaced evenly over the evaluated images.
@@ -291,42 +306,42 @@ def write_comparison(comparison: Comparison, output: Path, num_images: int = 4) 
     Raises:
         FileNotFoundError, ValueError: the evaluated images or a checkpoint cannot be read.
     """
-    from segdistill.utils.report.pictures import plot_class_deltas, plot_curves  # matplotlib is slow to import
+    from segdistill.utils.report import pictures  # matplotlib is slow to import
 
     output.mkdir(parents=True, exist_ok=True)
     groups = {group.name: group for group in comparison.groups}
-    plot_curves(
-        {name: [run.metrics for run in group.runs.values()] for name, group in groups.items()}, output / "curves.png"
-    )
+    metrics = {name: [run.metrics for run in group.runs.values()] for name, group in groups.items()}
+    pictures.plot_curves(metrics, output / "curves.png")
     has_classes = bool(classes_of(comparison.groups[0].first.evaluation))
     if has_classes:
-        plot_class_deltas(comparison, output / "classes.png")
-    write_panel(comparison, output / "panel.png", num_images)
+        pictures.plot_class_deltas(comparison, output / "classes.png")
+    predictions = panel_of(comparison, num_images)
+    pictures.draw_panel(predictions, output / "panel.png")
 
     baseline, *others = groups
     first = comparison.groups[0].first
     subject = subject_of(first.evaluation)
-    sentences = conclusions(comparison) + caveat_sentences(comparison.caveats)
-    notes = "\n".join(f"- {sentence}" for sentence in sentences)
-    table = "\n\n".join([caption_of(comparison), paired_table(comparison), notes])
-    sections = [f"# {'; '.join(others)} against {baseline}"]
-    trained = "\n".join(f"- {name}: {summary_of(group.first)}" for name, group in groups.items())
-    sections += [trained]
-    sections += [f"## {first.task.primary.name} on {subject}", table]
-    sections += [f"## Classes of {subject}", class_table(comparison)]
-    sections += ["![delta of each class](classes.png)"] if has_classes else []
-    sections += ["## Cost", cost_table(comparison)]
-    sections += ["## Curves", "![scores, losses and shares over the steps](curves.png)"]
-    sections += [f"## Predictions on {subject}", "![image, truth and predictions](panel.png)"]
+    trained = [Items([f"{name}: {summary_of(group.first)}" for name, group in groups.items()])]
+    notes = Items(conclusions(comparison) + caveat_sentences(comparison.caveats))
+    table = [caption_of(comparison), paired_table(comparison), notes]
+    sections = [Heading(f"{'; '.join(others)} against {baseline}", 1), *trained]
+    sections += [Heading(f"{first.task.primary.name} on {subject}"), *table]
+    sections += [Heading(f"Classes of {subject}"), *class_table(comparison)]
+    if has_classes:
+        sections += [Picture("classes.png", "delta of each class", class_deltas(comparison))]
+    sections += [Heading("Cost"), *cost_table(comparison)]
+    sections += curve_sections(
+        {name: {f"seed {seed}": run.metrics for seed, run in group.runs.items()} for name, group in groups.items()}
+    )
+    sections += [Heading(f"Predictions on {subject}")]
+    sections += [Picture("panel.png", "image, truth and predictions", panel(predictions))]
     sections += [f"Images spaced evenly, not chosen; students of seed {first.options['seed']}."]
-    write_sections(output / "report.md", [*sections, "## Settings", *settings_sections(comparison)])
-    return f"{trained}\n\n{table}"
+    write_report([*sections, Heading("Settings"), *settings_sections(comparison)], output)
+    return markdown([*trained, *table])
 
 
-def write_panel(comparison: Comparison, path: Path, num_images: int) -> None:
-    """Draw evenly spaced images of those that were evaluated: image, truth, teacher, and each group's first run."""
-    from segdistill.utils.report.pictures import draw_panel
-
+def panel_of(comparison: Comparison, num_images: int) -> Panel:
+    """Evenly spaced images of those that were evaluated: image, truth, teacher, and each group's first run."""
     evaluation = comparison.groups[0].first.evaluation
     dataset = build_dataset(
         evaluation["dataset"], evaluation["data_dir"], evaluation["split"], data_list=evaluation["data_list"]
@@ -346,8 +361,8 @@ def write_panel(comparison: Comparison, path: Path, num_images: int) -> None:
         rows = [[image, *predictions] for image, _, *predictions in rows]
     task = task_of(dataset)
     legend = task.legend([one for _, *predictions in rows for one in predictions], dataset)
-    panel = [[image, *(task.picture(one, dataset) for one in predictions)] for image, *predictions in rows]
-    draw_panel(panel, titles, path, legend)
+    pictures = [[image, *(task.picture(one, dataset) for one in predictions)] for image, *predictions in rows]
+    return Panel(pictures, titles, legend)
 
 
 def teachers_map(comparison: Comparison) -> str | None:
@@ -382,7 +397,7 @@ def settings_of(run: FinishedRun) -> dict:
     return {key: value for key, value in run.settings.items() if key not in idle and not key.startswith("terms.")}
 
 
-def settings_sections(comparison: Comparison) -> list[str]:
+def settings_sections(comparison: Comparison) -> list[Section]:
     """Each group's runs, terms and what else was varied, then what the first runs have in common."""
     firsts = [group.first for group in comparison.groups]
     common = {
@@ -392,22 +407,13 @@ def settings_sections(comparison: Comparison) -> list[str]:
     }
     sections = []
     for group in comparison.groups:
-        sections += [f"### {group.name}", f"Runs: {', '.join(str(run.folder) for run in group.runs.values())}"]
+        sections += [Heading(group.name, 3), f"Runs: {', '.join(str(run.folder) for run in group.runs.values())}"]
         sections.append(terms_table(group.first))
         if own := {key: value for key, value in settings_of(group.first).items() if key not in common}:
-            sections.append(block(own))
+            sections.append(Settings(own))
     return [
         *sections,
-        "### All groups",
+        Heading("All groups", 3),
         f"Environment and seed of {firsts[0].folder}:",
-        block(common | firsts[0].environment),
+        Settings(common | firsts[0].environment),
     ]
-
-
-def block(settings: Mapping) -> str:
-    width = max(map(len, settings))
-    return "\n".join(["```", *(f"{key:{width}}  {value}" for key, value in settings.items()), "```"])
-
-
-def write_sections(path: Path, sections: Sequence[str]) -> None:
-    write_text(path, "\n\n".join(sections) + "\n")

@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ImportError:
         raise ValueError("a search needs Optuna, which is not installed: pip install segdistill[search]") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    from segdistill.utils.search.report import write_report
+    from segdistill.utils.search.report import report_search
     from segdistill.utils.search.study import JOURNAL, Search
 
     space = Space(options.space)
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     search.run()
     if has_labels:
         search.run_alone(wait=True)
-    print(write_report(search, options.confirm))
+    print(report_search(search, options.confirm))
     return 0
 
 

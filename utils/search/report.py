@@ -1,4 +1,4 @@
-"""report.md of a search: its trials by their validation score, and the score against every setting."""
+"""The report of a search: its trials by their validation score, and the score against every setting."""
 
 import shlex
 from collections.abc import Sequence
@@ -6,9 +6,11 @@ from typing import NamedTuple
 
 from optuna.trial import FrozenTrial, TrialState
 
+from segdistill.utils.report.drawings import image
 from segdistill.utils.report.pictures import plot_curves, plot_settings
 from segdistill.utils.report.read import FinishedRun, read_run
-from segdistill.utils.report.render import decimals, markdown_table, write_sections
+from segdistill.utils.report.render import curve_sections, decimals
+from segdistill.utils.report.sections import Code, Heading, Items, Picture, Section, Table, markdown, write_report
 from segdistill.utils.report.sentences import summary_of
 from segdistill.utils.search.space import METHODS, Range, Space
 from segdistill.utils.search.study import ALONE, Search, best_of
@@ -32,8 +34,8 @@ class Row(NamedTuple):
         return self.run.metrics[-1]["step"] if self.run.metrics else 0
 
 
-def write_report(search: Search, confirm: Sequence[str] = ()) -> str:
-    """Write report.md, settings.png and curves.png to the folder of a finished search; returns the table and its notes.
+def report_search(search: Search, confirm: Sequence[str] = ()) -> str:
+    """Write the report and its pictures to the folder of a finished search; returns the table and its notes.
 
     ``confirm``: ``name=value`` settings of experiments/compare.sh, by which the best is compared over other seeds.
     """
@@ -41,8 +43,8 @@ def write_report(search: Search, confirm: Sequence[str] = ()) -> str:
     alone = make_row(search, ALONE, ALONE) if (search.folder / ALONE / "metrics.jsonl").exists() else None
     shown = ([alone] if alone else []) + rows[:CURVES]
     key = f"val/{figure.key}"
-    curves = {row.words: [[{"step": step, key: score} for step, score in row.validations.items()]] for row in shown}
-    plot_curves(curves, search.folder / "curves.png")
+    curves = {row.words: [{"step": step, key: score} for step, score in row.validations.items()] for row in shown}
+    plot_curves({words: [validations] for words, validations in curves.items()}, search.folder / "curves.png")
     plot_settings(
         [(row.trial.params, row.best[1], row.trial.state == TrialState.COMPLETE) for row in rows],
         figure,
@@ -50,17 +52,18 @@ def write_report(search: Search, confirm: Sequence[str] = ()) -> str:
         search.folder / "settings.png",
         scales_of(search.space),
     )
-    table = f"{trial_table(search, rows, alone)}\n\n{notes_of(search, rows)}"
-    confirmation = f"Whether the best is better for other seeds:\n\n    {confirming(search, rows[0], confirm)}"
-    sections = [f"# A search among {len(rows)} settings"]
-    sections += ["\n".join(f"- {summary_of(row.run)}" for row in shown[:2])]
-    sections += [f"## Validation {figure.name}", table, confirmation]
-    sections += ["## Settings", "![score of each trial against each of its settings](settings.png)"]
+    command = confirming(search, rows[0], confirm)
+    table: list[Section] = [trial_table(search, rows, alone), Items(notes_of(search, rows))]
+    table += ["Whether the best is better for other seeds:", Code(command)]
+    sections = [Heading(f"A search among {len(rows)} settings", 1), Items([summary_of(row.run) for row in shown[:2]])]
+    sections += [Heading(f"Validation {figure.name}"), *table, Heading("Settings")]
+    pixels = image(search.folder / "settings.png")
+    sections += [Picture("settings.png", "score of each trial against each of its settings", pixels)]
     sections += [f"Open circles were stopped early.{' The line is the student alone.' if alone else ''}"]
-    sections += ["## Curves", "![validation score over the steps](curves.png)"]
+    sections += curve_sections({words: {"": validations} for words, validations in curves.items()})
     sections += ["The folder of each student has its own report, weights and curves."]
-    write_sections(search.folder / "report.md", sections)
-    return f"{table}\n\n{confirmation}\n\n{search.folder}/report.md shows the score against each setting."
+    write_report(sections, search.folder)
+    return f"{markdown(table)}\n\n{search.folder}/report.md shows the score against each setting."
 
 
 def ranked(search: Search) -> list[Row]:
@@ -79,8 +82,8 @@ def make_row(search: Search, name: str, words: str, trial: FrozenTrial | None = 
     return Row(words, read_run(search.folder / name), validations, best, trial)
 
 
-def trial_table(search: Search, rows: list[Row], alone: Row | None) -> str:
-    """Markdown: a row a student; the steps that were trained, and seconds of a step with its share of the teacher."""
+def trial_table(search: Search, rows: list[Row], alone: Row | None) -> Table:
+    """A row a student; the steps that were trained, and seconds of a step with its share of the teacher."""
     text = search.figure.text
 
     def cells(row: Row) -> list[str]:
@@ -97,19 +100,18 @@ def trial_table(search: Search, rows: list[Row], alone: Row | None) -> str:
         ]
 
     header = [f"{search.figure.title}, validation", "", "best", "delta", "at step", "steps", "s a step"]
-    return markdown_table(header, [cells(row) for row in ([alone] if alone else []) + rows], texts=2)
+    return Table(header, [cells(row) for row in ([alone] if alone else []) + rows], texts=2)
 
 
-def notes_of(search: Search, rows: list[Row]) -> str:
+def notes_of(search: Search, rows: list[Row]) -> list[str]:
     pruned = sum(row.trial.state == TrialState.PRUNED for row in rows)
     steps, all_steps = sum(row.steps for row in rows), len(rows) * search.num_steps
-    notes = [
+    return [
         f"Each student is shown at its best validation, and the first is the best of {len(rows)}: its score is too "
         "high, among equals one would lead as well. One seed has no spread.",
         f"Stopped early, below the median of the finished ones at that step: {pruned}. {steps} of {all_steps} steps "
         "were trained.",
     ]
-    return "\n".join(f"- {note}" for note in notes)
 
 
 def confirming(search: Search, best: Row, settings: Sequence[str]) -> str:

@@ -1,5 +1,7 @@
 """Pictures hold every quantity, group and class, and a failure leaves the old file."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -7,7 +9,9 @@ from PIL import Image
 from runs import PA, PI
 
 from segdistill.utils.report import compare_groups, pictures
+from segdistill.utils.report.drawings import Panel, columns_of
 from segdistill.utils.report.pictures import draw_panel, plot_class_deltas, plot_curves
+from segdistill.utils.run import PANELS, Run
 
 
 @pytest.fixture
@@ -102,7 +106,7 @@ def test_class_deltas_are_bars_in_points_and_dots_for_the_seeds(figures, make_ru
 
 def test_panel_shows_pictures_and_a_legend(figures):
     cells = [np.full((4, 6, 3), value, np.uint8) for value in (9, 60, 200)]
-    draw_panel([cells] * 2, ["image", "truth", "student"], None, {"sky": (255, 0, 0), "void": (0, 0, 0)})
+    draw_panel(Panel([cells] * 2, ["image", "truth", "student"], {"sky": (255, 0, 0), "void": (0, 0, 0)}), None)
     (figure,) = figures
     for axes, expected in zip(figure.axes, cells * 2, strict=True):
         assert np.array_equal(axes.images[0].get_array(), expected)
@@ -113,7 +117,7 @@ def test_panel_shows_pictures_and_a_legend(figures):
 def test_panel_draws_images_of_unequal_size_at_one_width(figures):
     sizes = [(40, 60), (60, 30), (20, 90)]
     panel = [[np.zeros((*size, 3), np.uint8)] * 2 for size in sizes]
-    draw_panel(panel, ["image", "truth"], None, {"sky": (255, 0, 0)})
+    draw_panel(Panel(panel, ["image", "truth"], {"sky": (255, 0, 0)}), None)
     (figure,) = figures
     pictures.FigureCanvasAgg(figure).draw()
     boxes = [axes.get_position() for axes in figure.axes[::2]]
@@ -125,7 +129,7 @@ def test_panel_draws_images_of_unequal_size_at_one_width(figures):
 
 def test_panel_refuses_a_row_of_another_length():
     with pytest.raises(ValueError, match="every row needs 2 cells"):
-        draw_panel([[np.zeros((2, 2, 3), np.uint8)]], ["truth", "student"], None, {})
+        draw_panel(Panel([[np.zeros((2, 2, 3), np.uint8)]], ["truth", "student"], {}), None)
 
 
 def test_pictures_are_whole_files_that_replace_the_old_ones(tmp_path):
@@ -147,3 +151,14 @@ def test_failed_write_leaves_the_old_picture(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         plot_curves({"run": [rows([0.1, 0.2])]}, path)
     assert path.read_text() == "old"
+
+
+def test_the_predictions_of_a_run_are_columns_of_one_width(tmp_path):
+    rows = [[np.full((4, width, 3), value, np.uint8) for value in (9, 60, 200)] for width in (5, 8)]
+    Run.save_panels(SimpleNamespace(writes=True, folder=tmp_path), rows)
+    (columns,) = columns_of(tmp_path / PANELS, ["image", "truth", "student"]).rows
+    for value, column in zip((9, 60, 200), columns, strict=True):
+        assert column.shape == (8, 8, 3)
+        assert (column[:4, :5] == value).all()
+        assert (column[:4, 5:] == 0).all()
+        assert (column[4:] == value).all()

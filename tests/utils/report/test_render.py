@@ -13,6 +13,7 @@ from segdistill.dataset import build_dataset
 from segdistill.utils.report import compare_groups, pictures, score_table, write_comparison, write_run_report
 from segdistill.utils.report.__main__ import main
 from segdistill.utils.report.render import class_table, cost_table, paired_table
+from segdistill.utils.report.sections import markdown
 from segdistill.utils.report.sentences import caption_of, caveat_sentences, conclusions, in_words
 from segdistill.utils.visualize import colorize
 
@@ -65,7 +66,7 @@ def test_score_table_refuses_evaluations_of_different_subjects(key):
 def test_paired_table_has_a_row_a_group_with_the_spread_of_its_deltas(ablation, make_run):
     teacher = make_run("teacher", mean_iou=0.9)
     comparison = ablation([0.40, 0.50, 0.60], [0.41, 0.52, 0.63], [0.30, 0.40, 0.50], teacher=teacher)
-    header, _, *table = cells(paired_table(comparison))
+    header, _, *table = cells(markdown([paired_table(comparison)]))
     assert header == ["mIoU (%)", "mean", "std", "delta", "steps", "seconds", "seed 0", "seed 1", "seed 2"]
     assert table == [
         ["alone", "50.00", "10.00", "-", "20", "-", "40.00", "50.00", "60.00"],
@@ -82,7 +83,7 @@ def test_groups_of_other_steps_say_how_many_and_how_long_and_whether_that_is_une
             steps = json.loads((each / "options.json").read_text())["num_steps"]
             write_lines(each, json.dumps({"step": steps, "cost/step": factor * seconds}))
     comparison = compare_groups(sides[0], [("auto", sides[1])], varied=["num_steps"])
-    assert [row[4:6] for row in cells(paired_table(comparison))[2:]] == [["40", "4.0"], ["25", "5.0"]]
+    assert [row[4:6] for row in cells(markdown([paired_table(comparison)]))[2:]] == [["40", "4.0"], ["25", "5.0"]]
     (unequal,) = caveat_sentences(comparison.caveats)
     assert unequal == "Not at equal time; seconds as multiples of the baseline's: pi 1.25."
     assert caption_of(comparison).endswith("groups differ in num_steps as well")
@@ -90,7 +91,7 @@ def test_groups_of_other_steps_say_how_many_and_how_long_and_whether_that_is_une
 
 def test_class_table_has_means_over_the_seeds_and_their_deltas(ablation, make_run):
     comparison = ablation([0.4, 0.6], [0.5, 0.8], [0.3, 0.5], teacher=make_run("teacher", mean_iou=0.9))
-    table = cells(class_table(comparison))
+    table = cells(markdown(class_table(comparison)))
     assert table[0] == ["IoU (%)", "teacher", "alone", "pi", "pi + pa"]
     assert table[2] == ["road", "90.00", "50.00", "65.00 (+15.00)", "40.00 (-10.00)"]
     assert table[3] == ["sky", "-", "-", "-", "-"]
@@ -111,7 +112,7 @@ def test_cost_table_has_means_over_the_seeds_and_their_ratios_to_the_baseline(ma
         add_costs(run, 9.0, seconds, seconds, saved=2**30)
     for run in sides[1]:
         add_costs(run, 0.25, teacher=0.15, saved=1.5 * 2**30)
-    header, _, alone, pi = cells(cost_table(compare_groups(sides[0], [("auto", sides[1])])))
+    header, _, alone, pi = cells(markdown(cost_table(compare_groups(sides[0], [("auto", sides[1])]))))
     assert header[4] == header[6] == "x alone"
     assert alone == ["alone", "0.200", "0.000", "0.200", "1.00", "1.000", "1.00"]
     assert pi == ["pi", "0.250", "0.150", "0.400", "2.00", "1.500", "1.50"]
@@ -119,7 +120,7 @@ def test_cost_table_has_means_over_the_seeds_and_their_ratios_to_the_baseline(ma
 
 def test_cost_table_has_a_dash_for_runs_that_did_not_measure_it(alone, distilled):
     add_costs(distilled, 0.25, teacher=0.15, saved=2**30)
-    _, _, *rows = cells(cost_table(compare_groups([alone], [("auto", [distilled])])))
+    _, _, *rows = cells(markdown(cost_table(compare_groups([alone], [("auto", [distilled])]))))
     assert rows == [["alone", *["-"] * 6], ["pi", "0.250", "0.150", "0.400", "-", "1.000", "-"]]
 
 
@@ -222,7 +223,13 @@ def test_command_writes_the_report_with_its_pictures_and_prints_the_table(
     output = tmp_path / "report"
     groups = ["--group", "auto", distilled, "--group", "mine", both]
     main([str(x) for x in ["--baseline", alone, *groups, "--teacher", tiny / "teacher.pth", "--output", output]])
-    assert sorted(file.name for file in output.iterdir()) == ["classes.png", "curves.png", "panel.png", "report.md"]
+    assert sorted(file.name for file in output.iterdir()) == [
+        "classes.png",
+        "curves.png",
+        "panel.png",
+        "report.html",
+        "report.md",
+    ]
     text = (output / "report.md").read_text()
     printed = capsys.readouterr().out
     assert "| pi " in printed
@@ -253,7 +260,7 @@ def test_a_teacher_of_other_classes_is_shown_with_the_score_that_its_class_map_g
     teacher = make_run("teacher", mean_iou=0.9)
     change(teacher / "evaluation.json", protocol=PROTOCOL | {"class_map": "map.txt"})
     comparison = compare_groups([alone], [("auto", [make_run("pi", [PI])])], teacher)
-    assert ["teacher", "90.00", *["-"] * 5] in cells(paired_table(comparison))
+    assert ["teacher", "90.00", *["-"] * 5] in cells(markdown([paired_table(comparison)]))
 
 
 def test_report_shows_the_settings_in_which_a_group_differs_under_its_name(alone, make_run, tmp_path):
@@ -278,7 +285,7 @@ def test_panel_shows_what_the_checkpoints_predict_on_the_images_that_were_evalua
     for run in (alone, distilled):
         change(run / "options.json", data_dir="moved away")  # what was trained on is not what is shown
     drawn = {}
-    monkeypatch.setattr(pictures, "draw_panel", lambda rows, titles, *_: drawn.update(rows=rows, titles=titles))
+    monkeypatch.setattr(pictures, "draw_panel", lambda panel, _: drawn.update(panel._asdict()))
     comparison = compare_groups([alone], [("auto", [distilled])], tiny / "teacher.pth")
     write_comparison(comparison, tmp_path / "report", num_images=5)
     assert drawn["titles"] == ["image", "truth", "teacher", "alone", "pi"]
@@ -302,7 +309,7 @@ def test_panel_follows_the_data_list_and_takes_images_of_unequal_size(alone, dis
         change(run / "evaluation.json", data_dir=str(data), data_list=str(tmp_path / "list.txt"))
     rows = []
     draw = pictures.draw_panel
-    monkeypatch.setattr(pictures, "draw_panel", lambda *arguments: (rows.extend(arguments[0]), draw(*arguments)))
+    monkeypatch.setattr(pictures, "draw_panel", lambda panel, path: (rows.extend(panel.rows), draw(panel, path)))
     write_comparison(compare_groups([alone], [("auto", [distilled])]), tmp_path / "report")
     assert [{cell.shape[:2] for cell in row} for row in rows] == [{(80, 48)}, {(64, 96)}]
     assert "## Predictions on camvid list.txt" in (tmp_path / "report" / "report.md").read_text()
