@@ -18,7 +18,7 @@ rates=(--lr-factor head=10) warmup=(--warmup 0.05) colours=(--augment photometri
 common=(--network deeplabv3plus --network-options backbone=mobilenetv2 output_stride=16
     --student-pretrain-model-imgnet "${backbone:?ImageNet weights of MobileNetV2: see docs/checkpoints.md}"
     "${data[@]}" --input-size 240,320 --scale-range 0.75 1.5 --batch-size 4 --num-steps "$num_steps" --val-every "$num_steps"
-    --optimizer adamw --lr-g 3e-4 --weight-decay 0.01 --no-decay-norms --preload --snapshot-dir "$output" --resume)
+    --optimizer adamw --lr-g 3e-4 --weight-decay 0.01 --no-decay-norms --precision bf16 --preload --num-workers 1 --snapshot-dir "$output" --resume)
 
 train() {  # name, flags
     $python "$here/train.py" "${common[@]}" ${flags:-} --save-name "$@"
@@ -44,7 +44,7 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > jobs ? cores / jobs : 1))}
 trap 'kill $(jobs -p) 2>/dev/null || true' EXIT    # if one fails, the others save their step and end
 for i in "${!names[@]}"; do
     if [ "$(jobs -rp | wc -l)" -ge "$jobs" ]; then wait -n; fi
-    train "${names[i]}" ${settings[i]} 2>&1 | sed "s/^/${names[i]}: /" &
+    train "${names[i]}" ${settings[i]} 2>&1 | sed -u "s/^/${names[i]}: /" &
 done
 for process in $(jobs -p); do wait "$process"; done
 runs=("${names[@]/#/$output/}")
