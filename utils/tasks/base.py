@@ -86,6 +86,17 @@ class Task(ABC):
     def num_channels(self, dataset: SegmentationDataset) -> int:
         """Channels of the feature map ``feature``."""
 
+    def head(self, dataset: SegmentationDataset) -> dict:
+        """Keywords of ``build_network`` besides the channels, for a student that answers in this task."""
+        return {}
+
+    def protocol(self, dataset: SegmentationDataset, network: SegmentationNetwork) -> dict:
+        """The task's own part of an evaluation's protocol, for a network; plain data, for ``scores``.
+
+        Its keyword-only parameters are flags of eval.py.
+        """
+        return {}
+
     @abstractmethod
     def loss(self, network: SegmentationNetwork, *, weight: float) -> nn.Module:
         """The loss on labels of a student: a module (output, batch) -> scalar with ``name``, ``weight`` and ``wanted``,
