@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from segdistill.dataset.depth import DepthRange
+from segdistill.dataset.depth import DepthRange, Storage, read_depth
 from segdistill.dataset.files import SUFFIXES, fingerprint, open_label, read_image, read_size
 from segdistill.dataset.ids import IGNORE_INDEX, bit_color, encode, grey, id_table, ranges
 from segdistill.dataset.normalization import IMAGENET, Normalization
@@ -132,8 +132,9 @@ class SegmentationDataset(torch.utils.data.Dataset):
     TASKS: ClassVar[tuple[str, ...]] = ("segmentation",)
     # Those whose labels are uint8 ids; the labels of all others are float32 values.
     ID_TASKS: ClassVar[tuple[str, ...]] = ("segmentation",)
-    # Of depth labels; what lies outside is void.
+    # Of depth labels, what lies outside is void; and how their files store them.
     DEPTH_RANGE: ClassVar[DepthRange] = DepthRange(0.1, 100.0)
+    DEPTH_STORAGE: ClassVar[Storage] = Storage()
     CLASSES: ClassVar[tuple[str, ...]]
     PALETTE: ClassVar[tuple[tuple[int, int, int], ...]]
     ID_TO_TRAIN_ID: ClassVar[dict[int, int]]
@@ -307,8 +308,11 @@ class SegmentationDataset(torch.utils.data.Dataset):
         return Sample(image, label, pair.image.stem, torch.tensor([0, index]))
 
     def read_label(self, index: int) -> Tensor:
-        """Decode the label of a labelled item: train ids and 255 for void, uint8 (H, W)."""
+        """Decode the label of a labelled item, (H, W): train ids in uint8, 255 for void; or metres in float32, NaN for
+        void."""
         path = self.pairs[index].label
+        if self.task not in self.ID_TASKS:
+            return read_depth(path, self.DEPTH_STORAGE, self.DEPTH_RANGE)
         return torch.from_numpy(self.to_train_ids(open_label(path), path))
 
     def preload(self) -> None:

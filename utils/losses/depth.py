@@ -15,6 +15,7 @@ from segdistill.utils.losses.base import (
     full_precision,
     mean_over,
     resize,
+    upcast,
 )
 
 Kind = Literal["silog", "l1", "berhu", "ssi"]
@@ -105,7 +106,7 @@ def standardised(x: Tensor, valid: Tensor) -> Tensor:
     for image, known in zip(x, valid, strict=True):
         values = image[known]
         if not len(values):
-            images.append(torch.zeros_like(image))
+            images.append(image.masked_fill(~known, 0))
             continue
         centred = image - values.median()
         spread = centred[known].abs().mean().clamp(min=LEAST)
@@ -139,7 +140,7 @@ class DepthMap(DistillationLoss):
                 raise ValueError(f"--depth compares maps of depth, which the {owner}'s {min(names)} is not")
 
     def forward(self, student: SegmentationOutput, teacher: SegmentationOutput, batch: Batch) -> Tensor:
-        student_map, teacher_map = self.maps(student, teacher)
+        student_map, teacher_map = map(upcast, self.maps(student, teacher))
         check_shapes(student_map, teacher_map, same_channels=True)
         student_map = resize(student_map, teacher_map.shape[2:])[:, 0]
         mask = self.mask(batch, teacher_map)

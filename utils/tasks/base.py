@@ -75,6 +75,7 @@ class Task(ABC):
     name: ClassVar[str]
     feature: ClassVar[str]  # the network's feature map that predictions are read from: "logits"
     figures: ClassVar[tuple[Figure, ...]]  # of an evaluation; the first is the primary one
+    scale_labels: ClassVar[bool] = False  # whether labels fall as an image is enlarged: see ``RandomCrop``
     per_class: ClassVar[Figure | None] = None  # a list in an evaluation, a share in 0..1 for each of its "classes"
 
     @property

@@ -25,25 +25,29 @@ CROPS = {
     "garg": (0.40810811, 0.99189189, 0.03594771, 0.96405229),
 }
 # Matplotlib's viridis at equal steps, far to near.
-COLORS = np.array(
-    [(68, 1, 84), (71, 44, 122), (59, 81, 139), (44, 113, 142), (33, 144, 141), (39, 173, 129), (92, 200, 99)]
-    + [(170, 220, 50), (253, 231, 37)]
-)
+# fmt: off
+COLORS = np.array(((68, 1, 84), (71, 44, 122), (59, 81, 139), (44, 113, 142), (33, 144, 141), (39, 173, 129),
+                   (92, 200, 99), (170, 220, 50), (253, 231, 37)))
+# fmt: on
 BINS_PER_STEP = 64  # of the histogram of depths, in a factor of 1.25
 
 
 class DepthLoss(nn.Module):
-    """A loss of ``segdistill.utils.losses.depth`` on labels, at their size; for ssi the gradients weigh 1/2."""
+    """A loss of ``segdistill.utils.losses.depth`` on labels, at their size; for ssi the gradients weigh 1/2.
+
+    Labels that the network cannot answer with, beyond ``limits``, are void.
+    """
 
     wanted = frozenset({"depth"})
 
-    def __init__(self, kind: Kind, weight: float):
+    def __init__(self, kind: Kind, weight: float, limits: DepthRange):
         super().__init__()
-        self.name, self.weight = kind, weight
+        self.name, self.weight, self.limits = kind, weight, limits
 
     def forward(self, output: SegmentationOutput, batch: Batch) -> Tensor:
         depth = resize(output.features["depth"].float(), batch.labels.shape[1:])[:, 0]
-        return LOSSES[self.name](depth, batch.labels, is_labelled(batch.labels), batch.num_valid)
+        valid = (batch.labels >= self.limits.low) & (batch.labels <= self.limits.high)
+        return LOSSES[self.name](depth, batch.labels, valid, batch.num_valid)
 
 
 class DepthScores:
@@ -82,7 +86,8 @@ class DepthScores:
                 self._count(prediction[known], label[known])
 
     def _count(self, prediction: Tensor, label: Tensor) -> None:
-        prediction = aligned(prediction.clamp(min=LEAST), label, self.align, self.limits).clamp(self.limits.low, self.limits.high)
+        prediction = aligned(prediction.clamp(min=LEAST), label, self.align, self.limits)
+        prediction = prediction.clamp(self.limits.low, self.limits.high)
         self.totals += torch.stack([*errors_of(prediction, label).values()])
         self.counts += torch.tensor([1, len(label)])
         places = (label / self.limits.low).log() / math.log(1.25) * BINS_PER_STEP
@@ -144,6 +149,7 @@ class Depth(Task):
     """Labels are metres, float32, NaN for void; predictions are read from the map ``depth``."""
 
     name = feature = "depth"
+    scale_labels = True
     figures = (
         Figure("delta1", "δ1"),
         Figure("delta2", "δ2"),
@@ -164,7 +170,9 @@ class Depth(Task):
 
     def loss(self, network: SegmentationNetwork, *, weight: float, depth_loss: Kind = "silog") -> DepthLoss:
         """``depth_loss``: silog, l1, berhu or ssi, see ``segdistill.utils.losses.depth``."""
-        return DepthLoss(depth_loss, weight)
+        if network.depth is None:
+            raise ValueError(f"{network.config['name']} has no depth to learn from labels")
+        return DepthLoss(depth_loss, weight, network.depth)
 
     def protocol(
         self,

@@ -42,9 +42,11 @@ def numpy_scores(prediction, truth, align):
         p = np.clip(p, LIMITS.low, LIMITS.high)
         ratio, logs = np.maximum(p / t, t / p), np.log(p) - np.log(t)
         rows.append(
-            [np.mean(ratio < 1.25), np.mean(ratio < 1.25**2), np.mean(ratio < 1.25**3)]
-            + [np.mean(abs(p - t) / t), np.mean((p - t) ** 2 / t), np.sqrt(np.mean((p - t) ** 2))]
-            + [np.sqrt(np.mean(logs**2)), np.mean(abs(np.log10(p) - np.log10(t))), np.std(logs)]
+            (
+                *(np.mean(ratio < 1.25**power) for power in (1, 2, 3)),
+                *(np.mean(abs(p - t) / t), np.mean((p - t) ** 2 / t), np.sqrt(np.mean((p - t) ** 2))),
+                *(np.sqrt(np.mean(logs**2)), np.mean(abs(np.log10(p) - np.log10(t))), np.std(logs)),
+            )
         )
     return dict(zip(DepthScores.NAMES, np.mean(rows, axis=0), strict=True))
 
