@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from segdistill.dataset.depth import DepthRange, Storage, read_depth
+from segdistill.dataset.depth import DepthRange, Storage, depth_of, read_values
 from segdistill.dataset.files import SUFFIXES, fingerprint, open_label, read_image, read_size
 from segdistill.dataset.ids import IGNORE_INDEX, bit_color, encode, grey, id_table, ranges
 from segdistill.dataset.normalization import IMAGENET, Normalization
@@ -174,6 +174,8 @@ class SegmentationDataset(torch.utils.data.Dataset):
         self.task = task or self.TASKS[0]
         if self.task not in self.TASKS:
             raise ValueError(f"{name} has no labels for the task {task!r}; known: {', '.join(self.TASKS)}")
+        if self.task not in self.ID_TASKS:
+            self.CLASSES = self.PALETTE = ()
         self.root = Path(root)
         if not self.root.is_dir():
             raise FileNotFoundError(f"{name}: no folder {self.root}; --data-dir names it (see docs/datasets.md)")
@@ -312,8 +314,12 @@ class SegmentationDataset(torch.utils.data.Dataset):
         void."""
         path = self.pairs[index].label
         if self.task not in self.ID_TASKS:
-            return read_depth(path, self.DEPTH_STORAGE, self.DEPTH_RANGE)
+            return depth_of(self.stored_depth(index), self.DEPTH_STORAGE, self.DEPTH_RANGE)
         return torch.from_numpy(self.to_train_ids(open_label(path), path))
+
+    def stored_depth(self, index: int) -> np.ndarray:
+        """The values (H, W) of a labelled item's depth file, as they are stored."""
+        return read_values(self.pairs[index].label)
 
     def preload(self) -> None:
         """Decode every item once and keep it; loader processes that are started later share the memory."""

@@ -32,18 +32,9 @@ class Storage(NamedTuple):
     inverse: bool = False
 
 
-def read_depth(path: Path, storage: Storage, limits: DepthRange) -> Tensor:
-    """The depth (H, W) of a file, float32 metres; NaN where it is 0, below 0, not finite or outside of ``limits``.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: no such map; names the file.
-    """
-    return depth_of(read_values(path), storage, limits)
-
-
 def depth_of(values: np.ndarray, storage: Storage, limits: DepthRange) -> Tensor:
-    """Stored values (H, W) as ``read_depth`` returns them."""
+    """Stored values (H, W) as depth, float32 metres; NaN where they are 0 or below, not finite or outside of
+    ``limits``."""
     values = values.astype(np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
         depth = storage.scale / values if storage.inverse else storage.scale * values
@@ -56,7 +47,9 @@ def read_values(path: Path) -> np.ndarray:
 
     8-bit PNG and TIFF are read too: ``check`` names them.
 
-    Raises: as ``read_depth``.
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no such map; names the file.
     """
     suffix, data = path.suffix.lower(), read_bytes(path)
     if suffix == ".npy":

@@ -32,9 +32,7 @@ class Scenes(Cityscapes):
         if self.task != "depth":
             return super().find_pairs()
         if not (self.root / "depth").is_dir():
-            raise FileNotFoundError(
-                f"{self.root} was drawn without depth: delete it, and the same are drawn anew"
-            )
+            raise FileNotFoundError(f"{self.root} was drawn without depth: delete it, and the same are drawn anew")
         images = self.list_images(f"leftImg8bit/{self.split}", IMAGE, recursive=True)
         depths = self.list_images(f"depth/{self.split}", "_depth", recursive=True)
         return pair_up(images, depths, f"{self.root} {self.split}", lambda path: path.stem.rpartition("_")[0])

@@ -344,7 +344,11 @@ def panel_of(comparison: Comparison, num_images: int) -> Panel:
     """Evenly spaced images of those that were evaluated: image, truth, teacher, and each group's first run."""
     evaluation = comparison.groups[0].first.evaluation
     dataset = build_dataset(
-        evaluation["dataset"], evaluation["data_dir"], evaluation["split"], data_list=evaluation["data_list"]
+        evaluation["dataset"],
+        evaluation["data_dir"],
+        evaluation["split"],
+        data_list=evaluation["data_list"],
+        task=evaluation.get("task"),
     )
     mapped = evaluation["protocol"].get("class_map")
     checkpoints = {"teacher": (comparison.teacher, teachers_map(comparison))} if comparison.teacher else {}
