@@ -77,7 +77,7 @@ def build_val_set(
         data.dataset, data.data_dir, split, data_list=data.val_list, labelled=labelled, task=data.task
     )
     if not labelled:
-        val_set.CLASSES, val_set.PALETTE = train_set.CLASSES, train_set.PALETTE
+        task_of(val_set).adopt(val_set, teacher.network, teacher.report)
         val_set.take_labels(teacher.predict(val_set))
     keep_decoded(val_set, options)
     return val_set

@@ -40,7 +40,7 @@ VARIANTS = (
     "cwd norm=spatial",
     "depth kind=berhu",
     "depth kind=l1",
-    "depth kind=silog",
+    "depth kind=ssi",
     "fitnet graph=true",
     "ho kind=hinge optimizer=adam",
     "kd grid=image",

@@ -10,6 +10,7 @@ from torch import Tensor
 from segdistill.utils.losses.base import (
     Batch,
     DistillationLoss,
+    SegmentationNetwork,
     SegmentationOutput,
     check_shapes,
     full_precision,
@@ -118,7 +119,7 @@ class DepthMap(DistillationLoss):
     """Depth: the student's map of depth is the teacher's, up to scale and shift (ssi), or in metres (silog, l1, berhu).
 
     Args:
-        kind: ssi for a teacher of relative depth, silog, l1 or berhu for one of metres
+        kind: ssi, the usual one for a teacher of relative depth; silog, the usual one for metres, l1 or berhu
         gradient: of ssi, weight of the differences between neighbours, 0 or more
     """
 
@@ -126,18 +127,25 @@ class DepthMap(DistillationLoss):
     paper = "Eigen et al., NIPS 2014; Laina et al., 3DV 2016; Ranftl et al., TPAMI 2022"
 
     def __init__(
-        self, *, weight: float = 1.0, on: str = "depth", kind: Kind = "ssi", gradient: float = 0.5, **settings
+        self, *, weight: float = 1.0, on: str = "depth", kind: Kind | None = None, gradient: float = 0.5, **settings
     ):
         super().__init__(weight=weight, on=on, **settings)
         if not gradient >= 0:
             raise ValueError(f"--depth gradient={gradient}: a weight is 0 or more")
         self.kind, self.gradient = kind, gradient
 
-    def check_networks(self, student, teacher) -> None:
+    @classmethod
+    def between(cls, student: SegmentationNetwork, teacher: SegmentationNetwork, **settings: object) -> "DepthMap":
+        usual = "silog" if teacher.depth and teacher.depth.metric else "ssi"
+        return cls(**{**settings, "kind": settings.get("kind") or usual})
+
+    def check_networks(self, student: SegmentationNetwork, teacher: SegmentationNetwork) -> None:
         super().check_networks(student, teacher)
         for owner, network, names in zip(("student", "teacher"), (student, teacher), self.needs, strict=True):
             if network.depth is None or names != {"depth"}:
                 raise ValueError(f"--depth compares maps of depth, which the {owner}'s {min(names)} is not")
+        if self.kind != "ssi" and not teacher.depth.metric:
+            raise ValueError(f"--depth kind={self.kind} compares metres, and the teacher's depth is relative: kind=ssi")
 
     def forward(self, student: SegmentationOutput, teacher: SegmentationOutput, batch: Batch) -> Tensor:
         student_map, teacher_map = map(upcast, self.maps(student, teacher))

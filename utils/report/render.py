@@ -9,7 +9,6 @@ import numpy as np
 from segdistill.dataset import DATASETS, SegmentationDataset, build_dataset
 from segdistill.dataset.base import evenly_spaced
 from segdistill.utils.checkpoint import load_predictor, load_required
-from segdistill.utils.classes import classes_and_colors
 from segdistill.utils.distributed import start_device
 from segdistill.utils.protocol import describe
 from segdistill.utils.report.compare import FREE, Comparison, Group, check_same_subject, classes_of
@@ -358,14 +357,19 @@ def panel_of(comparison: Comparison, num_images: int) -> Panel:
     titles = ["image", "truth", *checkpoints]
     if dataset.TRUTH == "teacher":
         first, _ = next(iter(checkpoints.values()))
-        dataset.CLASSES, dataset.PALETTE = classes_and_colors(*load_required(first, trusted=own))
+        task_of(dataset).adopt(dataset, *load_required(first, trusted=own))
     rows = predict_rows(list(checkpoints.values()), dataset, evaluation["protocol"], num_images, own)
     if dataset.TRUTH == "teacher":
         titles.remove("truth")
         rows = [[image, *predictions] for image, _, *predictions in rows]
     task = task_of(dataset)
     legend = task.legend([one for _, *predictions in rows for one in predictions], dataset)
-    pictures = [[image, *(task.picture(one, dataset) for one in predictions)] for image, *predictions in rows]
+    pictures = []
+    for image, *predictions in rows:
+        pictures.append([image, *(task.picture(one, dataset) for one in predictions)])
+        errors = [task.error(one, predictions[0], dataset) for one in predictions[1:]]
+        if dataset.TRUTH == "labels" and errors and errors[0] is not None:
+            pictures.append([np.full_like(image, 255), np.full_like(image, 255), *errors])
     return Panel(pictures, titles, legend)
 
 

@@ -22,6 +22,7 @@ __all__ = [
     "build_protocol",
     "task_named",
     "task_of",
+    "task_of_network",
 ]
 
 TASKS: dict[str, Task] = {task.name: task for task in (Segmentation(), Depth())}
@@ -40,6 +41,14 @@ def task_named(record: Mapping) -> Task:
     """The task of options.json, evaluation.json and the like; the data set's first where it says none."""
     dataset = DATASETS.get(record.get("dataset"), SegmentationDataset)
     return named(record.get("task") or dataset.TASKS[0], dataset.TRUTH)
+
+
+def task_of_network(network: SegmentationNetwork) -> Task:
+    """The task that a network answers in. ValueError if it is none."""
+    for task in TASKS.values():
+        if task.feature in network.features:
+            return task
+    raise ValueError(f"{network.config['name']} answers in no task that is known here: {', '.join(TASKS)}")
 
 
 def named(name: str, truth: str) -> Task:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from segdistill.dataset import SegmentationDataset
 from segdistill.dataset.base import is_labelled
 from segdistill.dataset.depth import DepthRange, encode_depth
-from segdistill.network import SegmentationNetwork, SegmentationOutput, resize
+from segdistill.network import LoadReport, SegmentationNetwork, SegmentationOutput, resize
 from segdistill.utils.batch import Batch
 from segdistill.utils.distributed import sum_over_processes
 from segdistill.utils.losses.depth import LEAST, LOSSES, Kind
@@ -29,6 +29,8 @@ CROPS = {
 COLORS = np.array(((68, 1, 84), (71, 44, 122), (59, 81, 139), (44, 113, 142), (33, 144, 141), (39, 173, 129),
                    (92, 200, 99), (170, 220, 50), (253, 231, 37)))
 # fmt: on
+MOST_ERROR = 0.5  # of the depth, in pictures of errors
+ERRORS = {"no error": (255, 255, 255), "half the depth wrong, or more": (200, 0, 0)}
 BINS_PER_STEP = 64  # of the histogram of depths, in a factor of 1.25
 
 
@@ -148,7 +150,7 @@ def errors_of(prediction: Tensor, label: Tensor) -> dict[str, Tensor]:
 class Depth(Task):
     """Labels are metres, float32, NaN for void; predictions are read from the map ``depth``."""
 
-    name = feature = "depth"
+    name = feature = method = "depth"
     scale_labels = True
     figures = (
         Figure("delta1", "δ1"),
@@ -167,6 +169,11 @@ class Depth(Task):
 
     def head(self, dataset: SegmentationDataset) -> dict:
         return {"depth": list(dataset.DEPTH_RANGE)}
+
+    def adopt(self, dataset: SegmentationDataset, network: SegmentationNetwork, report: LoadReport | None) -> None:
+        if network.depth is None:
+            raise ValueError(f"--task depth: {network.config['name']} does not answer in depth, so it cannot teach it")
+        dataset.DEPTH_RANGE = network.depth
 
     def loss(self, network: SegmentationNetwork, *, weight: float, depth_loss: Kind = "silog") -> DepthLoss:
         """``depth_loss``: silog, l1, berhu or ssi, see ``segdistill.utils.losses.depth``."""
@@ -199,13 +206,23 @@ class Depth(Task):
     def picture(self, prediction: np.ndarray, dataset: SegmentationDataset) -> np.ndarray:
         return colors_of(prediction, dataset.DEPTH_RANGE)
 
-    def legend(self, predictions: Sequence[np.ndarray], dataset: SegmentationDataset) -> dict[str, Sequence[int]]:
+    def scale(self, dataset: SegmentationDataset) -> dict[str, Sequence[int]]:
         low, high, metric = dataset.DEPTH_RANGE
         ticks = np.geomspace(low, high, 6)
         colors = colors_of(ticks[None], dataset.DEPTH_RANGE)[0].tolist()
-        names = [f"{tick:.3g} m" if metric else f"{tick:.3g}" for tick in ticks]
+        return dict(zip((f"{tick:.3g} m" if metric else f"{tick:.3g}" for tick in ticks), colors, strict=True))
+
+    def legend(self, predictions: Sequence[np.ndarray], dataset: SegmentationDataset) -> dict[str, Sequence[int]]:
         void = any(np.isnan(prediction).any() for prediction in predictions)
-        return dict(zip(names, colors, strict=True)) | ({"void": (0, 0, 0)} if void else {})
+        return self.scale(dataset) | ERRORS | ({"void": (0, 0, 0)} if void else {})
+
+    def error(self, prediction: np.ndarray, label: np.ndarray, dataset: SegmentationDataset) -> np.ndarray:
+        """|prediction - label| / label, white at 0 to red at MOST_ERROR; black where void."""
+        known = np.isfinite(label)
+        truth = np.where(known, label, 1)
+        share = (np.abs(prediction - truth) / truth / MOST_ERROR).clip(0, 1)[..., None]
+        white, red = (np.array(color) for color in ERRORS.values())
+        return (((1 - share) * white + share * red) * known[..., None]).round().astype(np.uint8)
 
     def encode(self, prediction: np.ndarray, dataset: SegmentationDataset) -> np.ndarray:
         return encode_depth(prediction)
