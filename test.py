@@ -99,9 +99,8 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     ):
         parser.error("--min-confidence writes labels of one checkpoint: --images PATH --output FOLDER --save labels")
     options.video = bool(options.images) and options.images.suffix.lower() in VIDEO_SUFFIXES
-    if options.video and (
-        {"labels", "values"} & {*(options.save or ())} or options.submission or options.min_confidence
-    ):
+    still = {"labels", "values"} & {*(options.save or ())}
+    if options.video and (still or options.submission or options.min_confidence):
         parser.error("a video gives colours, overlays or panels")
     options.save = options.save or (["panels"] if options.video else ["labels"])
     return options
@@ -167,7 +166,7 @@ def main(argv: list[str] | None = None) -> int:
                 archive.add(file.stem, next(iter(predictions.values())))
             if options.output:
                 for place, picture in pictures_of(image, predictions, data, options.save):
-                    save(picture, options.output / place / name)
+                    save(picture, options.output / place / f"{name}.{'npy' if place.endswith('values') else 'png'}")
     if archive:
         print(f"{len(names)} predictions in {options.submission}")
     if options.output:
@@ -252,11 +251,10 @@ def round_off(value: object) -> object:
     return f"{value:.4g}" if isinstance(value, float) else value
 
 
-def save(picture: np.ndarray, stem: Path) -> None:
-    """Write a PNG, or values, a folder of that name, as .npy."""
-    suffix = ".npy" if stem.parent.name == "values" else ".png"
-    with replacing(stem.with_name(f"{stem.name}{suffix}")) as file:
-        if suffix == ".npy":
+def save(picture: np.ndarray, path: Path) -> None:
+    """Write a PNG, or values as .npy."""
+    with replacing(path) as file:
+        if path.suffix == ".npy":
             np.save(file, picture)
         else:
             Image.fromarray(picture).save(file, format="PNG")
