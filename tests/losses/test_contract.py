@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from segdistill.dataset import Normalization, Sample
 from segdistill.dataset.depth import DepthRange
-from segdistill.network import SegmentationNetwork, SegmentationOutput, resize
+from segdistill.network import SegmentationNetwork, SegmentationOutput, build_network, resize
 from segdistill.network.base import Feature
 from segdistill.network.depth import positive_depth
 from segdistill.network.settings import parse_settings
@@ -509,3 +509,34 @@ def test_no_tensor_of_a_step_is_large(case):
         with Largest() as largest:
             run(loss, *outputs, batch)
     assert largest.num_bytes < LARGEST
+
+
+@pytest.fixture(scope="module")
+def depth_pair() -> tuple[SegmentationNetwork, SegmentationNetwork, Batch]:
+    """A student and a teacher that answer in depth, and a batch of values with void ones and one unlabelled image."""
+    torch.manual_seed(0)
+    student, teacher = (build_network("espnet_c", 1, p=1, q=q, depth=DepthRange(0.5, 20.0)) for q in (1, 2))
+    sample = sample_of()
+    values = sample.label.float().masked_fill(sample.label == 255, float("nan")) + 1
+    sample = sample._replace(image=sample.image.repeat(1, 1, 2, 2), label=values.repeat(1, 2, 2))
+    return student, teacher.eval().requires_grad_(False), batch_of(sample)
+
+
+@pytest.mark.parametrize("feature", ["depth", "depth.pre", "context", "layer3.pre"])
+def test_depth_is_taught_or_refused_in_one_line(case, feature, depth_pair):
+    student, teacher, batch = depth_pair
+    flag, *words = case.split()
+    settings = parse_settings(DISTILLATION_LOSSES[flag], [*words, f"on={feature}", "void=mask"], flag)
+    torch.manual_seed(0)
+    try:
+        loss = build_losses([Term("term", flag, settings)], student, teacher)["term"]
+    except ValueError as error:
+        assert re.fullmatch(rf"--{flag} .*|.* has no BatchNorm before .*", str(error))
+        return
+    outputs = student(batch.images, loss.needs.student), teacher(batch.images, loss.needs.teacher)
+    value = sum(loss(*outputs, batch) for _ in range(3))  # what hides channels at random may hide a single one
+    gradients = torch.autograd.grad(value, [p for p in student.parameters() if p.requires_grad], allow_unused=True)
+    assert value.isfinite()
+    assert all(gradient is None or gradient.isfinite().all() for gradient in gradients)
+    assert sum(gradient.abs().sum() for gradient in gradients if gradient is not None) > 0
+    loss.after_step(*(changed(output, Tensor.detach) for output in outputs), batch)
