@@ -98,13 +98,14 @@ class SegmentationNetwork(nn.Module):
         raise ValueError(f"{type(self).__name__} has no BatchNorm before {feature}")
 
     def forward(self, images: Tensor, features: Iterable[str] = ()) -> SegmentationOutput:
-        """Logits, if the network has any, and the features that are asked for, no others.
+        """Logits, if the network has any, and the features that are asked for, no others. One of depth computes its
+        answer too, so that its cost is seen; it is among the features if it is asked for.
 
         Raises:
             ValueError: a feature that the network does not have, or images that are too small for it.
         """
         features = frozenset(features)
-        output = self.extract(images, features | ({"logits"} & self.features.keys()))
+        output = self.extract(images, features | ({"logits", "depth"} & self.features.keys()))
         return SegmentationOutput(output.logits, {name: output.features[name] for name in sorted(features)})
 
     def extract(self, images: Tensor, wanted: frozenset[str]) -> SegmentationOutput:
