@@ -271,7 +271,7 @@ def write_run_report(folder: Path) -> None:
         sections.append(processes_sentence(folder.name, run.environment))
     if run.evaluation:
         subject = subject_of(run.evaluation)
-        sections += [Heading(f"Classes of {subject}"), *scores_of({subject: run.evaluation})]
+        sections += [Heading(f"{what_of(run.evaluation)} of {subject}"), *scores_of({subject: run.evaluation})]
         sections += [f"{run.checkpoint.name} on {run.evaluation['num_images']} images."]
     if (folder / PANELS).is_file():
         truth = "the teacher" if DATASETS[run.options["dataset"]].TRUTH == "teacher" else "truth"
@@ -325,7 +325,7 @@ def write_comparison(comparison: Comparison, output: Path, num_images: int = 4) 
     table = [caption_of(comparison), paired_table(comparison), notes]
     sections = [Heading(f"{'; '.join(others)} against {baseline}", 1), *trained]
     sections += [Heading(f"{first.task.primary.name} on {subject}"), *table]
-    sections += [Heading(f"Classes of {subject}"), *class_table(comparison)]
+    sections += [Heading(f"{what_of(first.evaluation)} of {subject}"), *class_table(comparison)]
     if has_classes:
         sections += [Picture("classes.png", "delta of each class", class_deltas(comparison))]
     sections += [Heading("Cost"), *cost_table(comparison)]
@@ -371,6 +371,11 @@ def panel_of(comparison: Comparison, num_images: int) -> Panel:
         if dataset.TRUTH == "labels" and errors and errors[0] is not None:
             pictures.append([np.full_like(image, 255), np.full_like(image, 255), *errors])
     return Panel(pictures, titles, legend)
+
+
+def what_of(evaluation: Mapping) -> str:
+    """What a table of all figures lists first."""
+    return "Classes" if task_named(evaluation).per_class else "Scores"
 
 
 def teachers_map(comparison: Comparison) -> str | None:
