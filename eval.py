@@ -18,14 +18,14 @@ from segdistill.network import HIDDEN, LoadReport, network_class
 from segdistill.network.export.network import count_parameters
 from segdistill.network.settings import parse_settings
 from segdistill.utils.checkpoint import add_network_flags, load_predictor
-from segdistill.utils.classes import classes_and_colors
 from segdistill.utils.distributed import rank, start_device
 from segdistill.utils.evaluate import evaluate
 from segdistill.utils.files import write_json
 from segdistill.utils.flags import Parser, add_switch, number, run_command
 from segdistill.utils.protocol import add_protocol_flags, protocol_of
 from segdistill.utils.report import score_table, write_run_report
-from segdistill.utils.tasks import TASKS, Scores, task_of
+from segdistill.utils.tasks import TASKS, Scores, build_protocol, task_of
+from segdistill.utils.tasks.depth import ALIGNMENTS, CROPS
 from segdistill.utils.teacher import Inference, Teacher, load_teacher
 
 
@@ -46,6 +46,10 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     teacher.add_argument("--T_ckpt_path", metavar="FILE")
     teacher.add_argument("--teacher-network", metavar="NAME", help="as of train.py")
     teacher.add_argument("--teacher-options", nargs="*", default=[], metavar="key=value")
+    depth = parser.add_argument_group("depth", "how depth is scored")
+    depth.add_argument("--align", choices=ALIGNMENTS, help="to the labels: scale, or scale and shift (relative: lstsq)")
+    depth.add_argument("--crop", choices=sorted(CROPS), help="that is scored (none)")
+    depth.add_argument("--depth-range", type=float, nargs=2, metavar=("MIN", "MAX"), help="metres (the data set's)")
     parser.add_argument("--num-workers", type=number(int, 0), default=1, metavar="N")
     parser.add_argument(
         "--output", type=Path, nargs="+", default=[], metavar="FILE", help="write the figures there as JSON, one each"
@@ -53,6 +57,8 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     add_protocol_flags(parser)
     options = parser.parse_args(argv)
     options.protocol = protocol_of(options, parser) | {"count_void": options.count_void}
+    if options.depth_range and not 0 < options.depth_range[0] < options.depth_range[1]:
+        parser.error("--depth-range MIN MAX: 0 < MIN < MAX")
     if options.output and len(options.output) != len(options.checkpoint):
         parser.error(f"--output names {len(options.output)} files for {len(options.checkpoint)} of --checkpoint")
     data_set = DATASETS[options.dataset]
@@ -94,7 +100,7 @@ def label(dataset: Images, options: argparse.Namespace, device: torch.device) ->
     name = options.teacher_network
     settings = parse_settings(network_class(name), options.teacher_options, name, HIDDEN) if name else {}
     network, report = load_teacher(name, options.T_ckpt_path, settings=settings)
-    dataset.CLASSES, dataset.PALETTE = classes_and_colors(network, report)
+    task_of(dataset).adopt(dataset, network, report)
     convention = report.normalization or dataset.NORMALIZATION
     source = options.T_ckpt_path or name
     teacher = Teacher.from_report(network, report, source, convention, dataset, inference=Inference(device))
@@ -114,6 +120,8 @@ def evaluate_checkpoint(options: argparse.Namespace, dataset: SegmentationDatase
         networks=options.network,
         device=device,
     )
+    own = {name: getattr(options, name) for name in ("align", "crop", "depth_range")}
+    options.protocol |= build_protocol(task_of(dataset), dataset, network, own)
     scores = evaluate(
         predictor,
         dataset,

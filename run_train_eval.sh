@@ -4,6 +4,7 @@
 #   methods="--cwd weight=3" seeds="0 1 2" teacher=ckpt/teacher.pth dataset=cityscapes data_dir=DIR bash run_train_eval.sh
 # labels=N keeps the labels of N training images. Group alone learns from these; group distilled also from the unlabelled
 # images, the share=S of every batch; a third group learns from all labels, without a teacher.
+# task=depth does the same for depth on the scenes, with ckpt/scenes_depth_teacher.pth.
 # check=only stops after all checks, before the first step.
 # The students of a seed are trained in one process, so that each image is decoded once.
 # The defaults use generated street scenes, without any download, and take minutes on two CPU cores: three seeds,
@@ -17,6 +18,12 @@ export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 export MALLOC_MMAP_THRESHOLD_=${MALLOC_MMAP_THRESHOLD_:-33554432} MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:-1073741824}
 
 dataset=${dataset:-scenes}
+task=${task:-}                  # of the data set (its first)
+if [ "$dataset" = scenes ] && [ "$task" = depth ]; then
+    teacher=${teacher:-$here/ckpt/scenes_depth_teacher.pth}
+    is_pi_use=${is_pi_use:-false} is_pa_use=${is_pa_use:-false}
+    methods=${methods:-"--depth"}
+fi
 case $dataset in
 scenes)
     data_dir=${data_dir:-data/scenes}
@@ -50,7 +57,7 @@ if [ "$teacher" = train ]; then teacher=; fi
 train_flags=${train_flags:-}    # changes to the data set's recipe, for teacher and students
 teacher_flags=${teacher_flags:-} student_flags=${student_flags:-} eval_flags=${eval_flags:-}
 split=${split:-val}
-name=${name:-ablation_$dataset}
+name=${name:-ablation_$dataset${task:+_$task}}
 output=${output:-snapshots/$name}
 python=${python:-python}
 launch=${launch:-$python}    # what starts train.py: launch="torchrun --nproc_per_node 4"
@@ -72,7 +79,7 @@ if [ -n "$teacher" ] && [[ $teacher != hf://* ]] && [ ! -f "$teacher" ]; then ec
 # Runs with other terms get other folders.
 distilled_name=$(printf '%s' "${terms[*]}" | sed 's/^--//; s/ --/+/g; s/[^A-Za-z0-9.=+-]/_/g')
 
-data=(--dataset "$dataset" --data-dir "$data_dir")
+data=(--dataset "$dataset" --data-dir "$data_dir" ${task:+--task "$task"})
 common=("${data[@]}" --snapshot-dir "$output" --resume $train_flags)
 train() {  # the distilled student and, by --also, the others
     $launch "$here/train.py" $student_network "${common[@]}" $student_flags ${labels:+--num-labels "$labels"} \
@@ -141,6 +148,6 @@ echo "== comparison"
 groups=(--group auto "${distilled[@]}")
 if [ -n "$labels" ]; then groups+=(--group "all labels" "${all_labels[@]}" --vary num_labels ${share:+unlabelled_share}); fi
 $python -m segdistill.utils.report --baseline "${alone[@]}" "${groups[@]}" --teacher "$output/teacher" --output "$output"
-if [ "$dataset" = scenes ] || [ "$dataset" = cityscapes ]; then
+if [ -z "$task" ] && { [ "$dataset" = scenes ] || [ "$dataset" = cityscapes ]; }; then
     checkpoint=${distilled[0]}/best.pth split=test dataset=$dataset data_dir=$data_dir output=$output/submission python=$python bash "$here/test.sh"
 fi

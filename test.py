@@ -18,11 +18,10 @@ from tqdm import tqdm
 
 from segdistill.dataset import DATASETS, SegmentationDataset, build_dataset
 from segdistill.dataset.files import read_image
-from segdistill.dataset.images import dataset_of
+from segdistill.dataset.images import Images
 from segdistill.dataset.video import VIDEO_SUFFIXES, frame_rate, read_frames
 from segdistill.libs.files import replacing
 from segdistill.utils.checkpoint import LoadedPredictor, add_network_flags, load_predictor, load_required
-from segdistill.utils.classes import classes_and_colors
 from segdistill.utils.distributed import start_device
 from segdistill.utils.flags import Parser, add_switch, number, run_command
 from segdistill.utils.latency import DTYPES, measure_latency
@@ -30,11 +29,11 @@ from segdistill.utils.pictures import checkpoint_names, output_names, picture_fi
 from segdistill.utils.protocol import add_protocol_flags, protocol_of
 from segdistill.utils.pseudo_labels import write_folder
 from segdistill.utils.submission import submission
-from segdistill.utils.tasks import task_of
+from segdistill.utils.tasks import TASKS, task_of, task_of_network
 from segdistill.utils.video import VideoWriter
 from segdistill.utils.visualize import side_by_side
 
-KINDS = ("labels", "colours", "overlays", "panels")
+KINDS = ("labels", "colours", "overlays", "panels", "values")
 OF_NETWORK = {"--checkpoint", "--network-options", "--network", "--device"}
 OF_LATENCY = OF_NETWORK | {"--fps", "--input-size", "--batch-size", "--dtype"}
 
@@ -52,6 +51,7 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="where --save puts its files")
     parser.add_argument("--save", nargs="+", choices=KINDS, help="what to write (labels; panels for a video)")
+    parser.add_argument("--task", choices=sorted(TASKS), help="of --dataset (its first); without it the file's")
     parser.add_argument(
         "--submission", type=Path, metavar="FILE", help=".zip of label ids, or .tar as VOC's server wants"
     )
@@ -99,7 +99,8 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     ):
         parser.error("--min-confidence writes labels of one checkpoint: --images PATH --output FOLDER --save labels")
     options.video = bool(options.images) and options.images.suffix.lower() in VIDEO_SUFFIXES
-    if options.video and ("labels" in (options.save or ()) or options.submission or options.min_confidence):
+    still = {"labels", "values"} & {*(options.save or ())}
+    if options.video and (still or options.submission or options.min_confidence):
         parser.error("a video gives colours, overlays or panels")
     options.save = options.save or (["panels"] if options.video else ["labels"])
     return options
@@ -130,9 +131,11 @@ def main(argv: list[str] | None = None) -> int:
         return 0
 
     if options.images:
-        data = classes_of(options)
+        data = meaning_of(options)
     else:
-        data = build_dataset(options.dataset, options.data_dir, options.split, data_list=options.data_list)
+        data = build_dataset(
+            options.dataset, options.data_dir, options.split, data_list=options.data_list, task=options.task
+        )
     predictors = {}
     for name, file in files.items():
         predictors[name] = load_predictor(
@@ -150,6 +153,8 @@ def main(argv: list[str] | None = None) -> int:
 
     pictures = picture_files(options.images) if options.images else [pair.image for pair in data.pairs]
     if options.min_confidence is not None:
+        if task_of(data).per_class is None:
+            raise ValueError(f"--min-confidence has no effect with --task {task_of(data).name}, which has no classes")
         return label_pictures(options, next(iter(predictors.values())), output_names(pictures), data)
     with ExitStack() as stack:
         archive = stack.enter_context(submission(options.submission, data)) if options.submission else None
@@ -161,7 +166,7 @@ def main(argv: list[str] | None = None) -> int:
                 archive.add(file.stem, next(iter(predictions.values())))
             if options.output:
                 for place, picture in pictures_of(image, predictions, data, options.save):
-                    save_png(picture, options.output / place / f"{name}.png")
+                    save(picture, options.output / place / f"{name}.{'npy' if place.endswith('values') else 'png'}")
     if archive:
         print(f"{len(names)} predictions in {options.submission}")
     if options.output:
@@ -169,14 +174,18 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def classes_of(options: argparse.Namespace) -> type[SegmentationDataset]:
-    """The classes and colours of --dataset, else of the first checkpoint."""
+def meaning_of(options: argparse.Namespace) -> type[SegmentationDataset]:
+    """A data set with the task, classes and colours of --dataset, else of the first checkpoint."""
     if options.dataset and DATASETS[options.dataset].CLASSES:
-        return DATASETS[options.dataset]
+        known = DATASETS[options.dataset]
+        return type(known.__name__, (known,), {"task": options.task or known.TASKS[0]})
     network, report = load_required(options.checkpoint[0], options.network, options.network_options)
-    if not report.classes:
+    task = task_of_network(network)
+    if task.per_class and not report.classes:
         raise ValueError(f"{options.checkpoint[0]} does not name its classes: --dataset does")
-    return dataset_of(*classes_and_colors(network, report))
+    pictures = type("Pictures", (Images,), {"task": task.name})
+    task.adopt(pictures, network, report)
+    return pictures
 
 
 def label_pictures(
@@ -217,18 +226,23 @@ def pictures_of(
     data: SegmentationDataset | type[SegmentationDataset],
     kinds: list[str],
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Folder and picture of each kind; each checkpoint has its own folder, the panel is shared."""
+    """Folder and picture of each kind, or its values; each checkpoint has its own folder, the panel is shared."""
     pixels = image.permute(1, 2, 0).numpy()
     task = task_of(data)
     overlays = {column: task.overlay(pixels, prediction, data) for column, prediction in predictions.items()}
     for kind in kinds:
         if kind == "panels":
-            yield kind, side_by_side({"image": pixels, **overlays})
+            pictures = overlays
+            if scale := task.scale(data):  # colours tell a value only where no image shines through
+                pictures = {column: task.picture(prediction, data) for column, prediction in predictions.items()}
+            yield kind, side_by_side({"image": pixels, **pictures}, scale)
             continue
         for column, prediction in predictions.items():
             place = kind if len(predictions) == 1 else f"{column}/{kind}"
             if kind == "labels":
                 yield place, task.encode(prediction, data)
+            elif kind == "values":
+                yield place, prediction
             else:
                 yield place, overlays[column] if kind == "overlays" else task.picture(prediction, data)
 
@@ -237,9 +251,13 @@ def round_off(value: object) -> object:
     return f"{value:.4g}" if isinstance(value, float) else value
 
 
-def save_png(picture: np.ndarray, path: Path) -> None:
+def save(picture: np.ndarray, path: Path) -> None:
+    """Write a PNG, or values as .npy."""
     with replacing(path) as file:
-        Image.fromarray(picture).save(file, format="PNG")
+        if path.suffix == ".npy":
+            np.save(file, picture)
+        else:
+            Image.fromarray(picture).save(file, format="PNG")
 
 
 if __name__ == "__main__":

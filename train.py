@@ -20,7 +20,6 @@ from segdistill.dataset.duplicates import warn_of_shared_images
 from segdistill.dataset.normalization import parse_normalization
 from segdistill.network import LoadReport, SegmentationNetwork
 from segdistill.utils.batch import make_batches, without_unsure
-from segdistill.utils.classes import classes_and_colors
 from segdistill.utils.data import build_loader, build_train_sets, build_val_set
 from segdistill.utils.distributed import leave, rank, start_device, wait_for_all
 from segdistill.utils.flags import run_command
@@ -166,7 +165,7 @@ def fit(
 def load_teachers_network(
     options: Options, train_sets: Mapping[DataOptions, SegmentationDataset]
 ) -> tuple[SegmentationNetwork, LoadReport | None] | None:
-    """The teacher's network and the report of its weights, if there is one; gives images without labels its classes."""
+    """The teacher's network and the report of its weights, if there is one; images without labels adopt its answers."""
     chosen, dataset = options.teacher, train_sets[options.data]
     if not chosen.given:
         return None
@@ -177,7 +176,7 @@ def load_teachers_network(
     if dataset.TRUTH == "teacher":
         require_classes(network, options)
         for train_set in train_sets.values():
-            train_set.CLASSES, train_set.PALETTE = classes_and_colors(network, report)
+            task_of(train_set).adopt(train_set, network, report)
     return network, report
 
 

@@ -56,7 +56,7 @@ def score(logits: Tensor, label: Tensor) -> np.ndarray:
 
 def scene() -> tuple[Tensor, Tensor]:
     """Logits like a network's, confident inside objects and uncertain at borders, and the label of the scene."""
-    _, raw = render_scene(0, 0, SIZE)
+    _, raw, _ = render_scene(0, 0, SIZE)
     label = torch.from_numpy(id_table(Cityscapes.ID_TO_TRAIN_ID)[raw].astype(np.uint8))
     one_hot = F.one_hot(label.clamp(max=19).long(), 20).permute(2, 0, 1)[None, :19].float()
     logits = 8 * F.avg_pool2d(one_hot, 24, stride=8, padding=8)

@@ -11,6 +11,7 @@ from segdistill.dataset.files import read_size
 from segdistill.dataset.folder import Folder
 from segdistill.dataset.ids import IGNORE_INDEX
 from segdistill.dataset.images import Images
+from segdistill.dataset.kitti_depth import KittiDepth
 from segdistill.dataset.normalization import Normalization
 from segdistill.dataset.nyuv2 import NYUv2
 from segdistill.dataset.scenes import Scenes
@@ -28,6 +29,7 @@ DATASETS: dict[str, type[SegmentationDataset]] = {
     "coco_stuff": CocoStuff,
     "folder": Folder,
     "images": Images,
+    "kitti_depth": KittiDepth,
     "nyuv2": NYUv2,
     "scenes": Scenes,
     "voc2012": Voc2012,

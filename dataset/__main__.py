@@ -23,6 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     actions = parser.add_subparsers(dest="action", required=True)
     audit = actions.add_parser("check", help="read every file, count the pixels of each class, name every problem")
     audit.add_argument("--split", help="of the data set (all that are there)")
+    audit.add_argument("--task", help="whose labels are checked (the data set's first)")
     audit.add_argument("--data-list", metavar="FILE", help="check what this list names, as --split")
     fetch = actions.add_parser("prepare", help="download what is public, or say what to fetch by hand")
     for action in (audit, fetch):
@@ -67,7 +68,7 @@ def check_all(options: argparse.Namespace) -> int:
     failed, images = False, {}
     for split in [options.split] if options.split else data_set.SPLITS:
         try:
-            dataset = build_dataset(options.name, options.folder, split, data_list=options.data_list)
+            dataset = build_dataset(options.name, options.folder, split, data_list=options.data_list, task=options.task)
             verdict = check(dataset)
             images[split] = [pair.image for pair in dataset.pairs]
         except (ValueError, FileNotFoundError) as error:
@@ -98,7 +99,7 @@ def print_verdict(split: str, verdict: Verdict, classes: Sequence[str]) -> None:
     print(f"{split}: {verdict.num_images} images, {len(verdict.errors)} errors, {len(verdict.warnings)} warnings")
     print("  mean {:.2f} {:.2f} {:.2f}, std {:.2f} {:.2f} {:.2f} (RGB)".format(*verdict.mean, *verdict.std))
     total = max(sum(verdict.num_pixels), 1)
-    for name, count in zip((*classes, "void"), verdict.num_pixels, strict=True):
+    for name, count in zip((*(classes or ("with a value",)), "void"), verdict.num_pixels, strict=True):
         print(f"  {name:20} {count:15,} pixels {100 * count / total:6.2f} %")
     for kind in ("errors", "warnings"):
         messages = getattr(verdict, kind)

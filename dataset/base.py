@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from segdistill.dataset.depth import DepthRange, Storage, depth_of, read_values
 from segdistill.dataset.files import SUFFIXES, fingerprint, open_label, read_image, read_size
 from segdistill.dataset.ids import IGNORE_INDEX, bit_color, encode, grey, id_table, ranges
 from segdistill.dataset.normalization import IMAGENET, Normalization
@@ -53,7 +54,7 @@ class Selection(Sequence):
     def __getitem__(self, index: int) -> Sample:
         image, label, name, *_ = self.samples[self.indices[index]]
         if index >= self.num_labelled:
-            label = torch.full_like(label, IGNORE_INDEX)
+            label = torch.full_like(label, void_value(label))
         return Sample(image, label, name, torch.tensor([0, index]))
 
 
@@ -129,6 +130,11 @@ class SegmentationDataset(torch.utils.data.Dataset):
 
     # The tasks that it has labels for, see ``segdistill.utils.tasks``.
     TASKS: ClassVar[tuple[str, ...]] = ("segmentation",)
+    # Those whose labels are uint8 ids; the labels of all others are float32 values.
+    ID_TASKS: ClassVar[tuple[str, ...]] = ("segmentation",)
+    # Of depth labels, what lies outside is void; and how their files store them.
+    DEPTH_RANGE: ClassVar[DepthRange] = DepthRange(0.1, 100.0)
+    DEPTH_STORAGE: ClassVar[Storage] = Storage()
     CLASSES: ClassVar[tuple[str, ...]]
     PALETTE: ClassVar[tuple[tuple[int, int, int], ...]]
     ID_TO_TRAIN_ID: ClassVar[dict[int, int]]
@@ -168,6 +174,8 @@ class SegmentationDataset(torch.utils.data.Dataset):
         self.task = task or self.TASKS[0]
         if self.task not in self.TASKS:
             raise ValueError(f"{name} has no labels for the task {task!r}; known: {', '.join(self.TASKS)}")
+        if self.task not in self.ID_TASKS:
+            self.CLASSES = self.PALETTE = ()
         self.root = Path(root)
         if not self.root.is_dir():
             raise FileNotFoundError(f"{name}: no folder {self.root}; --data-dir names it (see docs/datasets.md)")
@@ -204,6 +212,7 @@ class SegmentationDataset(torch.utils.data.Dataset):
         ending: str | tuple[str, ...] = "",
         other_endings: tuple[str, ...] = (),
         recursive: bool = False,
+        suffixes: tuple[str, ...] = SUFFIXES,
     ) -> list[Path]:
         """The image files of a folder under ``root`` whose stems have (one of) the ending, sorted; [] if it is absent.
 
@@ -215,7 +224,7 @@ class SegmentationDataset(torch.utils.data.Dataset):
             if path.name.startswith(".") or path.stem.endswith(other_endings or ("\0",)):
                 continue
             in_place = recursive or path.parent == self.root / folder
-            fits = in_place and path.suffix.lower() in SUFFIXES and path.stem.endswith(ending)
+            fits = in_place and path.suffix.lower() in suffixes and path.stem.endswith(ending)
             (taken if fits else self.unused).append(path)
         return taken
 
@@ -242,6 +251,10 @@ class SegmentationDataset(torch.utils.data.Dataset):
         The least value that means a class, or void for ids that are none.
         """
         return encode(cls.ID_TO_TRAIN_ID, train_ids)
+
+    @property
+    def label_dtype(self) -> torch.dtype:
+        return torch.uint8 if self.task in self.ID_TASKS else torch.float32
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -284,7 +297,8 @@ class SegmentationDataset(torch.utils.data.Dataset):
         pair = self.pairs[index]
         image = read_image(pair.image)
         if pair.label is None:
-            label = torch.full(image.shape[1:], IGNORE_INDEX, dtype=torch.uint8)
+            label = torch.empty(image.shape[1:], dtype=self.label_dtype)
+            label.fill_(void_value(label))
         else:
             label = self.read_label(index)
         if label.shape != image.shape[1:]:
@@ -296,9 +310,16 @@ class SegmentationDataset(torch.utils.data.Dataset):
         return Sample(image, label, pair.image.stem, torch.tensor([0, index]))
 
     def read_label(self, index: int) -> Tensor:
-        """Decode the label of a labelled item: train ids and 255 for void, uint8 (H, W)."""
+        """Decode the label of a labelled item, (H, W): train ids in uint8, 255 for void; or metres in float32, NaN for
+        void."""
         path = self.pairs[index].label
+        if self.task not in self.ID_TASKS:
+            return depth_of(self.stored_depth(index), self.DEPTH_STORAGE, self.DEPTH_RANGE)
         return torch.from_numpy(self.to_train_ids(open_label(path), path))
+
+    def stored_depth(self, index: int) -> np.ndarray:
+        """The values (H, W) of a labelled item's depth file, as they are stored."""
+        return read_values(self.pairs[index].label)
 
     def preload(self) -> None:
         """Decode every item once and keep it; loader processes that are started later share the memory."""

@@ -17,14 +17,15 @@ from segdistill.dataset.base import Sample, SegmentationDataset
 from segdistill.dataset.contents import Contents
 from segdistill.libs.files import replacing, sync_folder
 
-VERSION = 2  # increase it when the format changes
+VERSION = 3  # increase it when the format changes
 PIXELS, CARD = "pixels.bin", "samples.json"
 
 
 class Place(NamedTuple):
-    """Position of an item: its first byte in the file and its size. Its image (H, W, 3) comes first, then its label.
+    """Position of an item: its first byte in the file and its size. Its image (H, W, 3) comes first, then its label,
+    uint8, or float32 if ``values``.
 
-    sum: CRC-32 of its bytes, size and name.
+    sum: ``checksum``.
     """
 
     start: int
@@ -32,6 +33,11 @@ class Place(NamedTuple):
     width: int
     name: str
     sum: int
+    values: bool
+
+    @property
+    def end(self) -> int:
+        return self.start + (7 if self.values else 4) * self.height * self.width
 
 
 class DecodedCache:
@@ -59,20 +65,23 @@ class DecodedCache:
 
     def __getitem__(self, index: int) -> Sample:
         place = self.places[index]
-        start, height, width, name, _ = place
-        middle, end = start + 3 * height * width, start + 4 * height * width
+        start, height, width, name, *_ = place
+        middle, end = start + 3 * height * width, place.end
         if index not in self.verified:  # once a process: the sum takes as long as reading the item
             if checksum(self.bytes[start:end], place) != place.sum:
                 raise ValueError(f"--cache-dir: {self.folder} is damaged at {name}: delete that folder")
             self.verified.add(index)
         image = torch.from_numpy(self.bytes[start:middle]).view(height, width, 3).permute(2, 0, 1)
-        label = torch.from_numpy(self.bytes[middle:end]).view(height, width)
+        label = self.bytes[middle:end]
+        if place.values:
+            label = label.copy().view(np.float32)  # it may begin at any byte
+        label = torch.from_numpy(label).view(height, width)
         return Sample(image, label, name, torch.tensor([0, index]))
 
 
 def checksum(content: np.ndarray, place: Place) -> int:
-    """CRC-32 of an item's bytes, size and name."""
-    return zlib.crc32(content, zlib.crc32(repr(place[1:4]).encode()))
+    """CRC-32 of an item's bytes, size, name and kind of label."""
+    return zlib.crc32(content, zlib.crc32(repr((*place[1:4], place.values)).encode()))
 
 
 def open_cache(dataset: SegmentationDataset, cache_dir: str | Path) -> DecodedCache:
@@ -90,7 +99,8 @@ def open_cache(dataset: SegmentationDataset, cache_dir: str | Path) -> DecodedCa
     with (cache_dir / f".{prefix}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # released when the process ends
         contents = Contents(cache_dir / f".{prefix}.contents.json")
-        meaning = repr((VERSION, dataset.CLASSES, sorted(dataset.ID_TO_TRAIN_ID.items())))
+        meaning = (VERSION, dataset.task, dataset.CLASSES, sorted(dataset.ID_TO_TRAIN_ID.items()))
+        meaning = repr((*meaning, dataset.DEPTH_RANGE, dataset.DEPTH_STORAGE))
         digest = hashlib.sha256(f"{meaning} {contents.digest(dataset)}".encode()).hexdigest()[:16]
         contents.save()
         folder = cache_dir / f"{prefix}-{digest}"
@@ -113,8 +123,9 @@ def build(dataset: SegmentationDataset, folder: Path) -> None:
         with (folder / PIXELS).open("wb") as file:
             for index in tqdm(range(len(dataset)), desc=f"decoding {dataset.split}", unit="image", disable=None):
                 sample = dataset.read(index)
-                pixels = np.concatenate([sample.image.permute(1, 2, 0).flatten(), sample.label.flatten()])
-                place = Place(end, *sample.label.shape, sample.name, 0)
+                label = sample.label.flatten().view(torch.uint8)
+                pixels = np.concatenate([sample.image.permute(1, 2, 0).flatten(), label])
+                place = Place(end, *sample.label.shape, sample.name, 0, sample.label.is_floating_point())
                 places.append(place._replace(sum=checksum(pixels, place)))
                 file.write(pixels)
                 end += pixels.size

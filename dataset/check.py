@@ -12,6 +12,7 @@ import torch
 from tqdm import tqdm
 
 from segdistill.dataset.base import SegmentationDataset, evenly_spaced, is_labelled
+from segdistill.dataset.check_depth import DepthTally
 from segdistill.dataset.contents import Contents
 from segdistill.dataset.duplicates import duplicates
 from segdistill.dataset.ids import IGNORE_INDEX
@@ -29,7 +30,8 @@ logger = logging.getLogger(__name__)
 class Verdict:
     """Result of the check of a split.
 
-    num_pixels: of each class, void last. mean, std: of each channel over all pixels of the split, RGB, 0..255.
+    num_pixels: of each class, or of all that have a value, void last. mean, std: of each channel over all pixels of the
+    split, RGB, 0..255.
     errors name file, value and remedy; warnings are possible mistakes.
     """
 
@@ -81,15 +83,15 @@ def read_verdict(path: Path) -> Verdict | None:
 
 def verdict_path(dataset: SegmentationDataset, contents: Contents) -> Path:
     """File of the stored result, named by a digest of the contents and the expected labels."""
-    expected = repr(
-        (VERSION, type(dataset).__name__, dataset.CLASSES, dataset.PALETTE, sorted(dataset.ID_TO_TRAIN_ID.items()))
-    )
-    digest = hashlib.sha256(f"{expected} {contents.digest(dataset)} {dataset.unused}".encode()).hexdigest()
+    expected = (VERSION, type(dataset).__name__, dataset.task, dataset.CLASSES, dataset.PALETTE)
+    expected = (*expected, sorted(dataset.ID_TO_TRAIN_ID.items()), dataset.DEPTH_RANGE, dataset.DEPTH_STORAGE)
+    digest = hashlib.sha256(f"{expected!r} {contents.digest(dataset)} {dataset.unused}".encode()).hexdigest()
     return dataset.root / FOLDER / f"{dataset.split}-{digest[:16]}.json"
 
 
 def audit(dataset: SegmentationDataset) -> Verdict:
     counts = np.zeros(IGNORE_INDEX + 1, np.int64)
+    depth = None if dataset.label_dtype == torch.uint8 else DepthTally(dataset)
     total, squares, num_pixels = np.zeros(3), np.zeros(3), 0
     errors = []
     for index in tqdm(range(len(dataset)), desc=dataset.split, unit="image", leave=False, disable=None):
@@ -98,7 +100,9 @@ def audit(dataset: SegmentationDataset) -> Verdict:
         except (ValueError, FileNotFoundError) as error:
             errors.append(str(error))
             continue
-        if dataset.pairs[index].label:
+        if dataset.pairs[index].label and depth:
+            depth.look(index)
+        elif dataset.pairs[index].label:
             counts += np.bincount(sample.label.numpy().ravel(), minlength=len(counts))
         for channel, values in enumerate(sample.image.numpy()):
             levels = np.bincount(values.ravel(), minlength=256)
@@ -110,6 +114,10 @@ def audit(dataset: SegmentationDataset) -> Verdict:
     std = np.sqrt(squares / num_pixels - mean**2)
     classes = [*counts[: len(dataset.CLASSES)].tolist(), int(counts[IGNORE_INDEX])]
     verdict = Verdict(len(dataset), classes, mean.tolist(), std.tolist(), errors)
+    if depth:
+        verdict.num_pixels = [depth.known, depth.void]
+        verdict.errors += depth.errors()
+        verdict.warnings += depth.warnings()
     if counts.sum():
         verdict.errors += dataset.suspect(counts)
         if dataset.split == "train":
@@ -171,7 +179,7 @@ def require_labels(dataset: SegmentationDataset, num_images: int = 8) -> None:
     for error in lone_class(dataset, counts):
         raise ValueError(f"{where}: {error}")
     void = counts[-1] / sum(counts)
-    if void > IMPROBABLE_VOID:
+    if void > IMPROBABLE_VOID and dataset.CLASSES:  # depth of a laser is sparse
         logger.warning("%s are %.0f %% void: are these the labels?", where, 100 * void)
     absent = absent_classes(dataset, counts)
     if absent:
@@ -184,7 +192,7 @@ def count_labels(dataset: SegmentationDataset, num_images: int) -> tuple[list[in
     At least ``num_images``, and up to MOST_LABELS until each class was seen; where all those are of one class, all.
     """
     total, num_classes = dataset.num_labelled, len(dataset.CLASSES)
-    if not num_classes:  # the labels are values: labelled pixels and void
+    if dataset.label_dtype != torch.uint8:  # labelled pixels and void
         labels = [dataset.read_label(index) for index in evenly_spaced(num_images, total)]
         known = torch.cat([is_labelled(label).flatten() for label in labels])
         return [int(known.sum()), int((~known).sum())], len(labels)

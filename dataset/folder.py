@@ -1,5 +1,6 @@
 """`folder`: your own data without Python: images, labels, and a text file that describes the label values."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -8,11 +9,14 @@ import numpy as np
 from PIL import Image
 
 from segdistill.dataset.base import Recipe, SegmentationDataset
+from segdistill.dataset.depth import DEPTH_SUFFIXES, DepthRange, Storage
 from segdistill.dataset.files import SUFFIXES
 from segdistill.dataset.ids import IGNORE_INDEX, encode
 from segdistill.dataset.pairs import Pair, pair_up, read_lines, walk
 
 CLASSES_FILE = "classes.txt"
+DEPTH_FILE = "depth.txt"
+CARD = "'scale METRES', 'range MIN MAX' in metres and, if so, 'kind disparity'"
 CONVERT = "`python -m segdistill.dataset convert EXPORT DIR`"
 VOID_NAMES = ("ignore", "void", "unlabeled", "unlabelled", "unknown")  # in any case
 EXPECTED = "'VALUE R,G,B NAME' with VALUE 0..255, or rgb where labels hold the colours; NAME ignore is void"
@@ -41,11 +45,14 @@ class Folder(SegmentationDataset):
     Lines of one name are one class; those named ignore, void, unlabeled, unlabelled or unknown are void. With ``rgb``
     in place of every value the labels hold the colours themselves, as RGB or palette images.
 
+    Depth: ``<root>/depth/<split>/**/X.png`` (16 bits), .tif, .npy or .pfm, and ``<root>/depth.txt``, see ``read_card``.
+
     Raises:
-        FileNotFoundError: no classes.txt.
+        FileNotFoundError: no classes.txt, or depth.txt.
         ValueError: a line of it that means nothing or contradicts another; names file and line. Fewer than two classes.
     """
 
+    TASKS = ("segmentation", "depth")
     # Of an instance: its folder says.
     CLASSES = PALETTE = ()
     ID_TO_TRAIN_ID = {}
@@ -55,8 +62,14 @@ class Folder(SegmentationDataset):
         "of a labelling tool or from binary masks (see docs/datasets.md)"
     )
 
-    def __init__(self, root: str | Path, split: str, **options):
-        path = Path(root) / CLASSES_FILE
+    def __init__(self, root: str | Path, split: str, task: str | None = None, **options):
+        if task == "depth":
+            self.DEPTH_STORAGE, self.DEPTH_RANGE = read_card(Path(root) / DEPTH_FILE)
+        else:
+            self._read_classes(Path(root) / CLASSES_FILE)
+        super().__init__(root, split, task=task, **options)
+
+    def _read_classes(self, path: Path) -> None:
         rows = read_rows(path)
         colors = {}
         for row in rows:
@@ -78,7 +91,6 @@ class Folder(SegmentationDataset):
             f"{path} says what labels hold: add what is missing there, or, if these are binary masks, {CONVERT} makes "
             "ids of them."
         )
-        super().__init__(root, split, **options)
 
     @classmethod
     def recipe_of(cls, root: str | Path | None) -> Recipe:
@@ -91,7 +103,10 @@ class Folder(SegmentationDataset):
             return "/".join(path.with_suffix("").relative_to(self.root).parts[1:])
 
         images = self.list_images(f"images/{self.split}", recursive=True)
-        labels = self.list_images(f"labels/{self.split}", recursive=True)
+        if self.task == "depth":
+            labels = self.list_images(f"depth/{self.split}", recursive=True, suffixes=DEPTH_SUFFIXES)
+        else:
+            labels = self.list_images(f"labels/{self.split}", recursive=True)
         if self.split == "test" and not labels:
             return [Pair(image, None) for image in images]
         return pair_up(images, labels, f"{self.root} {self.split}", key)
@@ -113,6 +128,35 @@ class Folder(SegmentationDataset):
         if self.in_colors:
             return np.array([*self.PALETTE, *[(0, 0, 0)] * (256 - len(self.PALETTE))], np.uint8)[train_ids]
         return encode(self.ID_TO_TRAIN_ID, train_ids)
+
+
+def read_card(path: Path) -> tuple[Storage, DepthRange]:
+    """depth.txt: lines ``key value``, # begins a comment::
+
+        scale 0.001     # metres of a stored unit: the files hold millimetres
+        range 0.1 10    # metres; what lies outside is void
+        kind depth      # or disparity: depth is scale / value, the scale focal length x baseline
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a line that means nothing, or one that is missing; names file and line.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no {path}; it says what the depth files hold, lines {CARD}")
+    found: dict[str, list[str]] = {}
+    for number, line in read_lines(path):
+        key, *values = line.partition("#")[0].split() or [""]
+        if key and (key not in ("scale", "range", "kind") or key in found):
+            raise ValueError(f"{path}:{number}: expected lines {CARD}, each once, not {line!r}")
+        found |= {key: values} if key else {}
+    try:
+        (scale,), (low, high) = map(float, found["scale"]), map(float, found["range"])
+        (kind,) = found.get("kind", ["depth"])
+    except (KeyError, ValueError):
+        raise ValueError(f"{path}: expected lines {CARD}") from None
+    if not (0 < scale < math.inf and 0 < low < high < math.inf and kind in ("depth", "disparity")):
+        raise ValueError(f"{path}: expected numbers above 0, the smaller end first, and lines {CARD}")
+    return Storage(scale, kind == "disparity"), DepthRange(low, high)
 
 
 def read_rows(path: Path) -> list[Row]:

@@ -1,4 +1,4 @@
-"""`images`: pictures or videos without labels; a teacher gives the classes."""
+"""`images`: pictures or videos without labels; a teacher gives the classes, or the depth."""
 
 import shutil
 import tempfile
@@ -21,11 +21,12 @@ FRAMES = ".frames"  # the folder below the data set's that keeps one frame a sec
 class Images(SegmentationDataset):
     """``<root>/**/X.jpg``: pictures in any folders, and one frame a second of each video; no labels, no class file.
 
-    CLASSES and PALETTE are the teacher's, set when it is known. Evenly spaced pictures, a tenth and at most 200, are
-    held out and validate: their labels are the teacher's predictions (``take_labels``), so scores say how far a student
-    agrees with it.
+    CLASSES and PALETTE, or DEPTH_RANGE, are the teacher's, set when it is known. Evenly spaced pictures, a tenth and at
+    most 200, are held out and validate: their labels are the teacher's predictions (``take_labels``), so scores say how
+    far a student agrees with it.
     """
 
+    TASKS = ("segmentation", "depth")
     CLASSES = PALETTE = ()
     ID_TO_TRAIN_ID = {value: value for value in range(256)}
     SPLITS = ("train", "val")
@@ -91,8 +92,3 @@ def frames_of(video: Path, folder: Path) -> list[Path]:
             if not folder.is_dir():  # another process may have been faster
                 shutil.move(part, folder)
     return walk(folder)
-
-
-def dataset_of(names: Sequence[str], palette: Sequence[tuple[int, int, int]]) -> type[SegmentationDataset]:
-    """A data set of pictures with these classes, for the predictions of a checkpoint."""
-    return type("Pictures", (Images,), {"CLASSES": tuple(names), "PALETTE": tuple(palette)})

@@ -29,6 +29,7 @@ class RandomCrop:
         short_side: (smallest, largest) length in pixels that the short side is scaled to, in place of ``scale``.
         max_class_share: choose another window, up to 10 times, where one class has more of the labelled pixels; for
             labels that are class ids.
+        scale_labels: divide the labels by the factor, as depth is: what is shown twice as large is half as far.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class RandomCrop:
         scale_step: float | None = None,
         short_side: tuple[int, int] | None = None,
         max_class_share: float | None = None,
+        scale_labels: bool = False,
     ):
         if min(size) < 1 or not 0 < scale[0] <= scale[1]:
             raise ValueError(f"a crop needs sides of 1 or more and 0 < least scale <= greatest, not {size}, {scale}")
@@ -49,6 +51,7 @@ class RandomCrop:
             raise ValueError(f"scale_step {scale_step}: above 0, and no larger than the range of {scale}")
         self.size, self.scale, self.mirror = size, scale, mirror
         self.scale_step, self.short_side, self.max_class_share = scale_step, short_side, max_class_share
+        self.scale_labels = scale_labels
         self.fill = torch.tensor(fill, dtype=torch.uint8).view(3, 1, 1)
 
     def __call__(self, image: Tensor, label: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -69,6 +72,8 @@ class RandomCrop:
             image = F.interpolate(image[None], size, mode="bilinear", align_corners=False, antialias=True)[0]
             image = image.round().byte() if image.is_floating_point() else image  # as the kernel for uint8 does
             label = F.interpolate(label[None], size, mode="nearest-exact")[0]
+        if self.scale_labels:
+            label = label / factor
         if self.mirror and mirror < 0.5:
             image, label = image.flip(2), label.flip(2)
         if (height, width) == self.size:

@@ -9,8 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segdistill.network.depth import positive_depth
+
 if TYPE_CHECKING:
     from segdistill.dataset import Normalization
+    from segdistill.dataset.depth import DepthRange
 
 # The features that have a channel for each class.
 CLASS_FEATURES = frozenset({"logits", "aux_logits", "encoder_logits"})
@@ -40,8 +43,8 @@ class SegmentationNetwork(nn.Module):
     """Base class of all networks: a subclass declares ``num_classes`` and ``features`` and writes ``maps``.
 
     Feature names mean the same everywhere: ``layer1`` ... ``layer4`` the stages of the backbone, ``context`` the map
-    that the classifier reads, ``logits``, ``aux_logits`` the logits of a deep-supervision head, ``NAME.pre`` a map
-    before its activation. A head whose map is not requested is not run.
+    that the classifier reads, ``logits``, ``aux_logits`` the logits of a deep-supervision head, ``depth`` one positive
+    map, ``NAME.pre`` a map before its activation. A head whose map is not requested is not run.
     """
 
     num_classes: int  # 0: no classes, and no "logits" among the features
@@ -58,6 +61,11 @@ class SegmentationNetwork(nn.Module):
     backbone_name: str = "backbone"
     # The arguments of ``build_network`` for this network; saved in checkpoints.
     config: dict
+    # What its map ``depth`` means; None of a network without one.
+    depth: "DepthRange | None" = None
+    depth_from_logits: bool = False
+    # Channels of the logits that ``answer_in_depth`` makes one map of.
+    DEPTH_CHANNELS: ClassVar[int] = 1
     # Why bfloat16 autocast on the CPU is refused for this network; empty where it is not.
     BF16_ON_CPU: ClassVar[str] = ""
     # How a user says that the channels of its output are no classes; empty where that is known.
@@ -69,18 +77,35 @@ class SegmentationNetwork(nn.Module):
         """At least the maps named in ``wanted``, of images (N, 3, H, W) float, normalised."""
         raise NotImplementedError
 
+    def answer_in_depth(self, limits: "DepthRange") -> None:
+        """Make the logits one positive map: ``depth`` and ``depth.pre`` are features in their place, without classes.
+
+        Raises:
+            ValueError: a network without logits.
+        """
+        if "logits" not in self.features:
+            raise ValueError(
+                f"{type(self).__name__} has no head to answer in depth: smp: builds a decoder on the same backbone "
+                "(--network smp:unet --network-options encoder_name=tu-NAME)"
+            )
+        before = self.features["logits"]
+        self.features = {name: one for name, one in self.features.items() if name not in CLASS_FEATURES}
+        self.features |= {"depth.pre": before, "depth": Feature(1, before.stride)}
+        self.num_classes, self.depth, self.depth_from_logits = 0, limits, True
+
     def norm_before(self, feature: str) -> nn.BatchNorm2d:
         """The BatchNorm whose output is (or is added into) the map ``feature``, a map before its activation."""
         raise ValueError(f"{type(self).__name__} has no BatchNorm before {feature}")
 
     def forward(self, images: Tensor, features: Iterable[str] = ()) -> SegmentationOutput:
-        """Logits, if the network has any, and the features that are asked for, no others.
+        """Logits, if the network has any, and the features that are asked for, no others. One of depth computes its
+        answer too, so that its cost is seen; it is among the features if it is asked for.
 
         Raises:
             ValueError: a feature that the network does not have, or images that are too small for it.
         """
         features = frozenset(features)
-        output = self.extract(images, features | ({"logits"} & self.features.keys()))
+        output = self.extract(images, features | ({"logits", "depth"} & self.features.keys()))
         return SegmentationOutput(output.logits, {name: output.features[name] for name in sorted(features)})
 
     def extract(self, images: Tensor, wanted: frozenset[str]) -> SegmentationOutput:
@@ -91,8 +116,17 @@ class SegmentationNetwork(nn.Module):
             raise ValueError(
                 f"{type(self).__name__} needs images of at least {self.MIN_SIDE} pixels a side, not {height}x{width}"
             )
-        maps = self.maps(images, wanted)
+        maps = self.all_maps(images, wanted)
         return SegmentationOutput(maps.get("logits"), {name: maps[name] for name in sorted(wanted)})
+
+    def all_maps(self, images: Tensor, wanted: frozenset[str]) -> dict[str, Tensor]:
+        """``maps``, with depth from the logits where ``answer_in_depth`` says so."""
+        asked = wanted & {"depth", "depth.pre"} if self.depth_from_logits else frozenset()
+        if not asked:
+            return self.maps(images, wanted)
+        maps = self.maps(images, wanted - asked | {"logits"})
+        maps["depth.pre"] = maps.pop("logits")
+        return maps | ({"depth": positive_depth(maps["depth.pre"], self.depth)} if "depth" in asked else {})
 
     def check_features(self, names: Iterable[str]) -> None:
         """Raise ValueError if one of ``names`` is no feature of this network."""

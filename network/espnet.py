@@ -188,6 +188,7 @@ class ESPNet(SegmentationNetwork):
     """
 
     BF16_ON_CPU = BF16_ON_CPU
+    DEPTH_CHANNELS = 20  # its decoder is as wide as its logits
 
     def __init__(self, num_classes: int, *, p: int = 2, q: int = 8, skip: str = "fused", norm: str = "batch_norm"):
         super().__init__()

@@ -1,7 +1,9 @@
 """The networks by name, ours and any other library's; a network is registered by an import and an entry here."""
 
 import re
+from collections.abc import Sequence
 
+from segdistill.dataset.depth import DepthRange
 from segdistill.network.base import SegmentationNetwork
 from segdistill.network.deeplabv3 import DeepLabV3
 from segdistill.network.deeplabv3plus import DeepLabV3Plus
@@ -44,7 +46,14 @@ def network_class(name: str) -> type[SegmentationNetwork]:
     raise ValueError(f"unknown network {name!r}; known: {', '.join(sorted(NETWORKS))}, {elsewhere}")
 
 
-def build_network(name: str, num_classes: int | None, *, norm: str = "batch_norm", **options) -> SegmentationNetwork:
+def build_network(
+    name: str,
+    num_classes: int | None,
+    *,
+    norm: str = "batch_norm",
+    depth: Sequence | None = None,
+    **options,
+) -> SegmentationNetwork:
     """Build a network by name.
 
     Args:
@@ -53,6 +62,8 @@ def build_network(name: str, num_classes: int | None, *, norm: str = "batch_norm
         num_classes: channels of the logits, if the network has classes. None, for a library's network only: the
             model's own class count.
         norm: normalisation factory of ``libs``; the state-dict keys do not depend on it.
+        depth: a ``DepthRange``, in which the network answers in place of classes; it then has none. One that has a map
+            of depth already keeps its own.
         options: the network's own keywords, such as ``backbone`` of PSPNet and ``p`` and ``q`` of ESPNet.
 
     Raises:
@@ -74,7 +85,10 @@ def build_network(name: str, num_classes: int | None, *, norm: str = "batch_norm
         raise ValueError(f"norm {norm} has no effect with {name}, which has layers of its own")
     if name.partition(":")[0] in LIBRARIES:
         given["model"] = name.partition(":")[2]
-    network = cls(num_classes, **given)
+    network = cls(num_classes if depth is None else cls.DEPTH_CHANNELS, **given)
     rebuild = options if network.rebuild is None else network.rebuild
+    if depth is not None and "depth" not in network.features:
+        network.answer_in_depth(DepthRange(*depth))
+        rebuild = {**rebuild, "depth": list(depth)}
     network.config = {"name": name, "num_classes": network.num_classes, **rebuild}
     return network

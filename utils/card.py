@@ -33,14 +33,19 @@ def model_card(checkpoint: Path, report: LoadReport, parameters: int, address: s
     options = read_json(folder / "options.json") if (folder / "options.json").is_file() else {}
     dataset = options.get("dataset") or (evaluation or {}).get("dataset")
     head = ["---", *([f"license: {licence}"] if licence else []), "library_name: segdistill"]
-    head += ["pipeline_tag: image-segmentation", "tags:", *(f"- {tag}" for tag in TAGS), "---"]
+    head += [
+        f"pipeline_tag: {'depth-estimation' if report.config.get('depth') else 'image-segmentation'}",
+        "tags:",
+        *(f"- {tag}" for tag in TAGS),
+        "---",
+    ]
     sections = [
         "\n".join(head),
         f"# {address.rpartition('/')[2]}",
         facts(report, parameters, dataset, teacher_of(options)),
     ]
     sections += ["## Figures", figures(evaluation) if evaluation else "Not evaluated."]
-    sections += ["## Use", loading(address, dataset)]
+    sections += ["## Use", loading(address, options.get("task"), dataset, report.config)]
     if not licence:
         sections += [
             "## Licence",
@@ -100,13 +105,20 @@ def figures(evaluation: Mapping) -> str:
     return f"{markdown_table(['figure', 'value'], rows)}\n\n{how}"
 
 
-def loading(address: str, dataset: str | None) -> str:
+def loading(address: str, task: str | None, dataset: str | None, config: Mapping) -> str:
     """The lines that load it."""
+    answer = (
+        'depth = network(images, ["depth"]).features["depth"]'
+        if config.get("depth")
+        else "logits = network(images).logits"
+    )
+    asked = f" --task {task}" if task else ""
     return f"""```python
 from segdistill.network import load_network
 network, report = load_network("{address}")
-logits = network(report.normalization(images)).logits  # images (N, 3, H, W) RGB, 0..255
+images = report.normalization(images)  # (N, 3, H, W) RGB, 0..255
+{answer}
 ```
 
     pip install segdistill[hub]
-    segdistill eval --dataset {dataset or "NAME"} --data-dir DIR --checkpoint {address}"""
+    segdistill eval --dataset {dataset or "NAME"}{asked} --data-dir DIR --checkpoint {address}"""

@@ -14,7 +14,7 @@ from segdistill.dataset.transforms import RandomCrop
 from segdistill.utils.distributed import rank, world_size
 from segdistill.utils.loader import Loader
 from segdistill.utils.options import DataOptions, Options
-from segdistill.utils.tasks import task_of
+from segdistill.utils.tasks import task_named, task_of
 from segdistill.utils.teacher import Teacher
 
 
@@ -53,6 +53,7 @@ def build_train_sets(each: Sequence[Options]) -> dict[DataOptions, SegmentationD
 def build_transform(data: DataOptions, weak_view: bool) -> RandomCrop:
     """The training augmentation; with ``weak_view`` the teacher's samples lack its photometric part."""
     settings = {"scale_step": data.scale_step, "short_side": data.short_side, "max_class_share": data.max_class_share}
+    settings["scale_labels"] = task_named({"dataset": data.dataset, "task": data.task}).scale_labels
     crop = data.input_size, data.scale_range or (1.0, 1.0), data.random_mirror
     if not data.augment:
         return RandomCrop(*crop, **settings)
@@ -76,7 +77,7 @@ def build_val_set(
         data.dataset, data.data_dir, split, data_list=data.val_list, labelled=labelled, task=data.task
     )
     if not labelled:
-        val_set.CLASSES, val_set.PALETTE = train_set.CLASSES, train_set.PALETTE
+        task_of(val_set).adopt(val_set, teacher.network, teacher.report)
         val_set.take_labels(teacher.predict(val_set))
     keep_decoded(val_set, options)
     return val_set

@@ -19,7 +19,7 @@ NOT_FINITE = 3  # exit code of a training that diverged
 # Texts of torch's out-of-memory RuntimeErrors on CPU and GPU.
 NO_MEMORY = re.compile(r"can't allocate memory|out of memory", re.IGNORECASE)
 # Files that come with the package; they are found from every folder.
-PACKAGE, SHIPPED = Path(__file__).parents[1], ("ckpt/scenes_teacher.pth", "experiments/class_maps/")
+PACKAGE, SHIPPED = Path(__file__).parents[1], ("ckpt/scenes_", "experiments/class_maps/")
 
 
 class Parser(argparse.ArgumentParser):

@@ -84,6 +84,11 @@ def describe(protocol: Mapping) -> str:
         parts.append(f"shown at {shown:g} x" if isinstance(shown, float) else f"shown at {shown[0]}x{shown[1]}")
     if teacher := protocol.get("teacher"):
         parts.append(f"labels are the predictions of the teacher {teacher[:12]}")
+    if "align" in protocol:
+        how = {"median": "scale aligned by medians", "lstsq": "scale and shift aligned by least squares"}
+        parts += [how[protocol["align"]]] if protocol["align"] in how else []
+        parts += [f"crop {protocol['crop']}"] if protocol["crop"] != "none" else []
+        parts.append("depth within {:g} and {:g}".format(*protocol["depth_range"]))
     if protocol["count_void"]:
         parts.append("predictions on void count as errors")
     return "; ".join(parts)

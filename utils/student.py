@@ -194,10 +194,13 @@ def build_student(
 ) -> tuple[SegmentationNetwork, Normalization]:
     """The network and its input convention: that of its weights, else of its library, else of the data set."""
     student = options.student
-    num_channels = task_of(dataset).num_channels(dataset)
+    task = task_of(dataset)
+    num_channels = task.num_channels(dataset)
     torch.manual_seed(options.optimisation.seed)
-    network = build_network(student.network, num_channels, norm=student.norm, **student.network_options)
-    feature = network.features.get(task_of(dataset).feature)
+    network = build_network(
+        student.network, num_channels, norm=student.norm, **task.head(dataset), **student.network_options
+    )
+    feature = network.features.get(task.feature)
     if feature and feature.channels != num_channels:
         raise ValueError(
             f"--network {student.network} answers with {feature.channels} channels, the data set has {num_channels}: "
@@ -263,7 +266,7 @@ def trains_on_one_image(network: SegmentationNetwork, wanted: frozenset[str], si
     """Whether BatchNorm works in train mode on one image of ``size`` (H, W); computes shapes only."""
     shadow = copy.deepcopy(network).to("meta").train()
     try:
-        shadow.maps(torch.empty(1, 3, *size, device="meta"), wanted)
+        shadow.all_maps(torch.empty(1, 3, *size, device="meta"), wanted)
     except ValueError as error:
         if "more than 1 value" in str(error):
             return False

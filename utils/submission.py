@@ -12,6 +12,7 @@ from PIL import Image
 
 from segdistill.dataset import IGNORE_INDEX, SegmentationDataset
 from segdistill.libs.files import replacing
+from segdistill.utils.tasks import task_of
 
 
 class Archive:
@@ -23,12 +24,13 @@ class Archive:
         self.archive, self.dataset = archive, dataset
         self.names: set[str] = set()
 
-    def add(self, name: str, train_ids: np.ndarray) -> None:
-        """Add the prediction (H, W) uint8 of the image ``name``. ValueError if it is there already."""
+    def add(self, name: str, prediction: np.ndarray) -> None:
+        """Add the prediction (H, W) of the image ``name``. ValueError if it is there already."""
         if name in self.names:
             raise ValueError(f"the submission has a prediction of {name} already: two images share the name")
         self.names.add(name)
-        picture, png = Image.fromarray(self.dataset.encode(train_ids)), io.BytesIO()
+        picture = Image.fromarray(task_of(self.dataset).encode(prediction, self.dataset))
+        png = io.BytesIO()
         if isinstance(self.archive, zipfile.ZipFile):
             picture.save(png, format="PNG")
             self.archive.writestr(f"{name}.png", png.getvalue())

@@ -25,7 +25,7 @@ from segdistill.utils.compile import Compiled
 from segdistill.utils.evaluate import evaluate
 from segdistill.utils.precision import autocast
 from segdistill.utils.predict import Predictor, whole
-from segdistill.utils.tasks import task_of
+from segdistill.utils.tasks import build_protocol, task_of
 
 logger = logging.getLogger(__name__)
 
@@ -220,10 +220,11 @@ class Teacher(nn.Module):
         indices = evenly_spaced(num_images, len(dataset))
         num_images = len(indices)
         predictor = Predictor(partial(self._coarse, task.feature))
-        scores = evaluate(predictor, dataset, self.normalization, indices)
+        protocol = build_protocol(task, dataset, self.network, {})
+        scores = evaluate(predictor, dataset, self.normalization, indices, protocol=protocol)
         primary, constant = task.primary, scores.best_constant()
         score = scores.figures()[primary.key]
-        self._compare_conventions(predictor, dataset, indices, score, constant)
+        self._compare_conventions(predictor, dataset, indices, protocol, score, constant)
         if not primary.is_better(score, constant):
             raise ValueError(
                 f"teacher {self.source} scores {primary.text(score)} {primary.name} on {num_images} images of the "
@@ -233,7 +234,13 @@ class Teacher(nn.Module):
         return self._describe(num_images, primary.key, score)
 
     def _compare_conventions(
-        self, predictor: Predictor, dataset: SegmentationDataset, indices: list[int], score: float, constant: float
+        self,
+        predictor: Predictor,
+        dataset: SegmentationDataset,
+        indices: list[int],
+        protocol: Mapping,
+        score: float,
+        constant: float,
     ) -> None:
         """Warn or raise ValueError if the images in another common convention give a better ``score``."""
         primary = task_of(dataset).primary
@@ -242,7 +249,8 @@ class Teacher(nn.Module):
         gains, scores = {}, {}
         for name, other in CONVENTIONS.items():
             if other != self.normalization:
-                scores[name] = evaluate(predictor, dataset, other, indices).figures()[primary.key]
+                measured = evaluate(predictor, dataset, other, indices, protocol=protocol)
+                scores[name] = measured.figures()[primary.key]
                 gains[name] = primary.gain(score, scores[name])
         best = max(gains, key=gains.get)
         if gains[best] <= NOTED or not primary.is_better(scores[best], constant):

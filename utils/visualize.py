@@ -1,6 +1,7 @@
 """Draw label maps in colour, over images, and pictures side by side."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -34,15 +35,32 @@ def overlay(image: np.ndarray, label: np.ndarray, palette: Palette, alpha: float
     return np.where((ids < len(palette))[..., None], tinted.round().astype(np.uint8), image)
 
 
-def side_by_side(pictures: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Pictures (H, W, 3) uint8 of one size in a row, each below its name: (H + strip, n W, 3)."""
+def side_by_side(
+    pictures: Mapping[str, np.ndarray], scale: Mapping[str, Sequence[int]] = MappingProxyType({})
+) -> np.ndarray:
+    """Pictures (H, W, 3) uint8 of one size in a row, each below its name, above a scale if there is one:
+    (H + strips, n W, 3).
+
+    Args:
+        scale: colours (RGB, 0..255) of values by their names.
+    """
     height, width, _ = next(iter(pictures.values())).shape
     text_size = max(12, height // 24)
     strip = Image.new("RGB", (len(pictures) * width, 3 * text_size // 2))
     draw = ImageDraw.Draw(strip)
     for i, name in enumerate(pictures):
         draw.text((i * width + text_size // 2, text_size // 6), name, fill=(255, 255, 255), font_size=text_size)
-    return np.concatenate([np.asarray(strip), np.concatenate(list(pictures.values()), axis=1)])
+    rows = [np.asarray(strip), np.concatenate(list(pictures.values()), axis=1)]
+    if scale:
+        strip = Image.new("RGB", strip.size)
+        draw = ImageDraw.Draw(strip)
+        step = strip.width / len(scale)
+        for i, (name, color) in enumerate(scale.items()):
+            left, top = i * step, text_size // 6
+            draw.rectangle([left, 0, left + text_size, strip.height], tuple(color))
+            draw.text((left + 3 * text_size // 2, top), name, fill=(255, 255, 255), font_size=text_size)
+        rows.append(np.asarray(strip))
+    return np.concatenate(rows)
 
 
 def _fold(label: np.ndarray, num_classes: int) -> np.ndarray:

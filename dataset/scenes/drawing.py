@@ -79,7 +79,10 @@ def fractal_noise(rng: np.random.Generator, size: int = 256) -> np.ndarray:
 
 
 class Canvas:
-    """Colour, brightness, depth and label of every pixel, with the camera and the light."""
+    """Colour, brightness, depth and label of every pixel, with the camera and the light.
+
+    ``depth`` is of an object as a whole, for the haze; ``metres`` of what the ray through a pixel hits, 0 for nothing.
+    """
 
     def __init__(self, rng: np.random.Generator, size: tuple[int, int]):
         shape = self.height, self.width = size[0] * SUPERSAMPLE, size[1] * SUPERSAMPLE
@@ -97,13 +100,15 @@ class Canvas:
         self.color = np.zeros(shape, np.uint16)  # index into colors
         self.value = np.ones(shape, np.float32)
         self.depth = np.zeros(shape, np.float32)
+        self.metres = np.zeros(shape, np.float32)
         self.label = np.zeros(shape, np.uint8)
 
-    def paint(self, window: Window, mask: np.ndarray, color, label: Id, depth, value=1.0):
-        """Put a colour and its label on the pixels of a mask. Depth and value (brightness) broadcast to the mask."""
+    def paint(self, window: Window, mask: np.ndarray, color, label: Id, depth, value=1.0, metres=None):
+        """Put a colour and its label on the pixels of a mask. Depth, value (brightness) and metres (None: the depth)
+        broadcast to the mask."""
         self.colors.append(color)
         content = (self.color, len(self.colors) - 1), (self.value, value), (self.depth, depth), (self.label, label)
-        for plane, new in content:
+        for plane, new in (*content, (self.metres, depth if metres is None else metres)):
             np.copyto(plane[window], new, where=mask, casting="unsafe")
 
     def develop(self) -> np.ndarray:
@@ -151,13 +156,31 @@ class Canvas:
 
     def polygon(self, points: np.ndarray, color, label: Id, value: float = 1.0):
         """A flat polygon with corners (n, 3) in metres."""
-        self.paint(*self.outline([self.project(points)]), color, label, points[:, 2].mean(), value)
+        pixels = self.project(points)
+        window, mask = self.outline([pixels])
+        metres = self.plane(pixels, points[:, 2], window)
+        self.paint(window, mask, color, label, points[:, 2].mean(), value, metres)
+
+    def plane(self, pixels: np.ndarray, z: np.ndarray, window: Window) -> np.ndarray:
+        """Metres ahead at the pixels of a window, of the plane through points (n, 2) in pixels with their z.
+
+        1 / z is linear in the pixel's place. Points on a line give no slope across it; nothing is nearer or farther
+        than the points.
+        """
+        z = np.maximum(z, 0.5)  # as in project
+        centre = pixels.mean(0)
+        slope, *_ = np.linalg.lstsq(pixels - centre, 1 / z - (1 / z).mean(), rcond=1e-9)
+        rows, columns = (np.arange(part.start, part.stop, dtype=np.float32) + 0.5 for part in window)
+        inverse = (1 / z).mean() + slope[1] * (rows - centre[1])[:, None] + slope[0] * (columns - centre[0])
+        return 1 / inverse.clip(1 / z.max(), 1 / z.min())
 
     def stroke(self, points: np.ndarray, thickness: float, color, label: Id, value: float = 1.0):
         """A line through points (n, 3) in metres, never thinner than a pixel of the final image."""
         depth = points[:, 2].mean()
         width = max(SUPERSAMPLE, round(thickness * self.focal / depth))
-        self.paint(*self.outline([self.project(points)], width), color, label, depth, value)
+        pixels = self.project(points)
+        window, mask = self.outline([pixels], width)
+        self.paint(window, mask, color, label, depth, value, self.plane(pixels, points[:, 2], window))
 
     def screen(self, start: tuple[float, float], end: tuple[float, float], top: float):
         """A vertical rectangle standing on the line from (x, z) to (x, z).

@@ -8,9 +8,11 @@ import shutil
 import socket
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from segdistill.dataset.depth import encode_depth
 from segdistill.dataset.scenes.street import render_scene
 
 VERSION = 1  # raise it when the pictures change, so that an older folder is not taken for a new one
@@ -39,7 +41,8 @@ def generate(
         seed: another seed gives other images throughout.
 
     Returns:
-        ``root``, which holds leftImg8bit/, gtFine/ and scenes.json with these parameters.
+        ``root``, which holds leftImg8bit/, gtFine/, depth/ (16-bit PNG, 1/256 m, 0 is void) and scenes.json with these
+        parameters.
 
     Raises:
         ValueError: ``root`` holds scenes of other parameters or something else, or a count or the size is out of range.
@@ -120,9 +123,13 @@ def draw_share(root: Path, scenes: list[tuple[str, int]], size: tuple[int, int],
 
 
 def write_scene(root: Path, split: str, number: int, size: tuple[int, int], seed: int) -> None:
-    image, label = render_scene(seed, FIRST_INDEX[split] + number, size)
+    image, label, depth = render_scene(seed, FIRST_INDEX[split] + number, size)
     city = CITIES[split][number % len(CITIES[split])]
-    for kind, suffix, pixels in (("leftImg8bit", "leftImg8bit", image), ("gtFine", "gtFine_labelIds", label)):
+    for kind, suffix, pixels in (
+        ("leftImg8bit", "leftImg8bit", image),
+        ("gtFine", "gtFine_labelIds", label),
+        ("depth", "depth", encode_depth(np.where(depth > 0, depth, np.nan))),
+    ):
         folder = root / kind / split / city
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(folder / f"{city}_{number:06d}_000019_{suffix}.png", compress_level=3)

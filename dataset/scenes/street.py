@@ -1,4 +1,4 @@
-"""Plans a street, fills it and paints it far to near: ``image, label = render_scene(seed, index)``."""
+"""Plans a street, fills it and paints it far to near: ``image, label, depth = render_scene(seed, index)``."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -115,7 +115,7 @@ def draw_sky(canvas: Canvas, rng: np.random.Generator):
     clear = rise**0.7 * (1 - cover)
     blue = canvas.air * (0.55, 0.76, 1.08) * rng.uniform(0.75, 1.05)
     window = slice(0, rows), slice(0, canvas.width)
-    canvas.paint(window, np.ones_like(clear, bool), blue, Id.SKY, -np.log(clear) / canvas.haze)
+    canvas.paint(window, np.ones_like(clear, bool), blue, Id.SKY, -np.log(clear) / canvas.haze, metres=0.0)
 
 
 def draw_skyline(canvas: Canvas, rng: np.random.Generator):
@@ -371,15 +371,21 @@ def expose(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.ascontiguousarray((np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8).transpose(1, 2, 0))
 
 
-def render_scene(seed: int, index: int, size: tuple[int, int] = (128, 256)) -> tuple[np.ndarray, np.ndarray]:
+class Scene(NamedTuple):
+    """image (H, W, 3) uint8 RGB; label (H, W) uint8 of ``Id`` values; depth (H, W) float32, metres along the optical
+    axis to what is seen, 0 of the sky and of the camera's own car."""
+
+    image: np.ndarray
+    label: np.ndarray
+    depth: np.ndarray
+
+
+def render_scene(seed: int, index: int, size: tuple[int, int] = (128, 256)) -> Scene:
     """Draw one scene: a pure function of its arguments.
 
     Args:
         seed, index: non-negative; each pair is another scene.
         size: (height, width), at least 64 x 128. A scene shows the same things at every size.
-
-    Returns:
-        image (H, W, 3) uint8 RGB and label (H, W) uint8 of ``Id`` values.
 
     Raises:
         ValueError: the size is too small.
@@ -403,4 +409,4 @@ def render_scene(seed: int, index: int, size: tuple[int, int] = (128, 256)) -> t
         draw_hood(canvas, rng.uniform(0.03, 0.09), pick(rng, PAINT))
     image, n = canvas.develop(), SUPERSAMPLE
     image = sum(image[:, i::n, j::n] for i in range(n) for j in range(n)) / n**2
-    return expose(image, rng), canvas.label[::n, ::n].copy()
+    return Scene(expose(image, rng), canvas.label[::n, ::n].copy(), canvas.metres[::n, ::n].copy())

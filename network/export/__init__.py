@@ -64,6 +64,7 @@ def export_network(
     Args:
         report: of its weights; names, colours, input convention and size go into the file.
         name: of the format; None: by the ending of ``path``.
+        output: of a network of classes; one of depth answers in depth.
         scores: figures to keep in the file.
         pictures: (3, H, W) uint8, that are compared; None: smooth random ones of three sizes.
 
@@ -75,8 +76,10 @@ def export_network(
             an exported file that answers otherwise: nothing is left of it.
     """
     path, kind = Path(path), format_of(path, name)
-    if not network.num_classes:
-        raise ValueError("the network has no classes, so there is no answer to export")
+    if network.depth is not None:
+        output = "depth"
+    elif not network.num_classes or output == "depth":
+        raise ValueError(f"the network has no {'depth' if output == 'depth' else 'classes'} to export")
     if report.normalization is None:
         raise ValueError("its input convention is not known: python -m segdistill.network convert --normalization NAME")
     module = Deployed(network, report.normalization, report.input_size, output).eval().requires_grad_(False)
@@ -86,6 +89,7 @@ def export_network(
         "palette": report.palette,
         "num_classes": network.num_classes,
         "counts_void": report.counts_void,
+        "depth": network.depth and list(network.depth),
         "network": report.config["name"],
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "source_sha256": report.sha256,

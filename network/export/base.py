@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from segdistill.dataset.normalization import Normalization
 from segdistill.network.base import SegmentationNetwork, resize
 
-Output = Literal["classes", "logits", "probabilities"]
-OUTPUTS: tuple[Output, ...] = ("classes", "logits", "probabilities")
+Output = Literal["classes", "logits", "probabilities", "depth"]
+OUTPUTS: tuple[Output, ...] = ("classes", "logits", "probabilities", "depth")
 EXAMPLE = (96, 128)  # height and width that a graph is traced with
 SIZES = (EXAMPLE, (65, 97), (160, 224))  # that are compared: the example's, an odd and smaller one, a larger one
 TOLERANCE = 1e-5  # of the greatest logit
 
 
 class Deployed(nn.Module):
-    """Pictures (N, 3, H, W) uint8 RGB in; at their size classes (N, H, W) uint8, or logits or probabilities
-    (N, C, H, W) float32, out. Input convention and resizing are inside.
+    """Pictures (N, 3, H, W) uint8 RGB in; at their size classes (N, H, W) uint8, logits or probabilities (N, C, H, W)
+    float32, or depth (N, 1, H, W) float32, out. Input convention and resizing are inside.
 
     Args:
         input_size: (height, width) that the network is shown; None: the picture's.
@@ -42,16 +42,17 @@ class Deployed(nn.Module):
         return self.answer(self.logits(images))
 
     def answer(self, logits: Tensor) -> Tensor:
-        if self.output == "logits":
+        if self.output in ("logits", "depth"):
             return logits
         return logits.softmax(1) if self.output == "probabilities" else logits.argmax(1).to(torch.uint8)
 
     def logits(self, images: Tensor) -> Tensor:
+        """The map that is answered from; of a network of depth that."""
         shown = self.normalization(images)
         if self.input_size:
             shown = F.interpolate(shown, self.input_size, mode="bilinear", align_corners=False)
-        logits = self.network.extract(shown, frozenset({"logits"})).logits
-        return resize(logits, images.shape[2:])
+        feature = "depth" if self.output == "depth" else "logits"
+        return resize(self.network.extract(shown, frozenset({feature})).features[feature], images.shape[2:])
 
 
 class ForeignFile(ValueError):
@@ -100,7 +101,7 @@ def compare(module: Deployed, runner: Runner, pictures: Iterable[Tensor]) -> lis
         greatest = logits.abs().max().item()
         largest, changed = None, given.to(torch.int64) != expected.to(torch.int64)
         if module.output != "classes":
-            scale = greatest if module.output == "logits" else 1.0
+            scale = 1.0 if module.output == "probabilities" else greatest
             largest = (given - expected).abs().max().item() / scale
             changed = given.argmax(1) != expected.argmax(1)
         best = logits.topk(min(2, logits.shape[1]), dim=1).values

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from segdistill.dataset.depth import DepthRange
 from segdistill.dataset.normalization import Normalization
 from segdistill.libs.files import sha256_of
 from segdistill.network.base import Feature, SegmentationNetwork
@@ -29,12 +30,15 @@ class ExportedNetwork(SegmentationNetwork):
         metadata = self.runner.metadata
         self.num_classes = metadata["num_classes"]
         self.classes = metadata["classes"] and tuple(metadata["classes"])
-        self.features = {"logits": Feature(self.num_classes, 1)}
+        self.depth = DepthRange(*metadata["depth"]) if metadata.get("depth") else None
+        self.features = {"depth": Feature(1, 1)} if self.depth else {"logits": Feature(self.num_classes, 1)}
         self.config = {"name": metadata["network"], "num_classes": self.num_classes}
         self.place = torch.nn.Parameter(torch.empty(0), requires_grad=False)  # predictors ask where a network is
 
     def maps(self, images: Tensor, wanted: frozenset[str]) -> dict[str, Tensor]:
         answer = torch.from_numpy(self.runner.run(images.round().to(torch.uint8).contiguous().cpu().numpy()))
+        if self.depth:
+            return {"depth": answer.to(images.device)}
         if self.runner.metadata["output"] == "classes":
             answer = torch.nn.functional.one_hot(answer.long(), self.num_classes).movedim(3, 1).float()
         elif self.runner.metadata["output"] == "probabilities":

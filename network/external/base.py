@@ -48,9 +48,9 @@ class ExternalNetwork(SegmentationNetwork):
 
     def back(self, maps: Tensor, name: str, images: Tensor) -> Tensor:
         """Maps of resized images at the declared stride of the images as they were."""
-        if not self.only_side and self.multiple <= max(feature.stride for feature in self.features.values()):
+        if not self.only_side and self.multiple <= max(self.strides.values()):
             return maps
-        return resize(maps, [max(1, round(side / self.features[name].stride)) for side in images.shape[2:]])
+        return resize(maps, [max(1, round(side / self.strides[name])) for side in images.shape[2:]])
 
     def settle(self, source: str, names: Iterable[str], side: int, multiple: int = 1) -> None:
         """Find what sizes the model takes, and measure the maps ``names`` at the first multiple from ``side``, its own.
@@ -62,6 +62,7 @@ class ExternalNetwork(SegmentationNetwork):
         self.multiple, self.only_side, self.features = try_out(
             self, lambda shadow, device: sizes_of(shadow, device, names, side, multiple), side, source
         )
+        self.strides = {name: feature.stride for name, feature in self.features.items()}
 
 
 def sizes_of(

@@ -15,6 +15,7 @@ from transformers.models.auto.modeling_auto import (
 
 from segdistill.dataset import Normalization
 from segdistill.network.external.base import USUAL_SIDE, ExternalNetwork, convention
+from segdistill.network.external.hf_depth import DepthReader, is_depth_model
 from segdistill.network.external.hf_states import StateReader
 from segdistill.network.external.hf_universal import universal_reader
 
@@ -29,6 +30,7 @@ BUILD_ERRORS = (ImportError, IndexError, KeyError, RuntimeError, TypeError, Valu
 class HuggingFaceNetwork(ExternalNetwork):
     """A model of the hub, a local folder (config.json, weights) or a config's JSON file.
 
+    A model of depth has a map ``depth`` (``hf_depth.py``).
     A model for semantic segmentation has classes, ``context`` (what its classifier reads) and logits that are not
     upsampled; one for universal segmentation has logits at the size of the image (``hf_universal.py``); any other has
     features only. ``layer1`` ... ``layer4``: the last map at each of its last four strides, or a plain ViT's map after
@@ -57,9 +59,11 @@ class HuggingFaceNetwork(ExternalNetwork):
     ):
         super().__init__()
         config = repeatable(read_config(model, hf_config))
-        if num_classes is None:
-            num_classes = config.num_labels if has_head(config) else 0
+        is_depth = is_depth_model(config)
+        if is_depth or num_classes is None:
+            num_classes = 0 if is_depth or not has_head(config) else config.num_labels
         kind = kind_of(config) if num_classes else transformers.AutoModel
+        kind = transformers.AutoModelForDepthEstimation if is_depth else kind
         self.num_classes = 0 if kind is transformers.AutoModel else num_classes
         if self.num_classes and num_classes != config.num_labels:
             config.num_labels = num_classes
@@ -80,10 +84,14 @@ class HuggingFaceNetwork(ExternalNetwork):
         source, side = f"hf:{model}", side_of(self.model)
         if kind is transformers.AutoModelForUniversalSegmentation:
             self.reader = universal_reader(self.model, hf_processor or {})
+        elif is_depth:
+            self.reader = DepthReader(self.model, side, source)
+            self.depth = self.reader.meaning.limits
         else:
             self.reader = StateReader(self.model, self.num_classes, side, source)
         self.backbone_name = f"model.{self.reader.trunk}".rstrip(".")
         names = [*self.reader.stages, "context", *(["logits"] if self.num_classes else [])]
+        names += ["depth"] if is_depth else []
         self.settle(source, names, side, self.reader.multiple)
 
     def library_maps(self, images: Tensor, wanted: frozenset[str]) -> dict[str, Tensor]:

@@ -204,12 +204,13 @@ class ModuleNetwork(SegmentationNetwork):
                 self.features, self.fit = measure_on(self.model, "cpu", make.__name__)
         can_have = getattr(self.model, "num_classes", None) != 0
         self.num_classes, self.features = classes_of(self.features, can_have)
+        self.has_classes = self.num_classes > 0
         if counted and self.num_classes not in (0, num_classes):
             raise ValueError(f"{make.__name__}(num_classes={num_classes}) answers with {self.num_classes} channels")
 
     def maps(self, images: Tensor, wanted: frozenset[str]) -> dict[str, Tensor]:
         maps = self.fit.apply(functools.partial(run_module, self.model, wanted=wanted), images)
-        return maps if self.num_classes else without_classes(maps)
+        return maps if self.has_classes else without_classes(maps)
 
 
 def is_required(parameter: inspect.Parameter) -> bool:

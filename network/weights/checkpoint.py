@@ -171,7 +171,7 @@ def load_weights(
     weights = source if isinstance(source, Weights) else read_weights(source, network.config)
     own, given, left_out = network.state_dict(), weights.state_dict, set()
     if skip_classifier and weights.config and weights.config["num_classes"] != network.num_classes:
-        left_out = class_dependent(network.config)
+        left_out = class_dependent({key: value for key, value in network.config.items() if key != "depth"})
         given = {key: value for key, value in given.items() if key not in left_out}
     check_fit({key: value for key, value in own.items() if key not in left_out}, weights, given, network.config)
     network.load_state_dict(given, strict=False)

@@ -1,5 +1,6 @@
 import itertools
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -9,9 +10,9 @@ from PIL import Image
 
 from segdistill.dataset.__main__ import main as check
 from segdistill.dataset.cityscapes import RAW_IDS, Cityscapes
-from segdistill.dataset.scenes import generator
+from segdistill.dataset.scenes import Scenes, generator
 from segdistill.dataset.scenes.__main__ import main as command_line
-from segdistill.dataset.scenes.drawing import Id
+from segdistill.dataset.scenes.drawing import Canvas, Id
 from segdistill.dataset.scenes.generator import generate
 from segdistill.dataset.scenes.street import RARE, render_scene
 
@@ -26,18 +27,19 @@ def files_of(root: Path) -> dict[str, bytes]:
 
 
 def test_scene_is_a_pure_function_of_seed_and_index():
-    image, label = render_scene(3, 5)
+    image, label, depth = render_scene(3, 5)
     np.random.default_rng(0).random(7)
-    again, label_again = render_scene(3, 5)
+    again, label_again, depth_again = render_scene(3, 5)
     np.testing.assert_array_equal(image, again)
     np.testing.assert_array_equal(label, label_again)
+    np.testing.assert_array_equal(depth, depth_again)
     for other in (render_scene(3, 6), render_scene(4, 5)):
         assert (other[1] != label).mean() > 0.05
 
 
 @pytest.mark.parametrize("size", [(64, 128), (65, 131), (128, 256), (96, 320)])
 def test_scene_has_the_size_and_types_asked_for(size):
-    image, label = render_scene(0, 1, size)
+    image, label, _ = render_scene(0, 1, size)
     assert image.shape == (*size, 3)
     assert label.shape == size
     assert image.dtype == label.dtype == np.uint8
@@ -67,7 +69,7 @@ def test_rare_class_fills_part_of_the_scenes_that_are_offered_it(number):
 
 def test_labels_follow_what_is_seen():
     """Label borders are image borders: the image changes more across them than elsewhere."""
-    image, label = render_scene(0, 4)
+    image, label, _ = render_scene(0, 4)
     step = np.abs(np.diff(image.astype(float), axis=1)).mean(2)
     border = label[:, 1:] != label[:, :-1]
     assert step[border].mean() > 2 * step[~border].mean()
@@ -77,11 +79,11 @@ def test_classes_are_not_told_apart_by_colour():
     """A table from colour (16 levels a channel) to its most frequent class, counted on some scenes, fails on others."""
     counts = np.zeros((4096, 256))
     for index in range(12):
-        image, label = render_scene(0, index)
+        image, label, _ = render_scene(0, index)
         np.add.at(counts, (color_bin(image), label.ravel()), 1)
     others = [render_scene(0, index) for index in range(12, 20)]
-    truth = np.concatenate([label.ravel() for _, label in others])
-    guess = np.concatenate([counts.argmax(1)[color_bin(image)] for image, _ in others])
+    truth = np.concatenate([label.ravel() for _, label, _ in others])
+    guess = np.concatenate([counts.argmax(1)[color_bin(image)] for image, *_ in others])
     ious = [((truth == i) & (guess == i)).sum() / ((truth == i) | (guess == i)).sum() for i in RAW_IDS if i in truth]
     assert np.mean(ious) < 0.25
 
@@ -105,7 +107,7 @@ def test_folder_is_a_cityscapes_data_set(small_root):
 def test_files_hold_the_rendered_scenes(small_root):
     image = np.asarray(Image.open(small_root / "leftImg8bit/train/birch/birch_000001_000019_leftImg8bit.png"))
     label = np.asarray(Image.open(small_root / "gtFine/train/birch/birch_000001_000019_gtFine_labelIds.png"))
-    expected_image, expected_label = render_scene(0, 1, (64, 128))
+    expected_image, expected_label, _ = render_scene(0, 1, (64, 128))
     np.testing.assert_array_equal(image, expected_image)
     np.testing.assert_array_equal(label, expected_label)
 
@@ -234,3 +236,44 @@ def test_checking_a_misspelt_folder_draws_nothing(tmp_path, capsys):
     assert check(["check", "scenes", str(tmp_path / "typo")]) == 1
     assert "no folder" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_depth_is_where_the_ray_through_a_pixel_meets_a_slanted_face():
+    canvas = Canvas(np.random.default_rng(0), (64, 128))
+    corners = np.array([(-2.0, 0.0, 6.0), (3.0, 0.2, 14.0), (3.5, 3.0, 15.0)])
+    canvas.polygon(corners, (0.5, 0.5, 0.5), Id.WALL)
+    rows, columns = np.nonzero(canvas.label == Id.WALL)
+    normal = np.cross(corners[1] - corners[0], corners[2] - corners[0])
+    across, up = (columns + 0.5 - canvas.center) / canvas.focal, (canvas.horizon - rows - 0.5) / canvas.focal
+    rays = np.stack([across, up, np.ones(len(rows))], axis=1)
+    metres = (corners[0] - (0, canvas.eye, 0)) @ normal / (rays @ normal)
+    assert len(rows) > 500
+    inside = (metres > 6) & (metres < 15)  # the outline may hold a pixel whose middle is beyond it
+    assert inside.mean() > 0.99
+    np.testing.assert_allclose(canvas.metres[rows, columns][inside], metres[inside], rtol=1e-4)
+
+
+def test_depth_is_that_of_the_ground_and_void_in_the_sky(small_root):
+    _, label, depth = render_scene(0, 3)
+    assert (depth[label == Id.SKY] == 0).all()
+    assert (depth[label == Id.EGO_VEHICLE] == 0).all()
+    road = [depth[row][label[row] == Id.ROAD] for row in range(len(label))]
+    rows = [(row, np.unique(values)) for row, values in enumerate(road) if len(values)]
+    assert all(len(values) == 1 for _, values in rows)  # flat ground: one depth a row
+    inverse = np.array([1 / values[0] for _, values in rows])
+    line = np.polyfit([row for row, _ in rows], inverse, 1)
+    np.testing.assert_allclose(np.polyval(line, [row for row, _ in rows]), inverse, atol=1e-5)
+
+    stored = Scenes(small_root, "val", task="depth")[1].label
+    expected = render_scene(0, generator.FIRST_INDEX["val"] + 1, (64, 128)).depth
+    known = (expected >= 2) & (expected <= 80)
+    assert (stored.isfinite().numpy() == known).mean() > 0.999  # all but those that rounding takes over an end
+    both = known & stored.isfinite().numpy()
+    np.testing.assert_allclose(stored.numpy()[both], expected[both], atol=1 / 500)
+
+
+def test_a_folder_from_before_depth_says_what_to_do(small_root, tmp_path):
+    shutil.copytree(small_root, tmp_path / "scenes", ignore=shutil.ignore_patterns("depth"))
+    assert len(Scenes(tmp_path / "scenes", "train")) == 4
+    with pytest.raises(FileNotFoundError, match="without depth: delete it"):
+        Scenes(tmp_path / "scenes", "train", task="depth")

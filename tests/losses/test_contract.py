@@ -18,8 +18,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from segdistill.dataset import Normalization, Sample
-from segdistill.network import SegmentationNetwork, SegmentationOutput, resize
+from segdistill.dataset.depth import DepthRange
+from segdistill.network import SegmentationNetwork, SegmentationOutput, build_network, resize
 from segdistill.network.base import Feature
+from segdistill.network.depth import positive_depth
 from segdistill.network.settings import parse_settings
 from segdistill.utils.batch import Batch, make_batches
 from segdistill.utils.learner import Learner, Objective
@@ -36,6 +38,9 @@ VARIANTS = (
     "cwd norm=channel_mean divergence=mse",
     "cwd norm=none divergence=mse",
     "cwd norm=spatial",
+    "depth kind=berhu",
+    "depth kind=l1",
+    "depth kind=ssi",
     "fitnet graph=true",
     "ho kind=hinge optimizer=adam",
     "kd grid=image",
@@ -111,10 +116,11 @@ class Small(SegmentationNetwork):
     def __init__(self, width: int, stride: int, num_classes: int = 5):
         super().__init__()
         self.num_classes = num_classes
-        channels = {"layer4.pre": width, "context": width, "aux_logits": num_classes, "logits": num_classes}
+        channels = {"layer4.pre": width, "context": width, "aux_logits": num_classes, "logits": num_classes, "depth": 1}
         self.features = {name: Feature(count, stride) for name, count in channels.items()}
         self.body, self.norm = nn.Conv2d(3, width, 3, stride, 1), nn.BatchNorm2d(width)
         self.aux, self.head = (nn.Conv2d(width, num_classes, 1) for _ in range(2))
+        self.depth = DepthRange(0.5, 20.0)
 
     def norm_before(self, feature: str) -> nn.BatchNorm2d:
         return self.norm
@@ -123,7 +129,7 @@ class Small(SegmentationNetwork):
         before = self.norm(self.body(images))
         after = before.relu()
         logits = {"aux_logits": self.aux(before), "logits": self.head(after)}
-        return {"layer4.pre": before, "context": after, **logits}
+        return {"layer4.pre": before, "context": after, **logits, "depth": positive_depth(logits["logits"], self.depth)}
 
 
 STUDENT, TEACHER = Small(6, 8), Small(8, 4)
@@ -141,7 +147,8 @@ def output_of(network: SegmentationNetwork, seed: int, num: int = 4, side: int =
     """Random maps of images of this side."""
     generator = torch.Generator().manual_seed(seed)
     shapes = {name: (num, f.channels, side // f.stride, side // f.stride) for name, f in network.features.items()}
-    return SegmentationOutput(None, {name: torch.randn(s, generator=generator) for name, s in shapes.items()})
+    maps = {name: torch.randn(s, generator=generator) for name, s in shapes.items()}
+    return SegmentationOutput(None, maps | {"depth": maps["depth"].exp()})
 
 
 def changed(output: SegmentationOutput, change) -> SegmentationOutput:
@@ -303,7 +310,7 @@ def test_dead_maps_have_a_bounded_gradient(case, dead):
     student, teacher = output_of(STUDENT, 1), output_of(TEACHER, 2)
     if dead == "channel":
         for x in student.features.values():
-            x[:, 1] = 0
+            x[:, 1:2] = 0
     else:
         student = changed(student, torch.zeros_like)
     if dead == "both":
@@ -502,3 +509,37 @@ def test_no_tensor_of_a_step_is_large(case):
         with Largest() as largest:
             run(loss, *outputs, batch)
     assert largest.num_bytes < LARGEST
+
+
+@pytest.fixture(scope="module")
+def depth_pair() -> tuple[SegmentationNetwork, SegmentationNetwork, Batch]:
+    """A student and a teacher that answer in depth, and a batch of values with void ones and one unlabelled image."""
+    torch.manual_seed(0)
+    student, teacher = (build_network("espnet_c", 1, p=1, q=q, depth=DepthRange(0.5, 20.0)) for q in (1, 2))
+    sample = sample_of()
+    values = sample.label.float().masked_fill(sample.label == 255, float("nan")) + 1
+    sample = sample._replace(image=sample.image.repeat(1, 1, 2, 2), label=values.repeat(1, 2, 2))
+    return student, teacher.eval().requires_grad_(False), batch_of(sample)
+
+
+@pytest.mark.parametrize("feature", ["depth", "depth.pre", "context", "layer3.pre"])
+def test_depth_is_taught_or_refused_in_one_line(case, feature, depth_pair):
+    student, teacher, batch = depth_pair
+    flag, *words = case.split()
+    settings = parse_settings(DISTILLATION_LOSSES[flag], [*words, f"on={feature}", "void=mask"], flag)
+    torch.manual_seed(0)
+    refusal = None
+    try:
+        loss = build_losses([Term("term", flag, settings)], student, teacher)["term"]
+    except ValueError as error:
+        refusal = str(error)
+    if refusal:
+        assert re.fullmatch(rf"--{flag} .*|.* has no BatchNorm before .*", refusal)
+        return
+    outputs = student(batch.images, loss.needs.student), teacher(batch.images, loss.needs.teacher)
+    value = sum(loss(*outputs, batch) for _ in range(3))  # what hides channels at random may hide a single one
+    gradients = torch.autograd.grad(value, [p for p in student.parameters() if p.requires_grad], allow_unused=True)
+    assert value.isfinite()
+    assert all(gradient is None or gradient.isfinite().all() for gradient in gradients)
+    assert sum(gradient.abs().sum() for gradient in gradients if gradient is not None) > 0
+    loss.after_step(*(changed(output, Tensor.detach) for output in outputs), batch)

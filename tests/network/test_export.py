@@ -18,6 +18,7 @@ from segdistill.network import NETWORKS, build_network, load_network
 from segdistill.network.__main__ import main as network_tool
 from segdistill.network.export import FORMATS, export_network, format_of, onnx, open_exported
 from segdistill.network.export.base import Deployed, sample_pictures
+from segdistill.network.export.network import load_exported
 from segdistill.network.head.pyramid_pooling import mean_matrix
 from segdistill.network.weights.checkpoint import atomic_save, describe, export_weights
 from segdistill.utils.predict import resized, whole
@@ -196,3 +197,28 @@ def test_the_exported_network_is_the_one_of_the_file(tmp_path):
     network, report = load_network(tmp_path / "a.pth")
     export_network(network, report, tmp_path / "a.pt2")
     assert open_exported(tmp_path / "a.pt2").metadata["source_sha256"] == report.sha256
+
+
+@each_format
+def test_a_network_of_depth_answers_in_depth(kind, tmp_path):
+    skip_without(kind)
+    torch.manual_seed(0)
+    network = build_network("espnet_c", 1, p=1, q=1, depth=(2.0, 80.0, True)).eval()
+    report = describe(network)
+    report.normalization = IMAGENET
+    path = tmp_path / f"depth{FORMATS[kind].SUFFIX}"
+    differences = export_network(network, report, path)
+    assert max(one.largest for one in differences) < 1e-5
+    picture = sample_pictures()[1]
+    depth = open_exported(path).run(picture[None].numpy())
+    assert (depth.dtype, depth.shape) == (np.float32, (1, 1, *picture.shape[1:]))
+    assert ((depth > 2) & (depth < 80)).all()
+    again, _ = load_exported(path)
+    expected = whole(network, "depth")(IMAGENET(picture[None]))
+    torch.testing.assert_close(whole(again, "depth")(picture[None].float()), expected, rtol=1e-4, atol=0)
+    assert again.depth == network.depth
+
+
+def test_classes_cannot_be_exported_as_depth(tmp_path):
+    with pytest.raises(ValueError, match="the network has no depth to export"):
+        export_network(*loaded(p=1, q=1), tmp_path / "a.pt2", output="depth")

@@ -168,7 +168,7 @@ def test_a_convention_that_is_a_little_better_is_mentioned(camvid, monkeypatch, 
     scores = {IMAGENET: 0.5, CONVENTIONS["half"]: 0.55}
     monkeypatch.setattr(
         "segdistill.utils.teacher.evaluate",
-        lambda predictor, dataset, normalization, indices: SimpleNamespace(
+        lambda predictor, dataset, normalization, indices, **_: SimpleNamespace(
             figures=lambda: {"mean_iou": scores.get(normalization, 0.1)}, best_constant=lambda: 0.2
         ),
     )

@@ -19,6 +19,7 @@ from segdistill.utils.losses.cirkd_channel import CrossImageChannel, channel_rel
 from segdistill.utils.losses.cirkd_memory import CrossImageMemory, memory_loss
 from segdistill.utils.losses.cross_entropy import TaskLoss, cross_entropy_loss, ohem_loss
 from segdistill.utils.losses.decoupled import Decoupled, decoupled_loss
+from segdistill.utils.losses.depth import DepthMap
 from segdistill.utils.losses.dist import Dist, dist_loss
 from segdistill.utils.losses.dsd import (
     CategorySimilarity,

@@ -21,6 +21,7 @@ from segdistill.utils.mix import describe_mixes
 from segdistill.utils.options.parts import FLAGS, PARTS, SEVERAL, Ohem, Options, TeacherOptions, flag_of
 from segdistill.utils.options.stored import name_run, read_config, with_defaults
 from segdistill.utils.options.terms import describe_methods, name_terms, parse_term
+from segdistill.utils.tasks import task_named
 
 GROUPS = {"teacher": "losses", "objective": "losses"}  # titles in --help, where they are not the part's name
 # Options that a student of --also may have, besides its terms.
@@ -73,7 +74,7 @@ def make_options(given: dict[str, Any]) -> Options:
     if values["ohem"] is not None:
         values["ohem"] = dataclasses.asdict(Ohem()) | parse_settings(Ohem, values["ohem"], "--ohem")
     if DATASETS[values["dataset"]].TRUTH == "teacher" and not values["terms"]:
-        values["terms"] = [parse_term("pi", [])]
+        values["terms"] = [parse_term(task_named(values).method, [])]
     values["augment"] = tuple(words_of(parse_augmentations(values["augment"])))
     values["lr_factor"] = named_numbers(values["lr_factor"], "--lr-factor")
     values["freeze"] = named_numbers(values["freeze"], "--freeze", 1.0)

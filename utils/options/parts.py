@@ -236,6 +236,7 @@ class ObjectiveOptions:
     focal: float | None = option(None, "(1 - p)^G x cross-entropy", "G", rare=True, above=0)
     dice: float | None = option(None, "weight of a Dice loss beside cross-entropy", "W", rare=True, above=0)
     lovasz: float | None = option(None, "weight of a Lovász loss beside it", "W", rare=True, above=0)
+    depth_loss: Literal["silog", "l1", "berhu", "ssi"] | None = option(None, "of --task depth (silog)", rare=True)
     ohem: dict[str, float] | None = option(None, "hard pixels only: threshold=0.7 min_kept=100000", "key=value")
 
     def __post_init__(self):
@@ -253,7 +254,7 @@ class ObjectiveOptions:
     @property
     def task_settings(self) -> dict[str, object]:
         """The settings of ``Task.loss`` that are options as they are; None where not given."""
-        names = ("aux_weight", "ohem", "label_smoothing", "focal", "dice", "lovasz")
+        names = ("aux_weight", "ohem", "label_smoothing", "focal", "dice", "lovasz", "depth_loss")
         return {name: getattr(self, name) for name in names}
 
 

@@ -9,7 +9,6 @@ import numpy as np
 from segdistill.dataset import DATASETS, SegmentationDataset, build_dataset
 from segdistill.dataset.base import evenly_spaced
 from segdistill.utils.checkpoint import load_predictor, load_required
-from segdistill.utils.classes import classes_and_colors
 from segdistill.utils.distributed import start_device
 from segdistill.utils.protocol import describe
 from segdistill.utils.report.compare import FREE, Comparison, Group, check_same_subject, classes_of
@@ -272,7 +271,7 @@ def write_run_report(folder: Path) -> None:
         sections.append(processes_sentence(folder.name, run.environment))
     if run.evaluation:
         subject = subject_of(run.evaluation)
-        sections += [Heading(f"Classes of {subject}"), *scores_of({subject: run.evaluation})]
+        sections += [Heading(f"{what_of(run.evaluation)} of {subject}"), *scores_of({subject: run.evaluation})]
         sections += [f"{run.checkpoint.name} on {run.evaluation['num_images']} images."]
     if (folder / PANELS).is_file():
         truth = "the teacher" if DATASETS[run.options["dataset"]].TRUTH == "teacher" else "truth"
@@ -326,7 +325,7 @@ def write_comparison(comparison: Comparison, output: Path, num_images: int = 4) 
     table = [caption_of(comparison), paired_table(comparison), notes]
     sections = [Heading(f"{'; '.join(others)} against {baseline}", 1), *trained]
     sections += [Heading(f"{first.task.primary.name} on {subject}"), *table]
-    sections += [Heading(f"Classes of {subject}"), *class_table(comparison)]
+    sections += [Heading(f"{what_of(first.evaluation)} of {subject}"), *class_table(comparison)]
     if has_classes:
         sections += [Picture("classes.png", "delta of each class", class_deltas(comparison))]
     sections += [Heading("Cost"), *cost_table(comparison)]
@@ -344,7 +343,11 @@ def panel_of(comparison: Comparison, num_images: int) -> Panel:
     """Evenly spaced images of those that were evaluated: image, truth, teacher, and each group's first run."""
     evaluation = comparison.groups[0].first.evaluation
     dataset = build_dataset(
-        evaluation["dataset"], evaluation["data_dir"], evaluation["split"], data_list=evaluation["data_list"]
+        evaluation["dataset"],
+        evaluation["data_dir"],
+        evaluation["split"],
+        data_list=evaluation["data_list"],
+        task=evaluation.get("task"),
     )
     mapped = evaluation["protocol"].get("class_map")
     checkpoints = {"teacher": (comparison.teacher, teachers_map(comparison))} if comparison.teacher else {}
@@ -354,15 +357,25 @@ def panel_of(comparison: Comparison, num_images: int) -> Panel:
     titles = ["image", "truth", *checkpoints]
     if dataset.TRUTH == "teacher":
         first, _ = next(iter(checkpoints.values()))
-        dataset.CLASSES, dataset.PALETTE = classes_and_colors(*load_required(first, trusted=own))
+        task_of(dataset).adopt(dataset, *load_required(first, trusted=own))
     rows = predict_rows(list(checkpoints.values()), dataset, evaluation["protocol"], num_images, own)
     if dataset.TRUTH == "teacher":
         titles.remove("truth")
         rows = [[image, *predictions] for image, _, *predictions in rows]
     task = task_of(dataset)
     legend = task.legend([one for _, *predictions in rows for one in predictions], dataset)
-    pictures = [[image, *(task.picture(one, dataset) for one in predictions)] for image, *predictions in rows]
+    pictures = []
+    for image, *predictions in rows:
+        pictures.append([image, *(task.picture(one, dataset) for one in predictions)])
+        errors = [task.error(one, predictions[0], dataset) for one in predictions[1:]]
+        if dataset.TRUTH == "labels" and errors and errors[0] is not None:
+            pictures.append([np.full_like(image, 255), np.full_like(image, 255), *errors])
     return Panel(pictures, titles, legend)
+
+
+def what_of(evaluation: Mapping) -> str:
+    """What a table of all figures lists first."""
+    return "Classes" if task_named(evaluation).per_class else "Scores"
 
 
 def teachers_map(comparison: Comparison) -> str | None:

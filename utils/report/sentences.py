@@ -124,7 +124,8 @@ def size_of(run: FinishedRun) -> str:
     classes = getattr(DATASETS.get(options["dataset"]), "CLASSES", ())
     described = {"name": options["network"], "num_classes": len(classes), **options.get("network_options", {})}
     config = evaluation.get("network", described)
-    if config["name"] in NETWORKS and config.get("num_classes"):  # others would run a user's code or fetch something
+    known = config.get("num_classes") or config.get("depth")
+    if config["name"] in NETWORKS and known:  # others would run a user's code or fetch something
         size = tuple(options.get("input_size") or (512, 1024))
         parameters, macs = counted(json.dumps(config), size)
         macs = f", {macs / 1e9:.2f} G MACs at {size[0]}x{size[1]}"

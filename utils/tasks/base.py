@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from segdistill.dataset import SegmentationDataset
-from segdistill.network import SegmentationNetwork
+from segdistill.network import LoadReport, SegmentationNetwork
 
 
 class Figure(NamedTuple):
@@ -75,6 +75,8 @@ class Task(ABC):
     name: ClassVar[str]
     feature: ClassVar[str]  # the network's feature map that predictions are read from: "logits"
     figures: ClassVar[tuple[Figure, ...]]  # of an evaluation; the first is the primary one
+    method: ClassVar[str] = "mimic"  # that teaches on images without labels, unless another is asked for
+    scale_labels: ClassVar[bool] = False  # whether labels fall as an image is enlarged: see ``RandomCrop``
     per_class: ClassVar[Figure | None] = None  # a list in an evaluation, a share in 0..1 for each of its "classes"
 
     @property
@@ -85,6 +87,25 @@ class Task(ABC):
     @abstractmethod
     def num_channels(self, dataset: SegmentationDataset) -> int:
         """Channels of the feature map ``feature``."""
+
+    def head(self, dataset: SegmentationDataset) -> dict:
+        """Keywords of ``build_network`` besides the channels, for a student that answers in this task."""
+        return {}
+
+    def protocol(self, dataset: SegmentationDataset, network: SegmentationNetwork) -> dict:
+        """The task's own part of an evaluation's protocol, for a network; plain data, for ``scores``.
+
+        Its keyword-only parameters are flags of eval.py.
+        """
+        return {}
+
+    def adopt(self, dataset: SegmentationDataset, network: SegmentationNetwork, report: LoadReport | None) -> None:
+        """Give images without labels the meaning of a teacher's answers: its classes and colours, say.
+
+        Raises:
+            ValueError: it does not answer in this task.
+        """
+        raise ValueError(f"--task {self.name} learns from labels alone")
 
     @abstractmethod
     def loss(self, network: SegmentationNetwork, *, weight: float) -> nn.Module:
@@ -116,6 +137,14 @@ class Task(ABC):
     def legend(self, predictions: Sequence[np.ndarray], dataset: SegmentationDataset) -> dict[str, Sequence[int]]:
         """Name and colour (RGB, 0..255) of what occurs in the pictures of ``predictions``."""
         return {}
+
+    def scale(self, dataset: SegmentationDataset) -> dict[str, Sequence[int]]:
+        """Name and colour of some values of a picture, to be shown beside it; empty where the legend has them."""
+        return {}
+
+    def error(self, prediction: np.ndarray, label: np.ndarray, dataset: SegmentationDataset) -> np.ndarray | None:
+        """How wrong a prediction (H, W) is at each pixel, as a picture (H, W, 3) uint8; None: the two tell."""
+        return None
 
     @abstractmethod
     def encode(self, prediction: np.ndarray, dataset: SegmentationDataset) -> np.ndarray:

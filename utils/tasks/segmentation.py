@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from segdistill.dataset import IGNORE_INDEX, SegmentationDataset
-from segdistill.network import SegmentationNetwork
+from segdistill.network import LoadReport, SegmentationNetwork
+from segdistill.utils.classes import classes_and_colors
 from segdistill.utils.losses.base import resize_labels
 from segdistill.utils.losses.cross_entropy import TaskLoss
 from segdistill.utils.metrics import ConfusionMatrix
@@ -22,6 +23,7 @@ class Segmentation(Task):
 
     name = "segmentation"
     feature = "logits"
+    method = "pi"
     figures = (
         Figure("mean_iou", "mIoU"),
         Figure("pixel_accuracy", "pixel accuracy"),
@@ -34,6 +36,9 @@ class Segmentation(Task):
     def num_channels(self, dataset: SegmentationDataset) -> int:
         # Images whose teacher has no classes: a student keeps a head, to be trained on labels later.
         return len(dataset.CLASSES) or 1
+
+    def adopt(self, dataset: SegmentationDataset, network: SegmentationNetwork, report: LoadReport | None) -> None:
+        dataset.CLASSES, dataset.PALETTE = classes_and_colors(network, report)
 
     def loss(
         self,

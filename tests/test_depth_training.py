@@ -1,0 +1,131 @@
+"""Depth from the first command to the last: trained on labels, distilled without, scored, drawn, as files."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import eval as evaluation
+import test as prediction
+import train
+from segdistill.dataset.scenes.generator import generate
+from segdistill.network import load_network
+from segdistill.utils.report import pictures
+
+ROOT = Path(__file__).parents[1]
+SMALL = ("--network", "espnet_c", "--network-options", "p=1", "q=1", "--batch-size", "4", "--num-workers", "0")
+
+
+@pytest.fixture(scope="module")
+def streets(tmp_path_factory):
+    return generate(tmp_path_factory.mktemp("data") / "scenes", 6, 2, 1, size=(64, 128))
+
+
+@pytest.fixture
+def learn(tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "plot_curves", lambda groups, path: None)  # slow
+
+    def run(*words, name):
+        places = ("--snapshot-dir", tmp_path, "--save-name", name, "--device", "cpu", *SMALL)
+        assert train.main([*map(str, (*words, *places))]) == 0
+        return tmp_path / name
+
+    return run
+
+
+def test_depth_is_learned_scored_and_written_as_files(streets, learn, tmp_path, capsys):
+    data = ("--dataset", "scenes", "--task", "depth", "--data-dir", streets)
+    steps = (
+        "--input-size",
+        "64,128",
+        "--num-steps",
+        "4",
+        "--val-every",
+        "2",
+        "--depth-loss",
+        "berhu",
+        "--lr-g",
+        "0.01",
+    )
+    teacher = ("--T_ckpt_path", ROOT / "ckpt/scenes_depth_teacher.pth", "--teacher-scale", "2", "--depth")
+    run = learn(*data, *steps, "--num-labels", "2", "--unlabelled-share", "0.5", *teacher, name="distilled")
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert all(np.isfinite(row["loss/berhu"]) and np.isfinite(row["loss/depth"]) for row in rows if "loss" in row)
+
+    output = run / "evaluation.json"
+    words = [*map(str, data), "--checkpoint", str(run / "best.pth"), "--output", str(output)]
+    assert evaluation.main([*words, "--align", "median", "--depth-range", "3", "50"]) == 0
+    figures = json.loads(output.read_text())
+    assert figures["task"] == "depth"
+    assert figures["protocol"]["align"] == "median"
+    assert figures["protocol"]["depth_range"] == [3.0, 50.0]
+    assert 0 < figures["delta1"] < 1
+    assert figures["silog"] > 0
+    assert "scale aligned by medians; depth within 3 and 50" in capsys.readouterr().out
+    assert re.search(r"\*\*δ1\*\* +\| +\d", (run / "report.md").read_text())
+
+    photos = streets / "leftImg8bit/val"
+    kinds = ("labels", "values", "colours", "overlays", "panels")
+    words = ["--images", photos, "--checkpoint", run / "best.pth", "--output", tmp_path / "out", "--save", *kinds]
+    assert prediction.main([*map(str, words), "--device", "cpu"]) == 0
+    name = "dogwood_000000_000019_leftImg8bit"
+    values = np.load(tmp_path / f"out/values/{name}.npy")
+    stored = np.asarray(Image.open(tmp_path / f"out/labels/{name}.png"))
+    assert (values.dtype, stored.dtype, values.shape) == (np.float32, np.uint16, (64, 128))
+    np.testing.assert_allclose(stored / 256, values, atol=1 / 511)
+    assert ((values > 2) & (values < 80)).all()
+    assert np.asarray(Image.open(tmp_path / f"out/colours/{name}.png")).shape == (64, 128, 3)
+    assert Image.open(tmp_path / f"out/panels/{name}.png").height == 64 + 2 * 18  # names above, a scale below
+
+
+def tiny_depth_anything(folder, **settings):
+    """A Depth Anything of random weights, built from its config, with its processor beside it."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    stages = [f"stage{number}" for number in range(1, 5)]
+    backbone = transformers.Dinov2Config(
+        **{"hidden_size": 24, "num_hidden_layers": 4, "num_attention_heads": 2, "image_size": 70, "patch_size": 14},
+        **{"out_features": stages, "reshape_hidden_states": False},
+    )
+    config = transformers.DepthAnythingConfig(
+        **{"backbone_config": backbone, "neck_hidden_sizes": [8, 8, 16, 16], "fusion_hidden_size": 8},
+        **{"head_hidden_size": 8, "reassemble_hidden_size": 24, **settings},
+    )
+    model = transformers.DepthAnythingForDepthEstimation(config).eval()
+    model.save_pretrained(folder)
+    transformers.DPTImageProcessor(size={"height": 70, "width": 70}).save_pretrained(folder)
+    return model
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Six pictures of coarse noise."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(6):
+        coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+        coarse.resize((96, 72), Image.Resampling.BICUBIC).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.mark.slow
+def test_a_depth_anything_teaches_on_images_without_labels(photos, learn, tmp_path, capsys):
+    tiny_depth_anything(tmp_path / "teacher")
+    words = ("--dataset", "images", "--task", "depth", "--data-dir", photos, "--input-size", "70,98")
+    teacher = ("--teacher-network", f"hf:{tmp_path / 'teacher'}", "--task-weight", "0", "--depth", "gradient=0")
+    run = learn(*words, *teacher, "--num-steps", "20", "--lr-g", "0.03", "--log-every", "1", name="run")
+    losses = [json.loads(line).get("loss/depth") for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert np.mean(losses[-5:]) < 0.95 * np.mean(losses[:5])
+    student, _ = load_network(run / "best.pth")
+    assert student.depth == (1.0, 100.0, False)  # relative, as the teacher's
+    kind = ("--dataset", "images", "--task", "depth", "--data-dir", photos, "--checkpoint", run / "best.pth")
+    assert evaluation.main([*map(str, (*kind, *teacher[:2], "--output", tmp_path / "agreement.json"))]) == 0
+    agreement = json.loads((tmp_path / "agreement.json").read_text())
+    assert agreement["protocol"]["align"] == "lstsq"
+    assert 0 < agreement["agreement_delta1"] <= 1
+    assert "δ1 with the teacher" in capsys.readouterr().out
