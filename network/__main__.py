@@ -17,14 +17,19 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from torch import Tensor
+
+from segdistill.dataset import DATASETS, build_dataset
+from segdistill.dataset.base import evenly_spaced
 from segdistill.dataset.files import read_image
 from segdistill.dataset.normalization import parse_normalization
 from segdistill.network import HIDDEN, NETWORKS, SegmentationNetwork, load_network, network_class
 from segdistill.network.cost import Cost, cost_of
-from segdistill.network.export import FORMATS, OUTPUTS, Difference, export_network, onnx, page
+from segdistill.network.export import FORMATS, OUTPUTS, Difference, deploy, export_network, format_of, onnx, page
 from segdistill.network.export.base import sample_pictures
 from segdistill.network.export.network import ExportedNetwork, count_parameters
 from segdistill.network.external.exported import has_program
+from segdistill.network.int8 import NUM_IMAGES, calibrate, int8_layers, leave_in_float
 from segdistill.network.settings import describe_settings, parse_settings, settings_of
 from segdistill.network.weights.checkpoint import LoadReport, convert
 from segdistill.network.weights.fetch import describe_files, fetch
@@ -33,10 +38,12 @@ from segdistill.network.weights.shapes import on_meta
 from segdistill.utils.checkpoint import load_required
 from segdistill.utils.classes import classes_and_colors
 from segdistill.utils.files import read_json
-from segdistill.utils.flags import Parser, add_switch, count, run_command
+from segdistill.utils.flags import Parser, add_switch, count, number, run_command
 from segdistill.utils.pictures import checkpoint_names, picture_files
 
 PROGRAM = "python -m segdistill.network"
+LEAST_IMAGES = 4  # that int8 is calibrated on
+KEEP = 0.99  # of the pixels keep their class in int8
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -216,8 +223,31 @@ def export_file(argv: Sequence[str]) -> int:
         metavar="FILE",
         help=f"of a page: {page.URL}, fetched if it is not there (ckpt/{page.RUNTIME})",
     )
+    group = parser.add_argument_group(
+        "int8 (.onnx)", "Convolutions compute in integers; training images give the ranges."
+    )
+    add_switch(group, "--int8", "needs --dataset; what train.py --quantise int8 made is int8 without it")
+    group.add_argument("--dataset", choices=sorted(DATASETS), help="its training split is calibrated on")
+    group.add_argument("--data-dir", metavar="DIR")
+    group.add_argument("--num-images", type=number(int, LEAST_IMAGES), metavar="N", help=f"of it ({NUM_IMAGES})")
+    group.add_argument(
+        "--keep",
+        type=number(float, 0, 1),
+        metavar="S",
+        help=f"convolutions stay in float until this share of their pixels keeps its class ({KEEP})",
+    )
     options = parser.parse_args(argv)
-    if options.output.suffix.lower() == page.SUFFIX:
+    if options.int8 and not options.dataset:
+        parser.error("--int8 is calibrated on training images: --dataset NAME --data-dir DIR")
+    for name in ("dataset", "data_dir", "num_images", "keep"):
+        if getattr(options, name) is not None and not options.int8:
+            parser.error(f"--{name.replace('_', '-')} has no effect without --int8")
+    is_page = options.output.suffix.lower() == page.SUFFIX
+    if options.int8 and not is_page and format_of(options.output, options.format) is not onnx:
+        parser.error(f"--int8 is for .onnx alone, not for {options.output}")
+    if options.dataset and not (options.data_dir or DATASETS[options.dataset].DEFAULT_ROOT):
+        parser.error(f"--dataset {options.dataset} needs --data-dir")
+    if is_page:
         if options.format or options.answer != "classes":
             parser.error("a page shows classes by ONNX: no --format and no other --answer")
         export_page(options)
@@ -236,7 +266,10 @@ def export_one(
     options: argparse.Namespace, source: str, output: Path, network: SegmentationNetwork, report: LoadReport
 ) -> list[Difference]:
     """Export a network with the scores beside its file; how the two differ."""
-    pictures = sample_pictures()
+    pictures, calibration = sample_pictures(), None
+    if options.int8:
+        seen, calibration = make_int8(network, report, options)
+        pictures += seen[:LEAST_IMAGES]
     if options.images:
         pictures += [read_image(file) for file in picture_files(options.images)]
     beside = Path(source).parent / "evaluation.json"
@@ -251,6 +284,7 @@ def export_one(
         output=options.answer,
         scores=scores and {key: value for key, value in scores.items() if isinstance(value, float)},
         pictures=pictures,
+        calibration=calibration,
     )
 
 
@@ -270,6 +304,27 @@ def export_page(options: argparse.Namespace) -> None:
             shown[name] = page.Shown(file, count_parameters(network), *classes_and_colors(network, report))
         page.write_page(shown, options.output, options.runtime)
     print(f"{options.output}: {options.output.stat().st_size / 2**20:.2f} MiB, opens in any browser")
+
+
+def make_int8(
+    network: SegmentationNetwork, report: LoadReport, options: argparse.Namespace
+) -> tuple[list[Tensor], dict]:
+    """Turn the network's convolutions into int8 as the options say; returns the pictures, and what to say of it."""
+    dataset = build_dataset(options.dataset, options.data_dir, labelled=False)
+    if len(dataset) < LEAST_IMAGES:
+        raise ValueError(f"{dataset.root} has {len(dataset)} training images; --int8 needs {LEAST_IMAGES} or more")
+    chosen = evenly_spaced(options.num_images or NUM_IMAGES, len(dataset))
+    pictures, module = [dataset.read(index).image for index in chosen], deploy(network, report)
+    images = [module.shown(picture[None]) for picture in pictures]
+    calibrate(network, images)
+    in_float, kept = leave_in_float(network, images, KEEP if options.keep is None else options.keep)
+    print(
+        f"int8: {len(int8_layers(network))} convolutions, {len(in_float)} left in float; {kept:.2%} of the pixels of "
+        f"{len(images)} training images keep their class"
+    )
+    for name in in_float:
+        print(f"  float: {name}")
+    return pictures, {"dataset": options.dataset, "num_images": len(images), "kept": kept}
 
 
 def difference_table(differences: Sequence[Difference]) -> str:

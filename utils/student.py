@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from segdistill.dataset import Normalization, SegmentationDataset
-from segdistill.dataset.base import seed_of
+from segdistill.dataset.base import evenly_spaced, seed_of
 from segdistill.network import NETWORKS, SegmentationNetwork, SegmentationOutput, build_network
+from segdistill.network.int8 import NUM_IMAGES, calibrate, int8_layers
 from segdistill.network.weights.checkpoint import export_weights, load_weights
 from segdistill.utils.batch import Batch
 from segdistill.utils.class_weights import class_weights
@@ -211,7 +212,12 @@ def build_student(
         report = load_weights(network, file, skip_classifier=True)
         logger.info("student %s: %s", file, report)
         normalization = report.normalization or normalization
-    return network.to(device, memory_format=options.run.memory_format), normalization
+    network = network.to(device, memory_format=options.run.memory_format)
+    if student.quantise:
+        chosen = evenly_spaced(NUM_IMAGES, len(dataset))
+        calibrate(network.eval(), (normalization(dataset.read(index).image[None].to(device)) for index in chosen))
+        logger.info("student: int8 in %d convolutions, calibrated on %d images", len(int8_layers(network)), len(chosen))
+    return network, normalization
 
 
 def build_learner(

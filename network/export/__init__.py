@@ -13,6 +13,7 @@ from segdistill.libs.files import replacing
 from segdistill.network.base import SegmentationNetwork
 from segdistill.network.export import onnx, openvino, torch_export
 from segdistill.network.export.base import (
+    INT8_TOLERANCE,
     OUTPUTS,
     TOLERANCE,
     Deployed,
@@ -24,11 +25,12 @@ from segdistill.network.export.base import (
     sample_pictures,
     text_of,
 )
+from segdistill.network.int8 import float_layers, int8_layers
 from segdistill.network.weights.checkpoint import LoadReport
 
 FORMATS: dict[str, Format] = {"onnx": onnx, "openvino": openvino, "pt2": torch_export}
 
-__all__ = ["FORMATS", "OUTPUTS", "Difference", "Runner", "export_network", "format_of", "open_exported"]
+__all__ = ["FORMATS", "OUTPUTS", "Difference", "Runner", "deploy", "export_network", "format_of", "open_exported"]
 
 
 def format_of(path: str | os.PathLike, name: str | None = None) -> Format:
@@ -58,8 +60,11 @@ def export_network(
     output: Output = "classes",
     scores: Mapping | None = None,
     pictures: Iterable[Tensor] | None = None,
+    calibration: Mapping | None = None,
 ) -> list[Difference]:
     """Write a loaded network to ``path``, once the file answers as the network does.
+
+    A network with int8 convolutions (``segdistill.network.int8``) leaves as an ONNX graph of integers.
 
     Args:
         report: of its weights; names, colours, input convention and size go into the file.
@@ -67,6 +72,7 @@ def export_network(
         output: of a network of classes; one of depth answers in depth.
         scores: figures to keep in the file.
         pictures: (3, H, W) uint8, that are compared; None: smooth random ones of three sizes.
+        calibration: what to say in the file of how it became int8.
 
     Returns:
         The differences on the pictures.
@@ -76,15 +82,12 @@ def export_network(
             an exported file that answers otherwise: nothing is left of it.
     """
     path, kind = Path(path), format_of(path, name)
-    if network.depth is not None:
-        output = "depth"
-    elif not network.num_classes or output == "depth":
-        raise ValueError(f"the network has no {'depth' if output == 'depth' else 'classes'} to export")
-    if report.normalization is None:
-        raise ValueError("its input convention is not known: python -m segdistill.network convert --normalization NAME")
-    module = Deployed(network, report.normalization, report.input_size, output).eval().requires_grad_(False)
+    module = deploy(network, report, output)
+    num_int8 = len(int8_layers(network))
+    if num_int8 and kind is not onnx:
+        raise ValueError(f"int8 can be exported to .onnx alone, not to {kind.SUFFIX}")
     metadata = {
-        "output": output,
+        "output": module.output,
         "classes": report.classes,
         "palette": report.palette,
         "num_classes": network.num_classes,
@@ -94,6 +97,7 @@ def export_network(
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "source_sha256": report.sha256,
         "scores": scores,
+        "int8": {"float": sorted(float_layers(network)), **(calibration or {})} if num_int8 else None,
     }
     with tempfile.TemporaryDirectory() as folder:
         draft = Path(folder, f"network{kind.SUFFIX}")
@@ -103,6 +107,8 @@ def export_network(
             raise ValueError(f"{kind.SUFFIX} cannot carry {report.config['name']}: {reason_of(error)}") from error
         differences = compare(module, kind.read(draft), sample_pictures() if pictures is None else pictures)
         wrong = [one for one in differences if one.changed or (one.largest or 0) > TOLERANCE]
+        if num_int8 and sum(one.changed for one in wrong) <= INT8_TOLERANCE * sum(one.pixels for one in differences):
+            wrong = []
         if wrong:
             raise ValueError(
                 f"{path} would answer otherwise than the network and is not written: at {wrong[0].size} "
@@ -113,6 +119,21 @@ def export_network(
             with replacing(path if file.suffix == kind.SUFFIX else path.with_suffix(file.suffix)) as target:
                 target.write(file.read_bytes())
     return differences
+
+
+def deploy(network: SegmentationNetwork, report: LoadReport, output: Output = "classes") -> Deployed:
+    """A loaded network with all that is around it; one of depth answers in depth.
+
+    Raises:
+        ValueError: it has not what is asked for, or no known input convention.
+    """
+    if network.depth is not None:
+        output = "depth"
+    elif not network.num_classes or output == "depth":
+        raise ValueError(f"the network has no {'depth' if output == 'depth' else 'classes'} to export")
+    if report.normalization is None:
+        raise ValueError("its input convention is not known: python -m segdistill.network convert --normalization NAME")
+    return Deployed(network, report.normalization, report.input_size, output).eval().requires_grad_(False)
 
 
 def open_exported(path: str | os.PathLike) -> Runner:

@@ -18,6 +18,8 @@ OUTPUTS: tuple[Output, ...] = ("classes", "logits", "probabilities", "depth")
 EXAMPLE = (96, 128)  # height and width that a graph is traced with
 SIZES = (EXAMPLE, (65, 97), (160, 224))  # that are compared: the example's, an odd and smaller one, a larger one
 TOLERANCE = 1e-5  # of the greatest logit
+# Of the pixels. A sum between two levels may round either way, and the layers after it carry that on.
+INT8_TOLERANCE = 5e-2
 
 
 class Deployed(nn.Module):
@@ -48,11 +50,16 @@ class Deployed(nn.Module):
 
     def logits(self, images: Tensor) -> Tensor:
         """The map that is answered from; of a network of depth that."""
+        feature = "depth" if self.output == "depth" else "logits"
+        maps = self.network.extract(self.shown(images), frozenset({feature})).features[feature]
+        return resize(maps, images.shape[2:])
+
+    def shown(self, images: Tensor) -> Tensor:
+        """What the network sees of pictures."""
         shown = self.normalization(images)
         if self.input_size:
             shown = F.interpolate(shown, self.input_size, mode="bilinear", align_corners=False)
-        feature = "depth" if self.output == "depth" else "logits"
-        return resize(self.network.extract(shown, frozenset({feature})).features[feature], images.shape[2:])
+        return shown
 
 
 class ForeignFile(ValueError):

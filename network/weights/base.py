@@ -16,7 +16,8 @@ class Weights:
     family: the file of ``segdistill.network.weights`` that read it. config: the arguments of ``build_network``; empty
     for a backbone alone. normalization: None if the file has none. skipped: entries of the file that our network does
     not have. palette: the colours of the classes, RGB, 0..255. input_size: height and width of the network's input
-    image; None for the image's size. counts_void: the last class is void, one more than the data set's.
+    image; None for the image's size. counts_void: the last class is void, one more than the data set's. scales: of its
+    int8 convolutions, see ``segdistill.network.int8``.
     """
 
     family: str
@@ -30,6 +31,7 @@ class Weights:
     palette: tuple[tuple[int, int, int], ...] | None = None
     input_size: tuple[int, int] | None = None
     counts_void: bool = False
+    scales: dict[str, Tensor] = field(default_factory=dict)
 
 
 def is_state_dict(content: object) -> bool:

@@ -16,6 +16,7 @@ from segdistill.libs.files import replacing, sha256_of
 from segdistill.libs.text import shown
 from segdistill.network.base import SegmentationNetwork
 from segdistill.network.external.exported import ExportedNetwork, kind_of_file, runs_code
+from segdistill.network.int8 import int8_layers, restore, scales_of
 from segdistill.network.registry import HIDDEN, build_network, network_class
 from segdistill.network.settings import parse_settings
 from segdistill.network.weights.archive import parts_of, read_file
@@ -34,6 +35,7 @@ class LoadReport:
     classes, palette: names and colours (RGB, 0..255) of the classes, where the file has them.
     input_size: height and width of the network's input image; None for the image's size.
     counts_void: the last class is void, one more than the data set's.
+    int8: number of convolutions that compute as int8.
     """
 
     family: str
@@ -47,6 +49,7 @@ class LoadReport:
     palette: tuple[tuple[int, int, int], ...] | None = None
     input_size: tuple[int, int] | None = None
     counts_void: bool = False
+    int8: int = 0
 
     def __str__(self) -> str:
         words = [f"{len(self.used)} entries used, {len(self.skipped)} skipped, {len(self.missing)} missing"]
@@ -57,6 +60,8 @@ class LoadReport:
         words.append(f"input {colours.channels}, scale {colours.scale:.4g}" if colours else "input not told")
         if self.input_size:
             words.append("shown at {}x{} (height x width)".format(*self.input_size))
+        if self.int8:
+            words.append(f"int8 in {self.int8} convolutions")
         if self.sha256:
             words.append(f"SHA-256 {self.sha256[:12]}")
         return f"{self.family}: {'; '.join(words)}"
@@ -117,7 +122,13 @@ def load_network(
     check_fit(own, weights, weights.state_dict, weights.config)
     with WithoutDrawing():  # check_fit has seen that the file has every weight
         network = build_network(**weights.config, norm=norm)
-    return network.eval(), load_weights(network, weights)
+    report = load_weights(network.eval(), weights)
+    try:
+        restore(network, weights.scales)
+    except ValueError as error:
+        raise ValueError(f"{weights.source}: {error}") from error
+    report.int8 = len(int8_layers(network))
+    return network, report
 
 
 def load_program(
@@ -156,7 +167,7 @@ def parse_options(name: str, words: Sequence[str]) -> dict:
 def load_weights(
     network: nn.Module, source: str | os.PathLike | Mapping | Weights, skip_classifier: bool = False
 ) -> LoadReport:
-    """Load our own or any released checkpoint into ``network``.
+    """Load our own or any released checkpoint into ``network``; of one that was trained for int8 the weights alone.
 
     Args:
         source: a path, a state dict (in our or the originals' key names), or what ``read_weights`` returned.
@@ -309,14 +320,19 @@ def export_weights(
     """The content of ``best.pth``: a network's weights, its config and further ``metadata``, plain data.
 
     input_size: height and width of the network's input image; None for the image's size.
+
+    A network with int8 convolutions leaves their scales under ``int8``, so that its weights load into a plain one.
     """
+    state_dict = network.state_dict()
+    scales = scales_of(state_dict)
     return {
         "format": "segdistill",
         "format_version": FORMAT_VERSION,
         "config": network.config,
         "normalization": astuple(normalization),
         "input_size": input_size,
-        "state_dict": network.state_dict(),
+        "state_dict": {key: value for key, value in state_dict.items() if key not in scales},
+        **({"int8": scales} if scales else {}),
         **metadata,
     }
 

@@ -41,6 +41,7 @@ def read(content: Mapping) -> Weights:
         palette=read_palette(content.get("palette"), config["num_classes"]),
         input_size=read_size(content.get("input_size")),
         counts_void=content.get("counts_void") is True,
+        scales=read_scales(content.get("int8")),
     )
 
 
@@ -146,6 +147,14 @@ def is_color(color: object) -> bool:
         and len(color) == 3
         and all(type(value) is int and 0 <= value <= 255 for value in color)
     )
+
+
+def read_scales(scales: object) -> dict[str, Tensor]:
+    if scales is None:
+        return {}
+    if not is_state_dict(scales):
+        raise ValueError("its int8 does not hold tensors by name")
+    return dict(scales)
 
 
 def read_size(size: object) -> tuple[int, int] | None:

@@ -156,6 +156,9 @@ class StudentOptions:
     norm: str = option("batch_norm", f"or {', '.join(sorted(NORMS.keys() - {'batch_norm'}))}", "NAME", choices=NORMS)
     student_pretrain_model_imgnet: str | None = file_option("ImageNet weights of the backbone", "input")
     S_ckpt_path: str | None = file_option("a checkpoint of the whole student to start from", "input")
+    quantise: Literal["int8"] | None = option(
+        None, "int8: --S_ckpt_path goes on learning with its convolutions rounded", rare=True
+    )
 
     def __post_init__(self):
         require_files(self)
@@ -163,6 +166,8 @@ class StudentOptions:
             raise ValueError(
                 "--S_ckpt_path and --student-pretrain-model-imgnet both set the student's weights: give one"
             )
+        if self.quantise and not self.S_ckpt_path:
+            raise ValueError("--quantise starts from a trained student: --S_ckpt_path FILE")
         if self.student_pretrain_model_imgnet and "backbone" not in settings_of(network_class(self.network)):
             raise ValueError(
                 f"--student-pretrain-model-imgnet has no effect with {self.network}, which has no backbone"
@@ -416,6 +421,10 @@ class Options:
         network = network_class(self.student.network)
         if self.optimisation.precision == "bf16" and self.run.on_cpu and network.BF16_ON_CPU:
             raise ValueError(f"--precision bf16: {network.BF16_ON_CPU}")
+        if self.student.quantise and self.optimisation.precision != "float32":
+            raise ValueError("--quantise rounds what is float32: no --precision beside it")
+        if self.student.quantise and self.optimisation.compile:
+            raise ValueError("--compile has no effect with --quantise: torch cannot compile its rounding")
 
     def _check_terms_have_a_teacher(self) -> None:
         terms, teacher = self.objective.terms, self.teacher
