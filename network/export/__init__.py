@@ -11,10 +11,9 @@ from torch import Tensor
 
 from segdistill.libs.files import replacing
 from segdistill.network.base import SegmentationNetwork
-from segdistill.network.export import onnx, openvino, torch_export
+from segdistill.network.export import executorch, ncnn, onnx, openvino, torch_export
 from segdistill.network.export.base import (
     OUTPUTS,
-    TOLERANCE,
     Deployed,
     Difference,
     Format,
@@ -26,9 +25,15 @@ from segdistill.network.export.base import (
 )
 from segdistill.network.weights.checkpoint import LoadReport
 
-FORMATS: dict[str, Format] = {"onnx": onnx, "openvino": openvino, "pt2": torch_export}
+FORMATS: dict[str, Format] = {
+    "onnx": onnx,
+    "openvino": openvino,
+    "pt2": torch_export,
+    "ncnn": ncnn,
+    "executorch": executorch,
+}
 
-__all__ = ["FORMATS", "OUTPUTS", "Difference", "Runner", "export_network", "format_of", "open_exported"]
+__all__ = ["FORMATS", "OUTPUTS", "Difference", "Runner", "export_network", "format_of", "is_exported", "open_exported"]
 
 
 def format_of(path: str | os.PathLike, name: str | None = None) -> Format:
@@ -37,16 +42,23 @@ def format_of(path: str | os.PathLike, name: str | None = None) -> Format:
     Raises:
         ValueError: none has that ending, or its packages are not installed; says what to install.
     """
-    endings = {format.SUFFIX: key for key, format in FORMATS.items()}
-    name = name or endings.get(Path(path).suffix.lower())
+    name = name or next((key for key, format in FORMATS.items() if ends_with(path, format.SUFFIX)), None)
     if name not in FORMATS:
-        known = ", ".join(f"{ending} ({key})" for ending, key in endings.items())
+        known = ", ".join(f"{format.SUFFIX} ({key})" for key, format in FORMATS.items())
         raise ValueError(f"{path}: no format has this ending; known: {known}")
     missing = [package for package in FORMATS[name].PACKAGES if importlib.util.find_spec(package) is None]
     if missing:
-        extra = "openvino" if name == "openvino" else "onnx"
-        raise ValueError(f"{name} needs {', '.join(missing)}, not installed here: pip install segdistill[{extra}]")
+        raise ValueError(f"{name} needs {', '.join(missing)}, not installed here: pip install segdistill[{name}]")
     return FORMATS[name]
+
+
+def ends_with(path: str | os.PathLike, suffix: str) -> bool:
+    return str(path).lower().endswith(suffix)
+
+
+def is_exported(path: str | os.PathLike) -> bool:
+    """Whether a file has the ending of an exported one."""
+    return any(ends_with(path, format.SUFFIX) for format in FORMATS.values())
 
 
 def export_network(
@@ -76,6 +88,7 @@ def export_network(
             an exported file that answers otherwise: nothing is left of it.
     """
     path, kind = Path(path), format_of(path, name)
+    check_writable(path)
     if network.depth is not None:
         output = "depth"
     elif not network.num_classes or output == "depth":
@@ -99,10 +112,11 @@ def export_network(
         draft = Path(folder, f"network{kind.SUFFIX}")
         try:
             kind.write(module, draft, text_of(metadata))
-        except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
+        except (torch.onnx.errors.OnnxExporterError, RuntimeError, ValueError) as error:
             raise ValueError(f"{kind.SUFFIX} cannot carry {report.config['name']}: {reason_of(error)}") from error
-        differences = compare(module, kind.read(draft), sample_pictures() if pictures is None else pictures)
-        wrong = [one for one in differences if one.changed or (one.largest or 0) > TOLERANCE]
+        pictures = sample_pictures() if pictures is None else pictures
+        differences = compare(module, kind.read(draft), pictures, kind.TOLERANCE)
+        wrong = [one for one in differences if one.changed or (one.largest or 0) > kind.TOLERANCE]
         if wrong:
             raise ValueError(
                 f"{path} would answer otherwise than the network and is not written: at {wrong[0].size} "
@@ -110,9 +124,18 @@ def export_network(
                 f"{wrong[0].largest}"
             )
         for file in sorted(Path(folder).iterdir()):  # .bin before .xml
-            with replacing(path if file.suffix == kind.SUFFIX else path.with_suffix(file.suffix)) as target:
+            with replacing(path if file == draft else path.with_suffix(file.suffix)) as target:
                 target.write(file.read_bytes())
     return differences
+
+
+def check_writable(path: Path) -> None:
+    """Raise ValueError if a file cannot be written there; missing folders are made when it is."""
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; name a file in it")
+    parent = next(parent for parent in path.absolute().parents if parent.exists())
+    if not (parent.is_dir() and os.access(parent, os.W_OK)):
+        raise ValueError(f"{path} cannot be written: {parent} is {'read-only' if parent.is_dir() else 'no folder'}")
 
 
 def open_exported(path: str | os.PathLike) -> Runner:

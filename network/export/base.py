@@ -16,8 +16,9 @@ from segdistill.network.base import SegmentationNetwork, resize
 Output = Literal["classes", "logits", "probabilities", "depth"]
 OUTPUTS: tuple[Output, ...] = ("classes", "logits", "probabilities", "depth")
 EXAMPLE = (96, 128)  # height and width that a graph is traced with
-SIZES = (EXAMPLE, (65, 97), (160, 224))  # that are compared: the example's, an odd and smaller one, a larger one
-TOLERANCE = 1e-5  # of the greatest logit
+LARGER = (160, 224)
+SIZES = (EXAMPLE, (65, 97), LARGER)  # that are compared; the second is odd and smaller
+REQUIRED = ("output", "num_classes", "classes", "palette", "counts_void", "network", "parameters")  # metadata
 
 
 class Deployed(nn.Module):
@@ -60,10 +61,15 @@ class ForeignFile(ValueError):
 
 
 class Runner(NamedTuple):
-    """An exported file, open: ``run`` maps pictures (N, 3, H, W) uint8 to the output; ``metadata`` says what it is."""
+    """An exported file, open.
+
+    run: maps pictures (N, 3, H, W) uint8 to the output, on as many threads as PyTorch had when it was opened. metadata:
+    says what it is. runtime: the program that runs it, with its version.
+    """
 
     run: Callable[[np.ndarray], np.ndarray]
     metadata: dict
+    runtime: str
 
 
 class Format(Protocol):
@@ -71,6 +77,7 @@ class Format(Protocol):
 
     SUFFIX: str
     PACKAGES: tuple[str, ...]  # to be installed
+    TOLERANCE: float  # how far a logit may be off, over the greatest
 
     def write(self, module: Deployed, path: Path, metadata: Mapping[str, str]) -> None:
         """Write the file; ValueError if the format cannot carry the network."""
@@ -90,8 +97,16 @@ class Difference(NamedTuple):
 
 
 @torch.no_grad()
-def compare(module: Deployed, runner: Runner, pictures: Iterable[Tensor]) -> list[Difference]:
-    """The differences on pictures (3, H, W) uint8."""
+def graph_of(module: Deployed) -> torch.export.ExportedProgram:
+    """The graph of a module for pictures of any number and size."""
+    sizes = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
+    example = torch.zeros(2, 3, *EXAMPLE, dtype=torch.uint8)
+    return torch.export.export(module, (example,), dynamic_shapes={"images": sizes})
+
+
+@torch.no_grad()
+def compare(module: Deployed, runner: Runner, pictures: Iterable[Tensor], tolerance: float) -> list[Difference]:
+    """The differences on pictures (3, H, W) uint8. Classes that are within the tolerance of each other are a tie."""
     found = []
     for picture in pictures:
         logits = module.logits(picture[None])
@@ -105,7 +120,7 @@ def compare(module: Deployed, runner: Runner, pictures: Iterable[Tensor]) -> lis
             largest = (given - expected).abs().max().item() / scale
             changed = given.argmax(1) != expected.argmax(1)
         best = logits.topk(min(2, logits.shape[1]), dim=1).values
-        tie = best[:, 0] - best[:, -1] <= 2 * TOLERANCE * greatest
+        tie = best[:, 0] - best[:, -1] <= 2 * tolerance * greatest
         found.append(Difference(tuple(picture.shape[1:]), largest, int((changed & ~tie).sum()), picture[0].numel()))
     return found
 
@@ -123,8 +138,16 @@ def text_of(metadata: Mapping) -> dict[str, str]:
 
 
 def metadata_of(texts: Mapping[str, str], path: Path) -> dict:
-    """Raises ForeignFile if the texts are not ours."""
+    """Raises ForeignFile if the texts are not ours, ValueError if they are damaged."""
     own = {key.removeprefix("segdistill."): text for key, text in texts.items() if key.startswith("segdistill.")}
     if "output" not in own:
         raise ForeignFile(f"{path} was not exported by segdistill: its metadata say nothing of its output")
-    return {key: json.loads(text) for key, text in own.items()}
+    try:
+        metadata = {key: json.loads(text) for key, text in own.items()}
+    except ValueError as error:
+        raise ValueError(f"{path}: its metadata were edited, and are no JSON any more: {error}") from error
+    absent = [key for key in REQUIRED if key not in metadata]
+    if absent or metadata["output"] not in OUTPUTS or not isinstance(metadata["num_classes"], int):
+        what = f"without {', '.join(absent)}" if absent else f"output {metadata['output']!r} is none of {OUTPUTS}"
+        raise ValueError(f"{path}: its metadata were edited: {what}; export it again")
+    return metadata
