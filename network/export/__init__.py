@@ -20,6 +20,7 @@ from segdistill.network.export.base import (
     Output,
     Runner,
     compare,
+    reason_of,
     sample_pictures,
     text_of,
 )
@@ -112,10 +113,10 @@ def export_network(
         draft = Path(folder, f"network{kind.SUFFIX}")
         try:
             kind.write(module, draft, text_of(metadata))
+            runner = kind.read(draft)
+            differences = compare(module, runner, sample_pictures() if pictures is None else pictures, kind.TOLERANCE)
         except (torch.onnx.errors.OnnxExporterError, RuntimeError, ValueError) as error:
             raise ValueError(f"{kind.SUFFIX} cannot carry {report.config['name']}: {reason_of(error)}") from error
-        pictures = sample_pictures() if pictures is None else pictures
-        differences = compare(module, kind.read(draft), pictures, kind.TOLERANCE)
         wrong = [one for one in differences if one.changed or (one.largest or 0) > kind.TOLERANCE]
         if wrong:
             raise ValueError(
@@ -143,10 +144,3 @@ def open_exported(path: str | os.PathLike) -> Runner:
     if not Path(path).is_file():
         raise FileNotFoundError(f"no exported file {path}")
     return format_of(path).read(Path(path))
-
-
-def reason_of(error: BaseException) -> str:
-    """The innermost cause of an exporter's error, its first line."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]:.200}"

@@ -110,7 +110,7 @@ def compare(module: Deployed, runner: Runner, pictures: Iterable[Tensor], tolera
     found = []
     for picture in pictures:
         logits = module.logits(picture[None])
-        expected, given = module.answer(logits), torch.from_numpy(np.array(runner.run(picture[None].numpy())))
+        expected, given = module.answer(logits), torch.from_numpy(answer_of(runner, picture[None].numpy()))
         if given.shape != expected.shape:
             raise ValueError(f"it answers {tuple(given.shape)} where the network answers {tuple(expected.shape)}")
         greatest = logits.abs().max().item()
@@ -123,6 +123,23 @@ def compare(module: Deployed, runner: Runner, pictures: Iterable[Tensor], tolera
         tie = best[:, 0] - best[:, -1] <= 2 * tolerance * greatest
         found.append(Difference(tuple(picture.shape[1:]), largest, int((changed & ~tie).sum()), picture[0].numel()))
     return found
+
+
+def answer_of(runner: Runner, images: np.ndarray) -> np.ndarray:
+    """What a runner answers. Raises ValueError whatever its runtime says."""
+    try:
+        return np.array(runner.run(images))
+    except Exception as error:  # runtimes have no common one
+        height, width = images.shape[2:]
+        raise ValueError(f"{runner.runtime} fails on images of {height}x{width}: {reason_of(error)}") from None
+
+
+def reason_of(error: BaseException) -> str:
+    """The innermost cause of an exporter's error, its first line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    line = f"{(str(error).strip().splitlines() or [''])[0]:.200}"
+    return line if isinstance(error, ValueError) else f"{type(error).__name__}: {line}"
 
 
 def sample_pictures(sizes: Sequence[tuple[int, int]] = SIZES) -> list[Tensor]:

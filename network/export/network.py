@@ -11,7 +11,8 @@ from segdistill.dataset.depth import DepthRange
 from segdistill.dataset.normalization import Normalization
 from segdistill.libs.files import sha256_of
 from segdistill.network.base import Feature, SegmentationNetwork
-from segdistill.network.export import open_exported, reason_of
+from segdistill.network.export import open_exported
+from segdistill.network.export.base import answer_of
 from segdistill.network.weights.checkpoint import LoadReport
 
 RAW = Normalization("RGB", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # pictures as they are: 0..255
@@ -51,11 +52,11 @@ class ExportedNetwork(SegmentationNetwork):
         """What the file answers. Raises ValueError for sizes that it refuses, and if it was edited."""
         number, _, height, width = images.shape
         try:
-            answer = self.runner.run(images)
-        except Exception as error:  # runtimes have no common one
-            raise ValueError(f"{self.path} fails on images of {height}x{width}: {reason_of(error)}") from error
-        is_classes = self.runner.metadata["output"] == "classes"
-        expected = (number, height, width) if is_classes else (number, self.num_classes, height, width)
+            answer = answer_of(self.runner, images)
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {error}") from error
+        is_classes, channels = self.runner.metadata["output"] == "classes", 1 if self.depth else self.num_classes
+        expected = (number, height, width) if is_classes else (number, channels, height, width)
         if answer.shape != expected or (is_classes and answer.max() >= self.num_classes):
             raise ValueError(
                 f"{self.path} answers {answer.shape} to images of {height}x{width}, where {expected} of "
