@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
@@ -21,10 +22,11 @@ from segdistill.dataset.files import read_image
 from segdistill.dataset.images import Images
 from segdistill.dataset.video import VIDEO_SUFFIXES, frame_rate, read_frames
 from segdistill.libs.files import replacing
+from segdistill.network.export.network import ExportedNetwork
 from segdistill.utils.checkpoint import LoadedPredictor, add_network_flags, load_predictor, load_required
 from segdistill.utils.distributed import start_device
-from segdistill.utils.flags import Parser, add_switch, number, run_command
-from segdistill.utils.latency import DTYPES, measure_latency
+from segdistill.utils.flags import Parser, add_switch, count, number, run_command
+from segdistill.utils.latency import DTYPES, measure_exported, measure_latency
 from segdistill.utils.pictures import checkpoint_names, output_names, picture_files
 from segdistill.utils.protocol import add_protocol_flags, protocol_of
 from segdistill.utils.pseudo_labels import write_folder
@@ -35,7 +37,7 @@ from segdistill.utils.visualize import side_by_side
 
 KINDS = ("labels", "colours", "overlays", "panels", "values")
 OF_NETWORK = {"--checkpoint", "--network-options", "--network", "--device"}
-OF_LATENCY = OF_NETWORK | {"--fps", "--input-size", "--batch-size", "--dtype"}
+OF_LATENCY = OF_NETWORK | {"--fps", "--input-size", "--batch-size", "--dtype", "--threads"}
 
 
 def parse_options(argv: list[str] | None) -> argparse.Namespace:
@@ -69,6 +71,7 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     )
     add_switch(parser, "--fps", "measure the latency of the networks at --input-size and --batch-size, nothing else")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of --fps")
+    parser.add_argument("--threads", type=count, metavar="N", help="of --fps, on the CPU (PyTorch's: one a core)")
     add_protocol_flags(parser)
     argv = sys.argv[1:] if argv is None else argv
     options = parser.parse_args(argv)
@@ -111,7 +114,7 @@ def without_effect(options: argparse.Namespace, given: set[str]) -> dict[str, se
     if options.fps:
         return {"with --fps": given - OF_LATENCY}
     return {
-        "without --fps": given & {"--dtype"},
+        "without --fps": given & {"--dtype", "--threads"},
         "without --fps or --predict sliding": given & {"--batch-size"} if options.predict == "whole" else set(),
         "with --images": given & {"--data-dir", "--data-list", "--split"} if options.images else set(),
         "without --output": given & {"--save"} if not options.output else set(),
@@ -125,8 +128,7 @@ def main(argv: list[str] | None = None) -> int:
     files = dict(zip(checkpoint_names(options.checkpoint), options.checkpoint, strict=True))
     if options.fps:
         for name, file in files.items():
-            network, _ = load_required(file, options.network, options.network_options)
-            figures = measure_latency(network.to(device), tuple(options.input_size), options.batch_size, options.dtype)
+            figures = latency_of(file, options, device)
             print(f"{name}: " + ", ".join(f"{key} {round_off(value)}" for key, value in figures.items()))
         return 0
 
@@ -172,6 +174,18 @@ def main(argv: list[str] | None = None) -> int:
     if options.output:
         print(f"{len(names)} predictions in {options.output}: {', '.join(options.save)}")
     return 0
+
+
+def latency_of(file: Path, options: argparse.Namespace, device: torch.device) -> dict:
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    network, _ = load_required(file, options.network, options.network_options)
+    size = tuple(options.input_size)
+    if not isinstance(network, ExportedNetwork):
+        return measure_latency(network.to(device), size, options.batch_size, options.dtype)
+    if options.dtype != "float32" or options.device == "cuda":
+        raise ValueError(f"{file} is an exported file, which runs on the CPU as it is: no --dtype, no --device cuda")
+    return measure_exported(network.runner, size, options.batch_size)
 
 
 def meaning_of(options: argparse.Namespace) -> type[SegmentationDataset]:

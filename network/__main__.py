@@ -28,7 +28,7 @@ from segdistill.network.cost import Cost, cost_of
 from segdistill.network.export import FORMATS, OUTPUTS, Difference, deploy, export_network, format_of, onnx, page
 from segdistill.network.export.base import sample_pictures
 from segdistill.network.export.network import ExportedNetwork, count_parameters
-from segdistill.network.external.exported import has_program
+from segdistill.network.external.program import has_program
 from segdistill.network.int8 import NUM_IMAGES, calibrate, int8_layers, leave_in_float
 from segdistill.network.settings import describe_settings, parse_settings, settings_of
 from segdistill.network.weights.checkpoint import LoadReport, convert

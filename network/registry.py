@@ -9,7 +9,7 @@ from segdistill.network.deeplabv3 import DeepLabV3
 from segdistill.network.deeplabv3plus import DeepLabV3Plus
 from segdistill.network.espnet import ESPNet, ESPNetC
 from segdistill.network.external import LIBRARIES, adapter_of, network_in_file
-from segdistill.network.external.exported import ExportedNetwork, has_program
+from segdistill.network.external.program import ProgramNetwork, has_program
 from segdistill.network.pspnet import PSPNet
 from segdistill.network.segformer import SegFormer
 from segdistill.network.settings import settings_of
@@ -41,7 +41,7 @@ def network_class(name: str) -> type[SegmentationNetwork]:
     if re.search(r"\.py:\w+$", name):
         return network_in_file(name)
     if has_program(name):
-        return ExportedNetwork
+        return ProgramNetwork
     elsewhere = ", ".join([*(f"{library}:NAME" for library in LIBRARIES), "FILE.py:CLASS, FILE.onnx, FILE.pt2"])
     raise ValueError(f"unknown network {name!r}; known: {', '.join(sorted(NETWORKS))}, {elsewhere}")
 
@@ -71,7 +71,7 @@ def build_network(
         OSError: a missing file, or weights that cannot be fetched.
     """
     cls = network_class(name)
-    if cls is ExportedNetwork:
+    if cls is ProgramNetwork:
         raise ValueError(
             f"{name} is a program, which cannot be trained: it can be a teacher (--teacher-network {name})"
         )

@@ -17,10 +17,12 @@ from PIL import Image
 import eval as evaluation
 import test as prediction
 import train
-from segdistill.dataset import DATASETS
+from segdistill.dataset import DATASETS, CamVid
 from segdistill.dataset.__main__ import main as dataset_tool
+from segdistill.dataset.files import read_image
 from segdistill.network import NETWORKS, load_network
 from segdistill.network.__main__ import main as network_tool
+from segdistill.utils.checkpoint import load_predictor
 from segdistill.utils.losses import DISTILLATION_LOSSES
 from segdistill.utils.options import parse_options
 from segdistill.utils.report.__main__ import main as report_tool
@@ -108,6 +110,46 @@ def test_a_prediction_of_one_s_own(run_script, tiny, tmp_path):
     (tmp_path / "own_prediction.py").write_text(python_block("library.md", "own_prediction.py"))
     printed = run_script("own_prediction.py", tiny / "teacher.pth", tiny / "camvid/test/0.png")
     assert re.fullmatch(r"\[[\d ]+\]\n", printed)
+
+
+@pytest.fixture
+def student_onnx(tiny, tmp_path):
+    """As the page on deployment has it, and the classes that it is to see in a picture."""
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+    assert network_tool(["export", str(tiny / "teacher.pth"), str(tmp_path / "student.onnx")]) == 0
+    image = read_image(tiny / "camvid/test/0.png")
+    return load_predictor(tiny / "teacher.pth", CamVid).predict(image)
+
+
+@pytest.mark.slow
+def test_a_picture_s_classes_without_this_project(run_script, tiny, tmp_path, student_onnx):
+    (tmp_path / "run.py").write_text(python_block("deploy.md", "run.py"))
+    printed = run_script("run.py", "student.onnx", tiny / "camvid/test/0.png")
+    counts = {CamVid.CLASSES[index]: count for index, count in enumerate(np.bincount(student_onnx.flat)) if count}
+    assert printed.splitlines() == [f"{name} {count}" for name, count in counts.items()]
+
+
+@pytest.mark.slow
+def test_a_picture_s_classes_in_cpp(tiny, tmp_path, student_onnx):
+    openvino = Path(pytest.importorskip("openvino").__file__).parent
+    if not shutil.which("g++"):
+        pytest.skip("there is no g++")
+    (code,) = re.findall(r"^```cpp\n(.*?)^```$", (ROOT / "docs/deploy.md").read_text(), re.M | re.S)
+    (tmp_path / "run.cpp").write_text(code)
+    build = re.search("^// (g.+)$", code, re.M)[1]
+    Image.open(tiny / "camvid/test/0.png").save(tmp_path / "picture.ppm")
+    command = f"{build} && ./run student.onnx picture.ppm ids.pgm"
+    done = subprocess.run(
+        ["bash", "-c", command],
+        cwd=tmp_path,
+        env=os.environ | {"OV": str(openvino)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "ids.pgm")), student_onnx)
 
 
 @pytest.fixture

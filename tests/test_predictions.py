@@ -18,7 +18,8 @@ import test as prediction
 from segdistill.dataset import DATASETS, Scenes, Voc2012
 from segdistill.dataset.normalization import IMAGENET
 from segdistill.dataset.scenes import generate
-from segdistill.network import build_network
+from segdistill.network import build_network, load_network
+from segdistill.network.export import export_network
 from segdistill.network.weights.checkpoint import atomic_save, export_weights
 from segdistill.utils.metrics import ConfusionMatrix
 from segdistill.utils.submission import palette_of, submission
@@ -308,8 +309,21 @@ def test_a_file_that_is_no_video_is_an_error(weights, tmp_path):
 def test_latency_says_what_it_depends_on(tiny, capsys):
     run("--checkpoint", tiny / "teacher.pth", "--fps", "--input-size", 16, 24, "--batch-size", 2, "--device", "cpu")
     words = capsys.readouterr().out
-    for word in ("median_ms", "p90_ms", "size [16, 24]", "batch_size 2", "dtype float32", "device", "threads"):
+    for word in ("median_ms", "p90_ms", "size [16, 24]", "batch_size 2", "dtype float32", "device", "runtime PyTorch"):
         assert word in words
+
+
+def test_latency_of_an_exported_file_names_its_runtime_and_threads(tiny, tmp_path, capsys):
+    file, before = tmp_path / "teacher.pt2", torch.get_num_threads()
+    export_network(*load_network(tiny / "teacher.pth"), file)
+    common = ["--checkpoint", file, "--network", file, "--fps", "--input-size", 16, 24]
+    run(*common, "--threads", 1)
+    torch.set_num_threads(before)
+    words = capsys.readouterr().out
+    for word in ("median_ms", "p90_ms", "size [16, 24]", "batch_size 1", "threads 1", "runtime PyTorch"):
+        assert word in words
+    with pytest.raises(ValueError, match="no --dtype"):
+        run(*common, "--dtype", "bfloat16")
 
 
 @pytest.mark.parametrize(
@@ -337,6 +351,7 @@ NO_EFFECT = [
     *((LATENCY, flag, "with --fps") for flag in ("--dataset=camvid", "--data-dir x", "--data-list x", "--split val")),
     *(([*IMAGES, "--output", "o"], flag, "with --images") for flag in ("--data-dir x", "--data-list x", "--split val")),
     ([*IMAGES, "--output", "o"], "--dtype bfloat16", "without --fps"),
+    ([*IMAGES, "--output", "o"], "--threads 1", "without --fps"),
     ([*IMAGES, "--output", "o"], "--batch-size 4", "without --fps or --predict sliding"),
     ([*IMAGES, "--submission", "x.zip"], "--save colours", "without --output"),
 ]

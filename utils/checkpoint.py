@@ -4,7 +4,6 @@ import argparse
 import os
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -21,11 +20,11 @@ from segdistill.network import (
     network_class,
 )
 from segdistill.network.base import CLASS_FEATURES
-from segdistill.network.export import FORMATS
+from segdistill.network.export import is_exported
 from segdistill.network.export.base import ForeignFile
 from segdistill.network.export.network import load_exported
 from segdistill.network.external import LIBRARIES
-from segdistill.network.external.exported import runs_code
+from segdistill.network.external.program import runs_code
 from segdistill.network.settings import parse_settings
 from segdistill.network.weights.checkpoint import describe
 from segdistill.utils.classes import MappedNetwork, match_classes
@@ -104,7 +103,7 @@ def load_required(
 
     Raises: as ``segdistill.network.load_network``, and ValueError if the file holds another network.
     """
-    if Path(file).suffix.lower() in {format.SUFFIX for format in FORMATS.values()}:
+    if is_exported(file):
         if runs_code(str(file)) and str(file) not in map(str, [*networks, *trusted]):
             raise ValueError(f"{file} holds a program: name it by --network, too, to let its code run")
         with suppress(ForeignFile):  # a network that another program exported

@@ -16,7 +16,7 @@ from segdistill.dataset import Normalization, SegmentationDataset
 from segdistill.dataset.base import evenly_spaced
 from segdistill.dataset.normalization import CONVENTIONS, IMAGENET
 from segdistill.network import SegmentationNetwork, SegmentationOutput, build_network, network_class, resize
-from segdistill.network.external.exported import has_program
+from segdistill.network.external.program import has_program
 from segdistill.network.settings import settings_of
 from segdistill.network.weights.checkpoint import LoadReport, describe, load_network
 from segdistill.utils.batch import Batch

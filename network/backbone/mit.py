@@ -45,7 +45,9 @@ class Attention(nn.Module):
         reduced = x
         if self.reduction > 1:
             reduced = self.norm(self.sr(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
-        key, value = self.kv(reduced).flatten(1, 2).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        key, value = (
+            half.unflatten(-1, (self.heads, -1)).transpose(1, 2) for half in self.kv(reduced).flatten(1, 2).chunk(2, -1)
+        )
         attended = F.scaled_dot_product_attention(query, key, value)
         return self.proj(attended.transpose(1, 2).reshape(x.shape))
 

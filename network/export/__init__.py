@@ -11,26 +11,42 @@ from torch import Tensor
 
 from segdistill.libs.files import replacing
 from segdistill.network.base import SegmentationNetwork
-from segdistill.network.export import onnx, openvino, torch_export
+from segdistill.network.export import executorch, ncnn, onnx, openvino, torch_export
 from segdistill.network.export.base import (
     INT8_TOLERANCE,
     OUTPUTS,
-    TOLERANCE,
     Deployed,
     Difference,
     Format,
     Output,
     Runner,
     compare,
+    reason_of,
     sample_pictures,
     text_of,
 )
 from segdistill.network.int8 import float_layers, int8_layers
 from segdistill.network.weights.checkpoint import LoadReport
 
-FORMATS: dict[str, Format] = {"onnx": onnx, "openvino": openvino, "pt2": torch_export}
+FORMATS: dict[str, Format] = {
+    "onnx": onnx,
+    "openvino": openvino,
+    "pt2": torch_export,
+    "ncnn": ncnn,
+    "executorch": executorch,
+}
 
-__all__ = ["FORMATS", "OUTPUTS", "Difference", "Runner", "deploy", "export_network", "format_of", "open_exported"]
+__all__ = [
+    "FORMATS",
+    "OUTPUTS",
+    "Difference",
+    "Runner",
+    "deploy",
+    "export_network",
+    "format_of",
+    "is_exported",
+    "open_exported",
+]
 
 
 def format_of(path: str | os.PathLike, name: str | None = None) -> Format:
@@ -39,16 +55,23 @@ def format_of(path: str | os.PathLike, name: str | None = None) -> Format:
     Raises:
         ValueError: none has that ending, or its packages are not installed; says what to install.
     """
-    endings = {format.SUFFIX: key for key, format in FORMATS.items()}
-    name = name or endings.get(Path(path).suffix.lower())
+    name = name or next((key for key, format in FORMATS.items() if ends_with(path, format.SUFFIX)), None)
     if name not in FORMATS:
-        known = ", ".join(f"{ending} ({key})" for ending, key in endings.items())
+        known = ", ".join(f"{format.SUFFIX} ({key})" for key, format in FORMATS.items())
         raise ValueError(f"{path}: no format has this ending; known: {known}")
     missing = [package for package in FORMATS[name].PACKAGES if importlib.util.find_spec(package) is None]
     if missing:
-        extra = "openvino" if name == "openvino" else "onnx"
-        raise ValueError(f"{name} needs {', '.join(missing)}, not installed here: pip install segdistill[{extra}]")
+        raise ValueError(f"{name} needs {', '.join(missing)}, not installed here: pip install segdistill[{name}]")
     return FORMATS[name]
+
+
+def ends_with(path: str | os.PathLike, suffix: str) -> bool:
+    return str(path).lower().endswith(suffix)
+
+
+def is_exported(path: str | os.PathLike) -> bool:
+    """Whether a file has the ending of an exported one."""
+    return any(ends_with(path, format.SUFFIX) for format in FORMATS.values())
 
 
 def export_network(
@@ -82,6 +105,7 @@ def export_network(
             an exported file that answers otherwise: nothing is left of it.
     """
     path, kind = Path(path), format_of(path, name)
+    check_writable(path)
     module = deploy(network, report, output)
     num_int8 = len(int8_layers(network))
     if num_int8 and kind is not onnx:
@@ -103,10 +127,11 @@ def export_network(
         draft = Path(folder, f"network{kind.SUFFIX}")
         try:
             kind.write(module, draft, text_of(metadata))
-        except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
+            runner = kind.read(draft)
+            differences = compare(module, runner, sample_pictures() if pictures is None else pictures, kind.TOLERANCE)
+        except (torch.onnx.errors.OnnxExporterError, RuntimeError, ValueError) as error:
             raise ValueError(f"{kind.SUFFIX} cannot carry {report.config['name']}: {reason_of(error)}") from error
-        differences = compare(module, kind.read(draft), sample_pictures() if pictures is None else pictures)
-        wrong = [one for one in differences if one.changed or (one.largest or 0) > TOLERANCE]
+        wrong = [one for one in differences if one.changed or (one.largest or 0) > kind.TOLERANCE]
         if num_int8 and sum(one.changed for one in wrong) <= INT8_TOLERANCE * sum(one.pixels for one in differences):
             wrong = []
         if wrong:
@@ -116,7 +141,7 @@ def export_network(
                 f"{wrong[0].largest}"
             )
         for file in sorted(Path(folder).iterdir()):  # .bin before .xml
-            with replacing(path if file.suffix == kind.SUFFIX else path.with_suffix(file.suffix)) as target:
+            with replacing(path if file == draft else path.with_suffix(file.suffix)) as target:
                 target.write(file.read_bytes())
     return differences
 
@@ -136,15 +161,17 @@ def deploy(network: SegmentationNetwork, report: LoadReport, output: Output = "c
     return Deployed(network, report.normalization, report.input_size, output).eval().requires_grad_(False)
 
 
+def check_writable(path: Path) -> None:
+    """Raise ValueError if a file cannot be written there; missing folders are made when it is."""
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; name a file in it")
+    parent = next(parent for parent in path.absolute().parents if parent.exists())
+    if not (parent.is_dir() and os.access(parent, os.W_OK)):
+        raise ValueError(f"{path} cannot be written: {parent} is {'read-only' if parent.is_dir() else 'no folder'}")
+
+
 def open_exported(path: str | os.PathLike) -> Runner:
     """Open an exported file by its ending. Raises: FileNotFoundError, and ValueError as ``format_of``."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"no exported file {path}")
     return format_of(path).read(Path(path))
-
-
-def reason_of(error: BaseException) -> str:
-    """The innermost cause of an exporter's error, its first line."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]:.200}"

@@ -16,10 +16,11 @@ from segdistill.network.base import SegmentationNetwork, resize
 Output = Literal["classes", "logits", "probabilities", "depth"]
 OUTPUTS: tuple[Output, ...] = ("classes", "logits", "probabilities", "depth")
 EXAMPLE = (96, 128)  # height and width that a graph is traced with
-SIZES = (EXAMPLE, (65, 97), (160, 224))  # that are compared: the example's, an odd and smaller one, a larger one
-TOLERANCE = 1e-5  # of the greatest logit
+LARGER = (160, 224)
+SIZES = (EXAMPLE, (65, 97), LARGER)  # that are compared; the second is odd and smaller
 # Of the pixels. A sum between two levels may round either way, and the layers after it carry that on.
 INT8_TOLERANCE = 5e-2
+REQUIRED = ("output", "num_classes", "classes", "palette", "counts_void", "network", "parameters")  # metadata
 
 
 class Deployed(nn.Module):
@@ -67,10 +68,15 @@ class ForeignFile(ValueError):
 
 
 class Runner(NamedTuple):
-    """An exported file, open: ``run`` maps pictures (N, 3, H, W) uint8 to the output; ``metadata`` says what it is."""
+    """An exported file, open.
+
+    run: maps pictures (N, 3, H, W) uint8 to the output, on as many threads as PyTorch had when it was opened. metadata:
+    says what it is. runtime: the program that runs it, with its version.
+    """
 
     run: Callable[[np.ndarray], np.ndarray]
     metadata: dict
+    runtime: str
 
 
 class Format(Protocol):
@@ -78,6 +84,7 @@ class Format(Protocol):
 
     SUFFIX: str
     PACKAGES: tuple[str, ...]  # to be installed
+    TOLERANCE: float  # how far a logit may be off, over the greatest
 
     def write(self, module: Deployed, path: Path, metadata: Mapping[str, str]) -> None:
         """Write the file; ValueError if the format cannot carry the network."""
@@ -97,12 +104,20 @@ class Difference(NamedTuple):
 
 
 @torch.no_grad()
-def compare(module: Deployed, runner: Runner, pictures: Iterable[Tensor]) -> list[Difference]:
-    """The differences on pictures (3, H, W) uint8."""
+def graph_of(module: Deployed) -> torch.export.ExportedProgram:
+    """The graph of a module for pictures of any number and size."""
+    sizes = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
+    example = torch.zeros(2, 3, *EXAMPLE, dtype=torch.uint8)
+    return torch.export.export(module, (example,), dynamic_shapes={"images": sizes})
+
+
+@torch.no_grad()
+def compare(module: Deployed, runner: Runner, pictures: Iterable[Tensor], tolerance: float) -> list[Difference]:
+    """The differences on pictures (3, H, W) uint8. Classes that are within the tolerance of each other are a tie."""
     found = []
     for picture in pictures:
         logits = module.logits(picture[None])
-        expected, given = module.answer(logits), torch.from_numpy(np.array(runner.run(picture[None].numpy())))
+        expected, given = module.answer(logits), torch.from_numpy(answer_of(runner, picture[None].numpy()))
         if given.shape != expected.shape:
             raise ValueError(f"it answers {tuple(given.shape)} where the network answers {tuple(expected.shape)}")
         greatest = logits.abs().max().item()
@@ -112,9 +127,26 @@ def compare(module: Deployed, runner: Runner, pictures: Iterable[Tensor]) -> lis
             largest = (given - expected).abs().max().item() / scale
             changed = given.argmax(1) != expected.argmax(1)
         best = logits.topk(min(2, logits.shape[1]), dim=1).values
-        tie = best[:, 0] - best[:, -1] <= 2 * TOLERANCE * greatest
+        tie = best[:, 0] - best[:, -1] <= 2 * tolerance * greatest
         found.append(Difference(tuple(picture.shape[1:]), largest, int((changed & ~tie).sum()), picture[0].numel()))
     return found
+
+
+def answer_of(runner: Runner, images: np.ndarray) -> np.ndarray:
+    """What a runner answers. Raises ValueError whatever its runtime says."""
+    try:
+        return np.array(runner.run(images))
+    except Exception as error:  # runtimes have no common one
+        height, width = images.shape[2:]
+        raise ValueError(f"{runner.runtime} fails on images of {height}x{width}: {reason_of(error)}") from None
+
+
+def reason_of(error: BaseException) -> str:
+    """The innermost cause of an exporter's error, its first line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    line = f"{(str(error).strip().splitlines() or [''])[0]:.200}"
+    return line if isinstance(error, ValueError) else f"{type(error).__name__}: {line}"
 
 
 def sample_pictures(sizes: Sequence[tuple[int, int]] = SIZES) -> list[Tensor]:
@@ -130,8 +162,16 @@ def text_of(metadata: Mapping) -> dict[str, str]:
 
 
 def metadata_of(texts: Mapping[str, str], path: Path) -> dict:
-    """Raises ForeignFile if the texts are not ours."""
+    """Raises ForeignFile if the texts are not ours, ValueError if they are damaged."""
     own = {key.removeprefix("segdistill."): text for key, text in texts.items() if key.startswith("segdistill.")}
     if "output" not in own:
         raise ForeignFile(f"{path} was not exported by segdistill: its metadata say nothing of its output")
-    return {key: json.loads(text) for key, text in own.items()}
+    try:
+        metadata = {key: json.loads(text) for key, text in own.items()}
+    except ValueError as error:
+        raise ValueError(f"{path}: its metadata were edited, and are no JSON any more: {error}") from error
+    absent = [key for key in REQUIRED if key not in metadata]
+    if absent or metadata["output"] not in OUTPUTS or not isinstance(metadata["num_classes"], int):
+        what = f"without {', '.join(absent)}" if absent else f"output {metadata['output']!r} is none of {OUTPUTS}"
+        raise ValueError(f"{path}: its metadata were edited: {what}; export it again")
+    return metadata

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,6 +12,7 @@ from segdistill.dataset.normalization import Normalization
 from segdistill.libs.files import sha256_of
 from segdistill.network.base import Feature, SegmentationNetwork
 from segdistill.network.export import open_exported
+from segdistill.network.export.base import answer_of
 from segdistill.network.weights.checkpoint import LoadReport
 
 RAW = Normalization("RGB", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # pictures as they are: 0..255
@@ -26,6 +28,7 @@ class ExportedNetwork(SegmentationNetwork):
 
     def __init__(self, path: str | os.PathLike):
         super().__init__()
+        self.path = path
         self.runner = open_exported(path)
         metadata = self.runner.metadata
         self.num_classes = metadata["num_classes"]
@@ -36,7 +39,7 @@ class ExportedNetwork(SegmentationNetwork):
         self.place = torch.nn.Parameter(torch.empty(0), requires_grad=False)  # predictors ask where a network is
 
     def maps(self, images: Tensor, wanted: frozenset[str]) -> dict[str, Tensor]:
-        answer = torch.from_numpy(self.runner.run(images.round().to(torch.uint8).contiguous().cpu().numpy()))
+        answer = torch.from_numpy(self.answer(images.round().to(torch.uint8).contiguous().cpu().numpy()))
         if self.depth:
             return {"depth": answer.to(images.device)}
         if self.runner.metadata["output"] == "classes":
@@ -44,6 +47,22 @@ class ExportedNetwork(SegmentationNetwork):
         elif self.runner.metadata["output"] == "probabilities":
             answer = answer.clamp(min=torch.finfo(answer.dtype).tiny).log()
         return {"logits": answer.to(images.device)}
+
+    def answer(self, images: np.ndarray) -> np.ndarray:
+        """What the file answers. Raises ValueError for sizes that it refuses, and if it was edited."""
+        number, _, height, width = images.shape
+        try:
+            answer = answer_of(self.runner, images)
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {error}") from error
+        is_classes, channels = self.runner.metadata["output"] == "classes", 1 if self.depth else self.num_classes
+        expected = (number, height, width) if is_classes else (number, channels, height, width)
+        if answer.shape != expected or (is_classes and answer.max() >= self.num_classes):
+            raise ValueError(
+                f"{self.path} answers {answer.shape} to images of {height}x{width}, where {expected} of "
+                f"{self.num_classes} classes are right: it was edited; export it again"
+            )
+        return answer
 
 
 def load_exported(path: str | os.PathLike) -> tuple[ExportedNetwork, LoadReport]:

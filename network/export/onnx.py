@@ -9,22 +9,20 @@ import numpy as np
 import torch
 
 from segdistill.libs.files import replacing
-from segdistill.network.export.base import EXAMPLE, Deployed, Runner, metadata_of
+from segdistill.network.export.base import Deployed, Runner, graph_of, metadata_of
 
 SUFFIX = ".onnx"
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+TOLERANCE = 1e-5
 
 
 def write(module: Deployed, path: Path, metadata: Mapping[str, str]) -> None:
-    sizes = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter, about itself
         program = torch.onnx.export(
-            module,
-            (torch.zeros(2, 3, *EXAMPLE, dtype=torch.uint8),),
+            graph_of(module),
             dynamo=True,
-            dynamic_shapes={"images": sizes},
             input_names=["images"],
             output_names=[module.output],
             verbose=False,
@@ -71,7 +69,8 @@ def read(path: Path) -> Runner:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what fails is an error here
+    options.intra_op_num_threads = torch.get_num_threads()
     # Without it int8 sums overflow on processors that have AVX2 but no VNNI.
     options.add_session_config_entry("session.x64quantprecision", "1")
     try:
@@ -82,4 +81,5 @@ def read(path: Path) -> Runner:
     def run(images: np.ndarray) -> np.ndarray:
         return session.run(None, {"images": images})[0]
 
-    return Runner(run, metadata_of(session.get_modelmeta().custom_metadata_map, path))
+    metadata = metadata_of(session.get_modelmeta().custom_metadata_map, path)
+    return Runner(run, metadata, f"onnxruntime {onnxruntime.__version__}")

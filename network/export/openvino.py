@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from segdistill.network.export import onnx
 from segdistill.network.export.base import Deployed, Runner, metadata_of
 
 SUFFIX = ".xml"
 PACKAGES = ("onnx", "onnxscript", "openvino")
+TOLERANCE = 1e-5
 NOTES = "segdistill"  # the entry of the runtime information that holds the metadata
 
 
@@ -37,12 +39,13 @@ def read(path: Path) -> Runner:
     try:
         model = openvino.Core().read_model(str(path))
         # Processors with bfloat16 would compute in it, and change classes.
-        compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    except RuntimeError as error:
+        settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+        compiled = openvino.compile_model(model, "CPU", settings)
+        texts = json.loads(model.get_rt_info([NOTES]).astype(str)) if model.has_rt_info([NOTES]) else {}
+    except (RuntimeError, ValueError) as error:
         raise ValueError(f"{path} is no sound OpenVINO file: {str(error).splitlines()[0]:.200}") from error
-    texts = json.loads(model.get_rt_info([NOTES]).astype(str)) if model.has_rt_info([NOTES]) else {}
 
     def run(images: np.ndarray) -> np.ndarray:
         return compiled(images)[0]
 
-    return Runner(run, metadata_of(texts, path))
+    return Runner(run, metadata_of(texts, path), f"OpenVINO {openvino.__version__.partition('-')[0]}")

@@ -9,18 +9,16 @@ import numpy as np
 import torch
 
 from segdistill.libs.files import replacing
-from segdistill.network.export.base import EXAMPLE, Deployed, Runner, metadata_of
+from segdistill.network.export.base import Deployed, Runner, graph_of, metadata_of
 
 SUFFIX = ".pt2"
 PACKAGES = ()
+TOLERANCE = 1e-5
 NOTES = "segdistill.json"  # the file in the archive that holds the metadata
 
 
 def write(module: Deployed, path: Path, metadata: Mapping[str, str]) -> None:
-    sizes = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
-    example = torch.zeros(2, 3, *EXAMPLE, dtype=torch.uint8)
-    with torch.no_grad():
-        program = torch.export.export(module, (example,), dynamic_shapes={"images": sizes})
+    program = graph_of(module)
     for graph in [program.graph_module, *program.graph_module.modules()]:
         for node in getattr(graph, "graph", torch.fx.Graph()).nodes:
             for key in ("stack_trace", "nn_module_stack", "source_fn_stack", "from_node"):
@@ -35,12 +33,13 @@ def read(path: Path) -> Runner:
     notes = {NOTES: ""}
     try:
         program = torch.export.load(str(path), extra_files=notes).module()
+        texts = json.loads(notes[NOTES] or "{}")
     except Exception as error:  # whatever a damaged file leads the reader to
         raise ValueError(f"{path} is no sound .pt2 file: {str(error).splitlines()[0]:.200}") from error
-    metadata = metadata_of(json.loads(notes[NOTES] or "{}"), path)
+    metadata = metadata_of(texts, path)
 
     @torch.no_grad()
     def run(images: np.ndarray) -> np.ndarray:
         return program(torch.from_numpy(np.ascontiguousarray(images))).numpy()
 
-    return Runner(run, metadata)
+    return Runner(run, metadata, f"PyTorch {torch.__version__}")

@@ -1,5 +1,5 @@
 """Networks of other libraries, and a user's own: ``torchvision:``, ``timm:``, ``smp:``, ``hf:``, ``FILE.py:CLASS``, and
-networks in files that hold their program too (``exported.py``).
+networks in files that hold their program too (``program.py``).
 
 One adapter a library, imported only when it is named.
 """

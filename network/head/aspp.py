@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segdistill.libs import get_norm
+from segdistill.network.base import resize
 
 
 class ASPP(nn.Module):
@@ -36,7 +37,8 @@ class ASPP(nn.Module):
 
     def pre(self, x: Tensor) -> Tensor:
         """(N, in_channels, h, w) to (N, channels, h, w), before the activation."""
-        mean = self.pool(x).expand(-1, -1, *x.shape[2:])
+        mean, size = self.pool(x), x.shape[2:]
+        mean = resize(mean, size) if torch.jit.is_tracing() else mean.expand(-1, -1, *size)  # ncnn has no expand
         return self.project(torch.cat([*(branch(x) for branch in self.branches), mean], dim=1))
 
     def activate(self, pre: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from segdistill.dataset.normalization import Normalization
 from segdistill.libs.files import replacing, sha256_of
 from segdistill.libs.text import shown
 from segdistill.network.base import SegmentationNetwork
-from segdistill.network.external.exported import ExportedNetwork, kind_of_file, runs_code
+from segdistill.network.external.program import ProgramNetwork, kind_of_file, runs_code
 from segdistill.network.int8 import int8_layers, restore, scales_of
 from segdistill.network.registry import HIDDEN, build_network, network_class
 from segdistill.network.settings import parse_settings
@@ -138,7 +138,7 @@ def load_program(
 
     Raises:
         ValueError: a program that could do more than compute and is not named, another network than described, or as
-            ``ExportedNetwork``.
+            ``ProgramNetwork``.
     """
     name = described.get("name", str(path))
     if Path(name) != path:
@@ -149,7 +149,7 @@ def load_program(
             f"--teacher-network {path}), to let it run"
         )
     settings = {key: value for key, value in described.items() if key not in ("name", "num_classes")}
-    network = ExportedNetwork(file=path, **settings)
+    network = ProgramNetwork(file=path, **settings)
     digests = [sha256_of(file) for file in network.files]
     digest = hashlib.sha256("".join(digests).encode()).hexdigest() if digests[1:] else digests[0]
     return network.eval(), LoadReport(kind, network.entries, [], [], None, digest, network.config)

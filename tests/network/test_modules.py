@@ -17,8 +17,8 @@ from segdistill.dataset.normalization import IMAGENET
 from segdistill.libs.files import sha256_of
 from segdistill.network import build_network, load_network, network_class
 from segdistill.network.__main__ import main as describe_network
-from segdistill.network.external.exported import kind_of_file
 from segdistill.network.external.module import measure_on
+from segdistill.network.external.program import kind_of_file
 from segdistill.network.settings import parse_settings
 from segdistill.network.weights.checkpoint import atomic_save, export_weights
 from segdistill.utils.classes import match_classes

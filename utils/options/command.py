@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args, get_origin
 from segdistill.dataset import DATASETS
 from segdistill.dataset.augment import describe_augmentations, parse_augmentations
 from segdistill.network import HIDDEN, network_class
-from segdistill.network.external.exported import runs_code
+from segdistill.network.external.program import runs_code
 from segdistill.network.settings import Limits, parse_settings, parse_value, settings_of, value_kind, words_of
 from segdistill.utils.flags import Parser, add_switch, reader
 from segdistill.utils.losses import DISTILLATION_LOSSES

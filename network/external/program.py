@@ -37,7 +37,7 @@ class Program(Protocol):
         """What comes out as ``named_maps`` has it, and the maps in ``wanted`` (None: all) of images (N, 3, H, W)."""
 
 
-class ExportedNetwork(SegmentationNetwork):
+class ProgramNetwork(SegmentationNetwork):
     """The network of a file; it has no weights to train.
 
     Args:
