@@ -7,7 +7,7 @@ from segdistill.network import LoadReport
 from segdistill.utils.files import read_json
 from segdistill.utils.protocol import describe
 from segdistill.utils.report.read import read_evaluation
-from segdistill.utils.report.render import markdown_table
+from segdistill.utils.report.sections import Table, markdown_table
 from segdistill.utils.report.sentences import in_words, subject_of
 from segdistill.utils.tasks import task_named
 
@@ -71,7 +71,7 @@ def facts(report: LoadReport, parameters: int, dataset: str | None, teacher: str
     rows += [["input", f"{shown}, {convention}{numbers}"]]
     rows += [["data set", dataset]] if dataset else []
     rows += [["teacher", teacher]] if teacher else []
-    return markdown_table(["", ""], rows, texts=2)
+    return markdown_table(Table(["", ""], rows, texts=2))
 
 
 def without_folder(name: str) -> str:
@@ -102,7 +102,7 @@ def figures(evaluation: Mapping) -> str:
         if evaluation.get(figure.key) is not None
     ]
     how = f"{subject_of(evaluation)}, {evaluation['num_images']} images; {describe(evaluation['protocol'])}."
-    return f"{markdown_table(['figure', 'value'], rows)}\n\n{how}"
+    return f"{markdown_table(Table(['figure', 'value'], rows))}\n\n{how}"
 
 
 def loading(address: str, task: str | None, dataset: str | None, config: Mapping) -> str:

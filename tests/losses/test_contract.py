@@ -526,6 +526,7 @@ def depth_pair() -> tuple[SegmentationNetwork, SegmentationNetwork, Batch]:
 def test_depth_is_taught_or_refused_in_one_line(case, feature, depth_pair):
     student, teacher, batch = depth_pair
     flag, *words = case.split()
+    words = [word for word in words if not word.startswith("on=")]
     settings = parse_settings(DISTILLATION_LOSSES[flag], [*words, f"on={feature}", "void=mask"], flag)
     torch.manual_seed(0)
     refusal = None

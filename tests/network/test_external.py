@@ -305,7 +305,7 @@ def test_torchvision_names_the_classes_of_its_published_weights(monkeypatch):
         ("timm:resnet_10t", {}, "no model 'resnet_10t'; it has .*resnet10t"),
         ("smp:unett", {}, "no architecture 'unett'.*unet"),
         ("smp:unet", {"encoder_name": "nope"}, "encoder_name=nope"),
-        ("smp:unet", {"depth": 3}, "no option depth; known: .*encoder_name"),
+        ("smp:unet", {"layers": 3}, "no option layers; known: .*encoder_name"),
         ("timm:resnet10t", {"norm": "inplace_abn"}, "norm inplace_abn has no effect"),
         ("timm:resnet10t.magic", {}, r"cannot build resnet10t\.magic.*magic"),
         ("timm:test_vit", {"output_stride": 8}, "cannot build test_vit with {'output_stride': 8}"),

@@ -261,7 +261,7 @@ def test_activation_checkpointing_changes_memory_and_nothing_else(name):
         ({"name": "espnet", "backbone": "resnet18_v1s"}, "no option backbone; known: p, q, skip"),
         ({"name": "espnet", "norm": "group"}, "batch_norm"),
         ({"name": "espnet", "skip": "none"}, "fused"),
-        ({"name": "espnet_c", "depth": 3}, "depth"),
+        ({"name": "espnet_c", "layers": 3}, "layers"),
         ({"name": "espnet", "num_classes": 4}, "5 or more, or espnet_c"),
     ],
 )
