@@ -143,7 +143,7 @@ def test_input_convention_and_size_are_inside(kind, exported):
     assert np.array_equal(open_exported(exported).run(picture[None].numpy()), expected.numpy())
 
 
-@pytest.mark.parametrize("answer", ["classes", "logits", "probabilities"])
+@pytest.mark.parametrize("answer", ["classes", "probabilities"])
 def test_scores_and_pictures_are_those_of_the_checkpoint(tiny, tmp_path, answer):
     teacher, exported = tiny / "teacher.pth", tmp_path / "teacher.pt2"
     assert network_tool(["export", str(teacher), str(exported), "--answer", answer]) == 0
