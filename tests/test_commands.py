@@ -22,10 +22,6 @@ from segdistill.network.weights.checkpoint import atomic_save, export_weights
 
 ROOT = Path(__file__).parents[1]
 TO_CITYSCAPES = str(ROOT / "experiments/class_maps/camvid_to_cityscapes.txt")
-RELEASED = {
-    "skd_camvid/espnet/SD+KD+CITY_65.1.pth": ("espnet", 65.13),
-    "skd_camvid/espnet_c/KD+CITY+SD_64.1.pth": ("espnet_c", 64.13),
-}
 real_data = pytest.mark.skipif(
     "SEGDISTILL_DATA" not in os.environ, reason="SEGDISTILL_DATA (folder of real data) is not set"
 )
@@ -39,12 +35,11 @@ def evaluate(tmp_path, *arguments):
 
 @real_data
 @pytest.mark.slow
-@pytest.mark.parametrize(("file", "network", "mean_iou"), [(k, *v) for k, v in RELEASED.items()], ids=RELEASED)
-def test_released_checkpoints_give_their_published_numbers(file, network, mean_iou, tmp_path):
+def test_a_released_checkpoint_gives_its_published_number(tmp_path):
     root = os.environ["SEGDISTILL_DATA"]
-    common = ["--network", network, "--dataset", "camvid", "--split", "test", "--data-dir", f"{root}/camvid"]
-    figures = evaluate(tmp_path, *common, "--checkpoint", f"{root}/{file}", "--batch-size", 8)
-    assert 100 * figures["mean_iou"] == pytest.approx(mean_iou, abs=0.02)
+    words = ["--network", "espnet", "--dataset", "camvid", "--split", "test", "--data-dir", f"{root}/camvid"]
+    words += ["--checkpoint", f"{root}/skd_camvid/espnet/SD+KD+CITY_65.1.pth", "--batch-size", 8]
+    assert 100 * evaluate(tmp_path, *words)["mean_iou"] == pytest.approx(65.13, abs=0.02)
 
 
 def test_a_perfect_prediction_scores_one(tiny, tmp_path, capsys):

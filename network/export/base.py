@@ -108,7 +108,15 @@ def graph_of(module: Deployed) -> torch.export.ExportedProgram:
     """The graph of a module for pictures of any number and size."""
     sizes = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
     example = torch.zeros(2, 3, *EXAMPLE, dtype=torch.uint8)
-    return torch.export.export(module, (example,), dynamic_shapes={"images": sizes})
+    # Decomposing an operation in place compares all sizes as formulas: MobileNetV2's take ONNX two thirds of its time.
+    in_place = [layer for layer in module.modules() if getattr(layer, "inplace", False)]
+    for layer in in_place:
+        layer.inplace = False
+    try:
+        return torch.export.export(module, (example,), dynamic_shapes={"images": sizes})
+    finally:
+        for layer in in_place:
+            layer.inplace = True
 
 
 @torch.no_grad()
