@@ -322,7 +322,7 @@ def test_the_exported_network_is_the_one_of_the_file(tmp_path):
     assert open_exported(tmp_path / "a.pt2").metadata["source_sha256"] == report.sha256
 
 
-@each_format
+@pytest.mark.parametrize("kind", ["pt2", pytest.param("onnx", marks=pytest.mark.slow)])
 def test_a_network_of_depth_answers_in_depth(kind, tmp_path):
     skip_without(kind)
     torch.manual_seed(0)
