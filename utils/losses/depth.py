@@ -103,16 +103,11 @@ def masked(x: Tensor, valid: Tensor, value: float = 0.0) -> Tensor:
 
 def standardised(x: Tensor, valid: Tensor) -> Tensor:
     """Each image of ``x`` (N, H, W) less its median, over its mean absolute deviation; 0 where not valid."""
-    images = []
-    for image, known in zip(x, valid, strict=True):
-        values = image[known]
-        if not len(values):
-            images.append(image.masked_fill(~known, 0))
-            continue
-        centred = image - values.median()
-        spread = centred[known].abs().mean().clamp(min=LEAST)
-        images.append((centred / spread).masked_fill(~known, 0))
-    return torch.stack(images)
+    flat, known = x.flatten(1), valid.flatten(1)
+    median = flat.masked_fill(~known, torch.nan).nanmedian(1, keepdim=True).values.nan_to_num()
+    centred = (flat - median).masked_fill(~known, 0)
+    spread = centred.abs().sum(1, keepdim=True) / known.sum(1, keepdim=True).clamp(min=1)
+    return (centred / spread.clamp(min=LEAST)).view_as(x)
 
 
 class DepthMap(DistillationLoss):
