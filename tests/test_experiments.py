@@ -16,6 +16,7 @@ from torchvision.models import mobilenet_v2
 
 from segdistill.dataset import CamVid
 from segdistill.dataset.normalization import IMAGENET
+from segdistill.libs.files import sha256_of
 from segdistill.network import load_network
 from segdistill.network.weights.checkpoint import atomic_save, export_weights
 from segdistill.utils.report import read_run
@@ -118,13 +119,12 @@ def test_a_comparison_that_is_killed_continues_with_the_same_command(interpreter
 
 
 def runs_of(folder):
-    """Of each run of a search the weights of its last step, and its scores."""
+    """Of each run of a search the digest of its best weights, and its scores."""
     runs = {}
-    for path in folder.glob("*/last.pth"):
+    for path in folder.glob("*/best.pth"):
         rows = [json.loads(line) for line in (path.parent / "metrics.jsonl").read_text().splitlines()]
         scores = {row["step"]: row["val/mean_iou"] for row in rows if "val/mean_iou" in row}
-        weights = torch.load(path, weights_only=True)["student"]
-        runs[path.parent.name] = {name: value.tolist() for name, value in weights.items()}, scores
+        runs[path.parent.name] = sha256_of(path), scores
     return runs
 
 
