@@ -28,9 +28,10 @@ SETTINGS = {
     "psd": ["on=layer2+context+logits"],
     "cirkd-memory": ["pixel_queue=50", "region_queue=20"],
 }
+OF_CLASSES = [flag for flag in DISTILLATION_LOSSES if flag != "depth"]
 TERMS = {
     "alone": [],
-    "every": [word for flag in DISTILLATION_LOSSES for word in (f"--{flag}", "weight=0.01", *SETTINGS.get(flag, []))],
+    "every": [word for flag in OF_CLASSES for word in (f"--{flag}", "weight=0.01", *SETTINGS.get(flag, []))],
     "ho-hinge": ["--ho", "kind=hinge", "optimizer=adam"],
     "two": ["--cwd", "on=logits", "--cwd", "on=layer2,layer3", "--fitnet", "on=layer2:layer3"],
 }

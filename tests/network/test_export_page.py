@@ -19,7 +19,8 @@ from segdistill.libs.download import download
 from segdistill.network import build_network
 from segdistill.network.__main__ import main as network_tool
 from segdistill.network.export import page
-from segdistill.network.export.base import TOLERANCE, Deployed, sample_pictures, text_of
+from segdistill.network.export.base import Deployed, sample_pictures, text_of
+from segdistill.network.export.onnx import TOLERANCE
 from segdistill.network.weights.checkpoint import atomic_save, export_weights
 from segdistill.utils.predict import whole
 from segdistill.utils.visualize import colorize
