@@ -110,19 +110,7 @@ def export_network(
     num_int8 = len(int8_layers(network))
     if num_int8 and kind is not onnx:
         raise ValueError(f"int8 can be exported to .onnx alone, not to {kind.SUFFIX}")
-    metadata = {
-        "output": module.output,
-        "classes": report.classes,
-        "palette": report.palette,
-        "num_classes": network.num_classes,
-        "counts_void": report.counts_void,
-        "depth": network.depth and list(network.depth),
-        "network": report.config["name"],
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "source_sha256": report.sha256,
-        "scores": scores,
-        "int8": {"float": sorted(float_layers(network)), **(calibration or {})} if num_int8 else None,
-    }
+    metadata = describe_export(module, report, scores, calibration)
     with tempfile.TemporaryDirectory() as folder:
         draft = Path(folder, f"network{kind.SUFFIX}")
         try:
@@ -144,6 +132,26 @@ def export_network(
             with replacing(path if file == draft else path.with_suffix(file.suffix)) as target:
                 target.write(file.read_bytes())
     return differences
+
+
+def describe_export(
+    module: Deployed, report: LoadReport, scores: Mapping | None, calibration: Mapping | None
+) -> dict[str, object]:
+    """What the file says of itself: classes, colours, where it is from; of int8 what stayed in float."""
+    network = module.network
+    return {
+        "output": module.output,
+        "classes": report.classes,
+        "palette": report.palette,
+        "num_classes": network.num_classes,
+        "counts_void": report.counts_void,
+        "depth": network.depth and list(network.depth),
+        "network": report.config["name"],
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "source_sha256": report.sha256,
+        "scores": scores,
+        "int8": {"float": sorted(float_layers(network)), **(calibration or {})} if int8_layers(network) else None,
+    }
 
 
 def deploy(network: SegmentationNetwork, report: LoadReport, output: Output = "classes") -> Deployed:

@@ -127,13 +127,13 @@ def size_of(run: FinishedRun) -> str:
     known = config.get("num_classes") or config.get("depth")
     if config["name"] in NETWORKS and known:  # others would run a user's code or fetch something
         size = tuple(options.get("input_size") or (512, 1024))
-        parameters, macs = counted(json.dumps(config), size)
+        parameters, macs = parameters_and_macs(json.dumps(config), size)
         macs = f", {macs / 1e9:.2f} G MACs at {size[0]}x{size[1]}"
     return f"{parameters / 1e6:.2f} M parameters{macs}" if parameters else ""
 
 
 @functools.cache  # the runs of a comparison have one network
-def counted(config: str, size: tuple[int, int]) -> tuple[int, int]:
+def parameters_and_macs(config: str, size: tuple[int, int]) -> tuple[int, int]:
     """Parameters of a network, and MACs at ``size`` (H, W), from its configuration as JSON."""
     network = blueprint(json.loads(config))
     return sum(parameter.numel() for parameter in network.parameters()), macs_of(network, size)
