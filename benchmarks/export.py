@@ -4,7 +4,7 @@
     python benchmarks/export.py --networks espnet --formats onnx ncnn --size 360 480
     python benchmarks/export.py --repeats 0                       # without latency
 
-Random weights, 19 classes. Off: of the logits over the greatest, at five sizes; changed: pixels of these whose class
+Random weights, 19 classes. Off: of the logits over the greatest, at seven sizes; changed: pixels of these whose class
 differs, ties aside. Latency: from a picture in uint8 to its classes, as a ratio to PyTorch's eager mode; both are timed
 alternately, so that other work on the machine affects both, and the medians are compared.
 """
@@ -25,7 +25,7 @@ from segdistill.network.export.base import SIZES, Deployed, compare, sample_pict
 from segdistill.network.weights.checkpoint import describe
 
 BACKBONES = {"deeplabv3plus": "mobilenetv2", "segformer": "mit_b0", "espnet": None, "espnet_c": None}
-OTHER_SIZES = ((97, 131), (64, 200))  # that are not compared while exporting
+OTHER_SIZES = ((97, 131), (64, 200), (480, 640), (720, 960))  # not compared while exporting; 10^6 pixels
 WARM_UP = 5
 
 

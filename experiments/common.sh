@@ -25,7 +25,7 @@ if [ -n "${SMOKE:-}" ]; then
     if [ "${check:-}" = only ] && [ -z "${hours:-}" ]; then
         teacher=train
     elif [ ! -f "$teacher" ]; then
-        $python "$here/train.py" $teacher_network --data-dir "$data_dir" --input-size 64,128 --batch-size 4 --num-steps 30 \
+        $python "$here/train.py" $teacher_network --data-dir "$data_dir" --input-size 32,64 --batch-size 4 --num-steps 30 \
             --random-scale false $flags --snapshot-dir "$output" --save-name teacher --resume
         cp "$output/teacher/best.pth" "$teacher.$$"
         mv "$teacher.$$" "$teacher"

@@ -86,6 +86,8 @@ def note(log, kind, text) -> None:
 def serve() -> None:
     sys.path.insert(0, str(ROOT))
 
+    import torch._dynamo  # noqa: F401; which the first optimizer of a process would import, in two seconds
+
     import train  # noqa: F401
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the watching processes

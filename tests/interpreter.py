@@ -43,6 +43,7 @@ def started_interpreter(folder: Path) -> Iterator[str]:
 
 def serve(address: str) -> None:
     import torch
+    import torch._dynamo  # which the first optimizer of a process would import, in two seconds
 
     import segdistill.utils.report.pictures
     import segdistill.utils.trackers.tensorboard  # noqa: F401

@@ -1,0 +1,178 @@
+"""Time and memory of SKD's training step by its authors' code and by ours.
+
+    git clone https://github.com/irfanICMLL/structure_knowledge_distillation DIR
+    python benchmarks/original_step.py DIR
+    python benchmarks/original_step.py DIR --variants original float32 --batch-size 8 --device cuda
+
+PSPNet-ResNet101 teaches PSPNet-ResNet18 with pi, pa and ho on 2x3x512x512. Each variant is a process of its own, so
+that its peak memory is its own; they step in turn, and the medians are compared with the first one's. The original's
+step is that of its networks/kd_model.py; its in-place ABN cannot be built with today's PyTorch, BatchNorm replaces it.
+"""
+
+import argparse
+import platform
+import resource
+import statistics
+import sys
+import time
+import types
+from collections.abc import Callable
+from functools import partial
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+CLASSES = 19
+
+
+def original(folder: Path, images: Tensor, labels: Tensor) -> Callable[[], None]:
+    """A step of the code in ``folder``."""
+
+    class InPlaceABNSync(nn.BatchNorm2d):
+        def __init__(self, channels: int, activation: str = "leaky_relu", **options):
+            super().__init__(channels, **options)
+            self.activation = nn.Identity() if activation == "none" else nn.LeakyReLU(0.01, inplace=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.activation(super().forward(x))
+
+    sys.modules["tensorboardX"] = types.SimpleNamespace(SummaryWriter=None)  # it is imported there, and not used here
+    sys.modules["libs"] = types.SimpleNamespace(InPlaceABN=InPlaceABNSync, InPlaceABNSync=InPlaceABNSync)
+    sys.path.insert(0, str(folder))
+    if images.device.type == "cpu":
+        Tensor.cuda = lambda self, *_: self
+    from networks.pspnet_combine import BasicBlock, Bottleneck, Res_pspnet
+    from networks.sagan_models import Discriminator
+
+    from utils import criterion
+
+    student = Res_pspnet(BasicBlock, [2, 2, 2, 2], CLASSES).to(images.device).train()
+    teacher = Res_pspnet(Bottleneck, [3, 4, 23, 3], CLASSES).to(images.device).eval()
+    critic = Discriminator(1, CLASSES, len(images), 65, 64).to(images.device).train()
+    cross_entropy, pixel_wise = criterion.CriterionDSN(), criterion.CriterionPixelWise()
+    pair_wise = criterion.CriterionPairWiseforWholeFeatAfterPool(scale=0.5, feat_ind=-5)
+    adversarial, fooling = criterion.CriterionAdv("wgan-gp"), criterion.CriterionAdvForG("wgan-gp")
+    penalty = criterion.CriterionAdditionalGP(critic, 10.0)
+    optimizers = [
+        torch.optim.SGD([p for p in network.parameters() if p.requires_grad], rate, momentum=0.9, weight_decay=5e-4)
+        for network, rate in ((student, 1e-2), (critic, 4e-4))
+    ]
+    labels = labels.long()
+
+    def step() -> None:
+        with torch.no_grad():
+            told = teacher(images)
+        answer = student(images)
+        optimizers[0].zero_grad()
+        terms = [cross_entropy(answer, labels), 10 * pixel_wise(answer, told), pair_wise(answer, told)]
+        cross_entropy(told, labels)  # it is computed there, and not used
+        scored = critic(answer[0])
+        total = sum(terms) + 0.1 * fooling(scored, scored)
+        total.backward()
+        [term.item() for term in (*terms, total)]
+        optimizers[0].step()
+        optimizers[1].zero_grad()
+        told, answer = [x.detach() for x in told], [x.detach() for x in answer]
+        total = 0.1 * adversarial(critic(answer[0]), critic(told[0])) + 0.1 * penalty(answer, told)
+        total.backward()
+        total.item()
+        optimizers[1].step()
+
+    return step
+
+
+def ours(precision: str, compiled: bool, images: Tensor, labels: Tensor) -> Callable[[], None]:
+    """A step as train.py makes it."""
+    from segdistill.dataset.normalization import CAFFE
+    from segdistill.network import build_network
+    from segdistill.utils.batch import Batch
+    from segdistill.utils.learner import Learner, Objective
+    from segdistill.utils.losses import Holistic, PairWise, PixelWise, TaskLoss
+    from segdistill.utils.teacher import Inference, Teacher
+
+    layout = {"device": images.device, "memory_format": torch.channels_last}
+    student = build_network("pspnet", CLASSES, backbone="resnet18_v1s").to(**layout)
+    network = build_network("pspnet", CLASSES, backbone="resnet101_v1s")
+    inference = Inference(**layout, precision=precision, compiled=compiled)
+    teacher = Teacher(network, CAFFE, CAFFE, inference)
+    losses = {"pi": PixelWise(weight=20), "pa": PairWise(weight=1), "ho": Holistic(CLASSES)}
+    objective = Objective(student, TaskLoss(0.4), losses, compiled).to(images.device)
+    optimizer = torch.optim.SGD(objective.parameters(), 1e-2, momentum=0.9, weight_decay=5e-4)
+    learner = Learner(objective, optimizer, precision=precision)
+    images, labels = images.contiguous(memory_format=torch.channels_last), labels.byte()
+    batch = Batch(images, labels, torch.zeros(len(images), 2), torch.tensor(float(labels.numel())), 0.0)
+
+    def step() -> None:
+        learner.accumulate(batch, teacher(batch, learner.wanted))
+        learner.update()
+
+    return step
+
+
+VARIANTS = {
+    "original": original,
+    "float32": partial(ours, "float32", False),
+    "float32 compiled": partial(ours, "float32", True),
+    "bf16": partial(ours, "bf16", False),
+    "bf16 compiled": partial(ours, "bf16", True),
+}
+
+
+def work(name: str, options: argparse.Namespace, orders: Connection) -> None:
+    """Answer each order with the seconds of a step and, in bytes, the peak memory so far."""
+    torch.manual_seed(0)
+    device = torch.device(options.device)
+    side = (options.batch_size, 3, options.size, options.size)
+    images, labels = torch.randn(side, device=device), torch.randint(0, CLASSES, (side[0], *side[2:]), device=device)
+    build = partial(original, options.original) if name == "original" else VARIANTS[name]
+    step = build(images, labels)
+    while orders.recv():
+        start = time.perf_counter()
+        step()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - start
+        on_host = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        orders.send((seconds, torch.cuda.max_memory_allocated() if device.type == "cuda" else on_host))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("original", type=Path, metavar="DIR", help="a checkout of the authors' code")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--batch-size", type=int, default=2)
+    parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options = parser.parse_args()
+    context, workers = get_context("spawn"), {}
+    for name in options.variants:
+        orders, theirs = context.Pipe()
+        context.Process(target=work, args=(name, options, theirs), daemon=True).start()
+        theirs.close()  # so that a worker that fails is noticed
+        workers[name] = orders
+    times, peaks = {name: [] for name in workers}, {}
+    for repeat in range(options.repeats + 1):
+        for name, orders in workers.items():
+            orders.send(True)
+            seconds, peaks[name] = orders.recv()
+            if repeat:  # the first of each warms up, and compiles
+                times[name].append(seconds)
+    machine = torch.cuda.get_device_name() if options.device == "cuda" else f"{platform.machine()} CPU"
+    print(f"torch {torch.__version__}, {machine}, {torch.get_num_threads()} threads, {options.repeats} repeats")
+    first = options.variants[0]
+    reference = statistics.median(times[first])
+    print(f"{'':18}  median s      min      max  of {first}'s  peak GiB  of {first}'s")
+    for name, seconds in times.items():
+        median = statistics.median(seconds)
+        print(
+            f"{name:18}  {median:8.2f} {min(seconds):8.2f} {max(seconds):8.2f}  {median / reference:8.2f}"
+            f"      {peaks[name] / 2**30:8.2f}  {peaks[name] / peaks[first]:8.2f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
