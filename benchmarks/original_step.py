@@ -2,33 +2,27 @@
 
     git clone https://github.com/irfanICMLL/structure_knowledge_distillation DIR
     python benchmarks/original_step.py DIR
-    python benchmarks/original_step.py DIR --variants original float32 --batch-size 8 --device cuda
+    python benchmarks/original_step.py DIR --variants float32 --batch-size 8 --device cuda
 
 PSPNet-ResNet101 teaches PSPNet-ResNet18 with pi, pa and ho on 2x3x512x512. Each variant is a process of its own, so
-that its peak memory is its own; they step in turn, and the medians are compared with the first one's. The original's
+that its peak memory is its own; they step in turn, and medians are compared. The original's
 step is that of its networks/kd_model.py; its in-place ABN cannot be built with today's PyTorch, BatchNorm replaces it.
 """
 
 import argparse
-import platform
-import resource
-import statistics
 import sys
-import time
 import types
-from collections.abc import Callable
 from functools import partial
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
+from in_turn import Step, compare
 from torch import Tensor, nn
 
 CLASSES = 19
 
 
-def original(folder: Path, images: Tensor, labels: Tensor) -> Callable[[], None]:
+def original(folder: Path, images: Tensor, labels: Tensor) -> Step:
     """A step of the code in ``folder``."""
 
     class InPlaceABNSync(nn.BatchNorm2d):
@@ -84,7 +78,7 @@ def original(folder: Path, images: Tensor, labels: Tensor) -> Callable[[], None]
     return step
 
 
-def ours(precision: str, compiled: bool, images: Tensor, labels: Tensor) -> Callable[[], None]:
+def ours(precision: str, compiled: bool, images: Tensor, labels: Tensor) -> Step:
     """A step as train.py makes it."""
     from segdistill.dataset.normalization import CAFFE
     from segdistill.network import build_network
@@ -113,30 +107,19 @@ def ours(precision: str, compiled: bool, images: Tensor, labels: Tensor) -> Call
 
 
 VARIANTS = {
-    "original": original,
-    "float32": partial(ours, "float32", False),
-    "float32 compiled": partial(ours, "float32", True),
-    "bf16": partial(ours, "bf16", False),
-    "bf16 compiled": partial(ours, "bf16", True),
+    "float32": ("float32", False),
+    "float32 compiled": ("float32", True),
+    "bf16": ("bf16", False),
+    "bf16 compiled": ("bf16", True),
 }
 
 
-def work(name: str, options: argparse.Namespace, orders: Connection) -> None:
-    """Answer each order with the seconds of a step and, in bytes, the peak memory so far."""
-    torch.manual_seed(0)
-    device = torch.device(options.device)
+def build(name: str, options: argparse.Namespace) -> Step:
+    """The step of a variant."""
     side = (options.batch_size, 3, options.size, options.size)
-    images, labels = torch.randn(side, device=device), torch.randint(0, CLASSES, (side[0], *side[2:]), device=device)
-    build = partial(original, options.original) if name == "original" else VARIANTS[name]
-    step = build(images, labels)
-    while orders.recv():
-        start = time.perf_counter()
-        step()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds = time.perf_counter() - start
-        on_host = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        orders.send((seconds, torch.cuda.max_memory_allocated() if device.type == "cuda" else on_host))
+    images = torch.randn(side, device=options.device)
+    labels = torch.randint(0, CLASSES, (side[0], *side[2:]), device=options.device)
+    return ours(*VARIANTS[name], images, labels) if name in VARIANTS else original(options.original, images, labels)
 
 
 def main() -> None:
@@ -148,30 +131,8 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
-    context, workers = get_context("spawn"), {}
-    for name in options.variants:
-        orders, theirs = context.Pipe()
-        context.Process(target=work, args=(name, options, theirs), daemon=True).start()
-        theirs.close()  # so that a worker that fails is noticed
-        workers[name] = orders
-    times, peaks = {name: [] for name in workers}, {}
-    for repeat in range(options.repeats + 1):
-        for name, orders in workers.items():
-            orders.send(True)
-            seconds, peaks[name] = orders.recv()
-            if repeat:  # the first of each warms up, and compiles
-                times[name].append(seconds)
-    machine = torch.cuda.get_device_name() if options.device == "cuda" else f"{platform.machine()} CPU"
-    print(f"torch {torch.__version__}, {machine}, {torch.get_num_threads()} threads, {options.repeats} repeats")
-    first = options.variants[0]
-    reference = statistics.median(times[first])
-    print(f"{'':18}  median s      min      max  of {first}'s  peak GiB  of {first}'s")
-    for name, seconds in times.items():
-        median = statistics.median(seconds)
-        print(
-            f"{name:18}  {median:8.2f} {min(seconds):8.2f} {max(seconds):8.2f}  {median / reference:8.2f}"
-            f"      {peaks[name] / 2**30:8.2f}  {peaks[name] / peaks[first]:8.2f}"
-        )
+    builders = {name: partial(build, name, options) for name in ("original", *options.variants)}
+    compare(builders, options.repeats, options.batch_size, options.device)
 
 
 if __name__ == "__main__":
