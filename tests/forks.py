@@ -88,6 +88,7 @@ def note(log, kind, text) -> None:
 def serve() -> None:
     sys.path.insert(0, str(ROOT))
 
+    import segdistill.utils.report  # noqa: F401  # slow to import, and train.py does it at the end only
     import train  # noqa: F401
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the watching processes

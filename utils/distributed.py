@@ -42,15 +42,25 @@ def start_device(
         try:
             backend = "nccl" if device.type == "cuda" else "gloo"
             dist.init_process_group(backend, timeout=timedelta(minutes=timeout_minutes))
-        except dist.DistError as error:
-            reason = str(error).partition("\n")[0]
-            raise OSError(f"the processes do not reach each other ({reason}): start them with torchrun") from error
+        except RuntimeError as error:
+            if not is_of_peers(error):
+                raise
+            raise OSError(
+                f"the processes do not reach each other ({reason_of(error)}): start them with torchrun; if a machine's "
+                "name stands for 127.0.0.1 or it has several addresses, GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME names "
+                "its interface"
+            ) from error
     return device
 
 
 def is_of_peers(error: BaseException) -> bool:
     """Whether an error is that of a collective operation: another process is gone or too slow."""
     return isinstance(error, dist.DistError) or "/gloo/" in str(error)  # gloo's are plain RuntimeErrors
+
+
+def reason_of(error: BaseException) -> str:
+    """The first sentence of a collective operation's error, without the places in its source."""
+    return re.split(r"\.? *\n|\. ", re.sub(r"\[\S+\.\w+:\d+\] ", "", str(error)))[0]
 
 
 def leave() -> None:

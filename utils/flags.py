@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from segdistill.network.settings import UNLIMITED, Limits, parse_value, shortened
 from segdistill.network.weights.hub import PREFIX, local_file
 from segdistill.utils import originals
-from segdistill.utils.distributed import is_of_peers
+from segdistill.utils.distributed import is_of_peers, reason_of
 
 # User errors; all other exceptions are bugs and keep their traceback.
 USER_ERRORS = (ValueError, OSError, FloatingPointError)
@@ -73,12 +73,9 @@ def run_command(main: Callable[[], int]) -> NoReturn:
         sys.exit(NOT_FINITE if isinstance(error, FloatingPointError) else 1)
     except (MemoryError, RuntimeError) as error:
         if is_of_peers(error):
-            reason = shortened(re.sub(r"^\[\S+\] ", "", str(error)).partition("\n")[0], 120)
-            print(
-                f"{sys.argv[0]}: error: other processes are gone, or take longer than --timeout-minutes ({reason}): "
-                "see what they wrote last; a training goes on by the same command with --resume on every machine",
-                file=sys.stderr,
-            )
+            words = f"other processes are gone, or take longer than --timeout-minutes ({reason_of(error)})"
+            remedy = "see what they wrote last; a training goes on by the same command with --resume on every machine"
+            print(f"{sys.argv[0]}: error: {words}: {remedy}", file=sys.stderr)
             sys.exit(1)
         if not (isinstance(error, MemoryError) or NO_MEMORY.search(str(error))):
             raise
