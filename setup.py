@@ -102,7 +102,13 @@ setup(
     ],
     package_dir={"segdistill": ""},
     package_data={
-        "segdistill": ["*.sh", "experiments/*.sh", "experiments/class_maps/*.txt", "ckpt/scenes_*.pth"],
+        "segdistill": [
+            "*.sh",
+            "experiments/*.sh",
+            "experiments/cluster/*",
+            "experiments/class_maps/*.txt",
+            "ckpt/scenes_*.pth",
+        ],
         "segdistill.libs": ["build.sh", "src/*"],
         "segdistill.network.export": ["page.html"],
         "segdistill.utils.report": ["report.html"],

@@ -56,7 +56,7 @@ class Group(NamedTuple):
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = parse_options(argv)
-    device = start_device(options.run.device, options.run.deterministic)
+    device = start_device(options.run.device, options.run.deterministic, options.run.timeout_minutes)
     logging.basicConfig(level=logging.INFO if rank() == 0 else logging.ERROR, format="%(message)s")
     stop = StopSignal()
 

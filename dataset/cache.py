@@ -1,6 +1,5 @@
 """Decoded images and labels in one file, mapped into memory: a crop is read without decoding anything."""
 
-import fcntl
 import hashlib
 import json
 import os
@@ -15,7 +14,8 @@ from tqdm import tqdm
 
 from segdistill.dataset.base import Sample, SegmentationDataset
 from segdistill.dataset.contents import Contents
-from segdistill.libs.files import replacing, sync_folder
+from segdistill.libs.files import replacing, sync_folder, unfinished_beside
+from segdistill.libs.locks import lock
 
 VERSION = 3  # increase it when the format changes
 PIXELS, CARD = "pixels.bin", "samples.json"
@@ -87,7 +87,8 @@ def checksum(content: np.ndarray, place: Place) -> int:
 def open_cache(dataset: SegmentationDataset, cache_dir: str | Path) -> DecodedCache:
     """Open the decoded samples of a split; decode them if ``cache_dir`` has none for these contents and classes.
 
-    One process builds while others wait for it. An incomplete cache is never opened, and is replaced by the next call.
+    One process builds while others wait for it; where locks do not reach, each builds and the first one counts. An
+    incomplete cache is never opened, and is deleted by the next call on its machine.
 
     Raises:
         OSError: no room for it, or the folder cannot be written; says how much it needs.
@@ -96,8 +97,8 @@ def open_cache(dataset: SegmentationDataset, cache_dir: str | Path) -> DecodedCa
     cache_dir = Path(cache_dir)
     cache_dir.mkdir(parents=True, exist_ok=True)
     prefix = f"{type(dataset).__name__}-{dataset.split}"
-    with (cache_dir / f".{prefix}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # released when the process ends
+    with (cache_dir / f".{prefix}.lock").open("w") as file:
+        lock(file)
         contents = Contents(cache_dir / f".{prefix}.contents.json")
         meaning = (VERSION, dataset.task, dataset.CLASSES, sorted(dataset.ID_TO_TRAIN_ID.items()))
         meaning = repr((*meaning, dataset.DEPTH_RANGE, dataset.DEPTH_STORAGE))
@@ -105,12 +106,15 @@ def open_cache(dataset: SegmentationDataset, cache_dir: str | Path) -> DecodedCa
         contents.save()
         folder = cache_dir / f"{prefix}-{digest}"
         if not folder.is_dir():
-            unfinished = cache_dir / f".{prefix}.unfinished"
-            shutil.rmtree(unfinished, ignore_errors=True)  # of a build that was killed
+            unfinished = unfinished_beside(cache_dir / prefix)
             unfinished.mkdir()
             try:
                 build(dataset, unfinished)
-                unfinished.rename(folder)
+                try:
+                    unfinished.rename(folder)
+                except OSError:
+                    if not folder.is_dir():  # else another machine was faster
+                        raise
                 sync_folder(cache_dir)
             finally:
                 shutil.rmtree(unfinished, ignore_errors=True)

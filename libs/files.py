@@ -1,8 +1,11 @@
 """Atomic file writes: written under another name, synced, then renamed."""
 
+import glob
 import hashlib
 import os
+import secrets
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +33,7 @@ def replacing(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
             yield file
         return
     target = path.resolve()
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = temporary_beside(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open(mode) as file:
@@ -43,6 +46,11 @@ def replacing(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
         raise OSError(f"could not write {path} ({error.strerror or error}); what was there is intact") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary_beside(target: Path) -> Path:
+    """A name that no other process uses, on other machines that share the folder neither."""
+    return target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
 
 
 def sync_folder(folder: Path) -> None:
@@ -74,7 +82,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise ValueError(f"{folder} is not an empty folder: name a new one, nothing is overwritten")
     target = folder.absolute()
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = temporary_beside(target)
     temporary.mkdir(parents=True)
     try:
         yield temporary
@@ -83,6 +91,26 @@ def new_folder(folder: Path) -> Iterator[Path]:
         temporary.rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def unfinished_beside(folder: Path) -> Path:
+    """Where this process builds ``folder``. Deletes what ended processes of this machine left of it."""
+    start = f".{folder.name}.{socket.gethostname()}"
+    for left in folder.parent.glob(f"{glob.escape(start)}.*.unfinished"):
+        number = left.name.split(".")[-2]
+        if number.isdecimal() and not is_alive(int(number)):
+            shutil.rmtree(left, ignore_errors=True)
+    return folder.with_name(f"{start}.{os.getpid()}.unfinished")
+
+
+def is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        pass
+    return True
 
 
 def link(image: Path, target: Path) -> None:

@@ -20,12 +20,11 @@ chance = random.Random(SEED)
 
 
 @functools.cache
-def server() -> subprocess.Popen:
-    """Ends when this process does, which closes its standard input."""
+def server(*before: str) -> subprocess.Popen:
+    """Started by the command ``before``, if any; ends when this process does, which closes its standard input."""
     variables = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    return subprocess.Popen(
-        [sys.executable, __file__], cwd=ROOT, env=os.environ | variables, stdin=subprocess.PIPE, text=True
-    )
+    command = [*before, sys.executable, __file__]
+    return subprocess.Popen(command, cwd=ROOT, env=os.environ | variables, stdin=subprocess.PIPE, text=True)
 
 
 class Job:
@@ -35,16 +34,19 @@ class Job:
         log: receives its standard error.
         limit: bytes; no file that it writes grows beyond it, the log apart.
         ranks: as torchrun starts them, if more than one; ``pid`` is then torchrun's.
+        place: of several machines, each of which has so many ranks: how many, which one this is, where the first is.
+        on: the server there.
     """
 
-    def __init__(self, words, log: Path, limit: int | None = None, ranks: int = 1):
+    def __init__(self, words, log: Path, limit: int | None = None, ranks: int = 1, place=None, on=None):
         self.log, self.returncode = log, None
         for path in log.parent.glob(f"{log.name}.*"):
             path.unlink()
         log.write_text("")
-        request = {"words": [*map(str, words)], "log": str(log), "limit": limit, "ranks": ranks}
-        server().stdin.write(json.dumps(request) + "\n")
-        server().stdin.flush()
+        request = {"words": [*map(str, words)], "log": str(log), "limit": limit, "ranks": ranks, "place": place}
+        stdin = (on or server()).stdin
+        stdin.write(json.dumps(request) + "\n")
+        stdin.flush()
         self.pid = int(self._wait_for("pid", 300))
 
     def _wait_for(self, kind, seconds):
@@ -86,8 +88,6 @@ def note(log, kind, text) -> None:
 def serve() -> None:
     sys.path.insert(0, str(ROOT))
 
-    import torch._dynamo  # noqa: F401; which the first optimizer of a process would import, in two seconds
-
     import train  # noqa: F401
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the watching processes
@@ -98,7 +98,7 @@ def serve() -> None:
             return
 
 
-def watch(words, log, limit, ranks) -> None:
+def watch(words, log, limit, ranks, place) -> None:
     """Fork once more, and note how that process ends."""
     reader, writer = os.pipe() if limit is not None else (None, os.open(log, os.O_WRONLY | os.O_APPEND))
     pid = os.fork()
@@ -109,7 +109,7 @@ def watch(words, log, limit, ranks) -> None:
             os.dup2(os.open(os.devnull, mode), descriptor)
         if limit is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-        work(words, log, ranks)
+        work(words, log, ranks, place)
     note(log, "pid", pid)
     os.close(writer)
     if reader is not None:
@@ -119,11 +119,11 @@ def watch(words, log, limit, ranks) -> None:
     os._exit(0)
 
 
-def work(words, log, ranks) -> None:
+def work(words, log, ranks, place) -> None:
     import train
 
     sys.argv = ["train.py", *words]
-    if ranks == 1:
+    if ranks == 1 and not place:
         train.run_command(train.main)
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -131,9 +131,21 @@ def work(words, log, ranks) -> None:
         note(log, f"rank{os.environ['RANK']}", os.getpid())
         train.run_command(train.main)
 
-    # What torchrun --standalone does, but that the ranks are forks of this process.
-    place = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "run_id": str(os.getpid())}
-    config = LaunchConfig(1, 1, ranks, max_restarts=0, start_method="fork", monitor_interval=0.1, **place)
+    # What torchrun does, with --standalone or with --node-rank, but that the ranks are forks of this process.
+    hosts, number, first = place or (1, 0, "localhost:0")
+    meeting = {"rdzv_backend": "c10d", "run_id": str(os.getpid())}
+    if place:
+        meeting = {"rdzv_backend": "static", "run_id": "none", "rdzv_configs": {"rank": number, "timeout": 900}}
+    config = LaunchConfig(
+        hosts,
+        hosts,
+        ranks,
+        max_restarts=0,
+        start_method="fork",
+        monitor_interval=0.1,
+        rdzv_endpoint=first,
+        **meeting,
+    )
     elastic_launch(config, rank)()
     sys.exit(0)
 

@@ -63,6 +63,7 @@ def test_the_wheel_fits_every_platform_and_holds_nothing_compiled(installed):
     assert not [name for name in files if name.endswith(".so")]
     assert {"train.py", "test.sh", "ckpt/scenes_teacher.pth", "libs/src/abn_cpu.cpp", "libs/build.sh"} <= files
     assert {"experiments/compare.sh", "experiments/class_maps/cityscapes_to_camvid.txt"} <= files
+    assert "experiments/cluster/slurm.sbatch" in files
     assert {"network/export/page.html", "utils/report/report.html"} <= files
     assert files.isdisjoint({"setup.py", "mine.py", "tests"})
 

@@ -3,16 +3,24 @@
 import os
 import re
 from collections.abc import Iterable
+from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+T = TypeVar("T")
+MINUTES = 10  # that a process waits for the others
 
-def start_device(name: str | None = None, deterministic: bool = False) -> torch.device:
+
+def start_device(
+    name: str | None = None, deterministic: bool = False, timeout_minutes: float = MINUTES
+) -> torch.device:
     """Join torchrun's process group if there is one, and pick this process's device (cuda if there is one).
 
-    With ``deterministic``, operations that are not reproducible are replaced or raise RuntimeError.
+    With ``deterministic``, operations that are not reproducible are replaced or raise RuntimeError. A collective
+    operation that takes longer than ``timeout_minutes`` fails: another process, its machine or the network is gone.
 
     Raises:
         ValueError: not a device, or one that this machine does not have.
@@ -32,11 +40,27 @@ def start_device(name: str | None = None, deterministic: bool = False) -> torch.
         torch.cuda.set_device(device)
     if "RANK" in os.environ and not dist.is_initialized():
         try:
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        except dist.DistError as error:
-            reason = str(error).partition("\n")[0]
-            raise OSError(f"the processes do not reach each other ({reason}): start them with torchrun") from error
+            backend = "nccl" if device.type == "cuda" else "gloo"
+            dist.init_process_group(backend, timeout=timedelta(minutes=timeout_minutes))
+        except RuntimeError as error:
+            if not is_of_peers(error):
+                raise
+            raise OSError(
+                f"the processes do not reach each other ({reason_of(error)}): start them with torchrun; if a machine's "
+                "name stands for 127.0.0.1 or it has several addresses, GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME names "
+                "its interface"
+            ) from error
     return device
+
+
+def is_of_peers(error: BaseException) -> bool:
+    """Whether an error is that of a collective operation: another process is gone or too slow."""
+    return isinstance(error, dist.DistError) or "/gloo/" in str(error)  # gloo's are plain RuntimeErrors
+
+
+def reason_of(error: BaseException) -> str:
+    """The first sentence of a collective operation's error, without the places in its source."""
+    return re.split(r"\.? *\n|\. ", re.sub(r"\[\S+\.\w+:\d+\] ", "", str(error)))[0]
 
 
 def leave() -> None:
@@ -70,6 +94,15 @@ def wait_for_all() -> None:
     """Barrier: return when every process has called it."""
     if world_size() > 1:
         dist.barrier()
+
+
+def of_first_process(value: T) -> T:
+    """The first process's ``value``, which pickle can write; every process must call it."""
+    if world_size() == 1:
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, 0)
+    return values[0]
 
 
 def sum_over_processes(x: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from segdistill.network.settings import UNLIMITED, Limits, parse_value, shortened
 from segdistill.network.weights.hub import PREFIX, local_file
 from segdistill.utils import originals
+from segdistill.utils.distributed import is_of_peers, reason_of
 
 # User errors; all other exceptions are bugs and keep their traceback.
 USER_ERRORS = (ValueError, OSError, FloatingPointError)
@@ -71,6 +72,11 @@ def run_command(main: Callable[[], int]) -> NoReturn:
         print(f"{sys.argv[0]}: error: {error}", file=sys.stderr)
         sys.exit(NOT_FINITE if isinstance(error, FloatingPointError) else 1)
     except (MemoryError, RuntimeError) as error:
+        if is_of_peers(error):
+            words = f"other processes are gone, or take longer than --timeout-minutes ({reason_of(error)})"
+            remedy = "see what they wrote last; a training goes on by the same command with --resume on every machine"
+            print(f"{sys.argv[0]}: error: {words}: {remedy}", file=sys.stderr)
+            sys.exit(1)
         if not (isinstance(error, MemoryError) or NO_MEMORY.search(str(error))):
             raise
         words = shortened(str(error), 200).replace("\n", " ")

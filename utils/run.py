@@ -1,6 +1,5 @@
 """A run's folder: options, environment, metrics, TensorBoard events, checkpoints; and its tracker."""
 
-import fcntl
 import importlib.metadata
 import json
 import logging
@@ -22,8 +21,9 @@ from tqdm import tqdm
 
 from segdistill.dataset import SegmentationDataset
 from segdistill.libs.files import replacing, sha256_of
+from segdistill.libs.locks import lock
 from segdistill.network.weights.checkpoint import atomic_save, not_finite
-from segdistill.utils.distributed import any_process, rank
+from segdistill.utils.distributed import any_process, of_first_process, rank
 from segdistill.utils.files import REMEDY, append, keep_rows, read_entries, read_json, stamp, write_json
 from segdistill.utils.learner import Learner
 from segdistill.utils.options import BOOKKEEPING, Options, complete, plain
@@ -46,11 +46,14 @@ OWN_FILES = (
 
 
 class Run:
-    """``<snapshot_dir>/<save_name>/``; only the first process writes, and nothing before ``open``.
+    """``<snapshot_dir>/<save_name>/``; only the first process reads and writes, and writes nothing before ``open``.
+
+    Every process makes one at the same time, and calls its ``check_...`` in the same order.
 
     Raises:
         FileExistsError: the folder holds a run already and ``--resume`` was not given, or weights without a run.
-        ValueError: ``--resume`` with options other than those the run was started with, or a last.pth that is ahead.
+        ValueError: ``--resume`` with options other than those the run was started with, or a last.pth that is ahead;
+            or options or code other than the first process's.
     """
 
     def __init__(self, options: Options):
@@ -66,7 +69,16 @@ class Run:
         self.state, self.start, self.before = None, None, {}
         # Kept in last.pth: what the run is made of.
         self.origin = {"options": experiment(self.options), "data": None, "teacher": None, "class_map": None}
-        self.origin |= {"classes": None, "validation": None, "class_weights": None, "code": code_of(options)}
+        self.origin |= {"classes": None, "validation": None, "class_weights": None, "code": None}
+        self._check_origin("options", self.origin["options"], "these are not the options")
+        if self.writes:
+            self._look(options)
+        # The folder may lie on a disk that the other processes do not see.
+        self.state, self.start, self.before = of_first_process((self.state, self.start, self.before))
+        self._check_origin("code", code_of(options), "this is not the code of --loss and --network FILE.py")
+
+    def _look(self, options: Options) -> None:
+        """Read what the folder holds of a run to be continued, or refuse to overwrite it."""
         self.found = stamp(self.last)
         if self.found:
             state = read_state(self.last)
@@ -78,7 +90,6 @@ class Run:
                     raise ValueError(f"{self.best} is missing: {REMEDY}")
                 self.state, self.start = state, state["step"]
                 self.before = {key: state[key] for key in self.origin if key in state}
-                self._check_origin("code", self.origin["code"], "this is not the code of --loss and --network FILE.py")
             elif state["step"] > 0:
                 raise FileExistsError(
                     f"{self.folder} holds a run already: --resume continues it, --save-name starts another"
@@ -135,6 +146,8 @@ class Run:
         self.origin[key] = value
         if self.before.get(key, value) != value:
             raise ValueError(f"{refusal} that {self.folder} was started with: --save-name starts another run")
+        if of_first_process(value) != value:
+            raise ValueError(f"{refusal} that the first process has: every machine needs the same")
 
     def restore(self, learner: Learner) -> tuple[int, float | None]:
         """Load the state that the run is continued from; returns its step and best score. Before ``open``.
@@ -161,7 +174,7 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.lock = (self.folder / ".lock").open("w")
         try:
-            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(self.lock, wait=False)
         except BlockingIOError:
             raise BlockingIOError(f"another process is training in {self.folder}: --save-name starts another") from None
         # Loader processes outlive a killed trainer by seconds and would hold its lock.

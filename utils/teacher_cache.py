@@ -1,6 +1,5 @@
 """Caches on disk a teacher's outputs for the first K augmentations (views) of each image."""
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from segdistill.libs.locks import lock
 from segdistill.network import SegmentationOutput
 from segdistill.utils.batch import Batch
 from segdistill.utils.files import write_json
@@ -114,8 +114,8 @@ class TeacherCache:
         sizes = {maps: 2 * self.length * int(np.prod(shape)), sums: 4 * self.length}
         size = sum(sizes.values())
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with (self.folder / ".lock").open("w") as file:
+            lock(file)
             if not sums.exists():  # made last
                 free = shutil.disk_usage(self.folder).free
                 logger.info("teacher cache %s: %s %s, %d views in %s", self.folder, name, shape, self.length, gib(size))
@@ -126,7 +126,8 @@ class TeacherCache:
                     )
                 write_json(self.folder / "key.json", self.key)
                 for path, length in sizes.items():
-                    with path.open("wb") as file:
+                    path.touch()
+                    with path.open("r+b") as file:  # keeps what another machine wrote, where locks do not reach it
                         os.posix_fallocate(file.fileno(), 0, length)
         for path, length in sizes.items():
             if not path.is_file() or path.stat().st_size != length:

@@ -1,11 +1,9 @@
 """Writes the scenes to a folder in Cityscapes' layout, completely or not at all."""
 
-import glob
 import json
 import multiprocessing
 import os
 import shutil
-import socket
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +12,7 @@ from tqdm import tqdm
 
 from segdistill.dataset.depth import encode_depth
 from segdistill.dataset.scenes.street import render_scene
+from segdistill.libs.files import unfinished_beside
 
 VERSION = 1  # raise it when the pictures change, so that an older folder is not taken for a new one
 CITIES = {"train": ("aspen", "birch", "cedar"), "val": ("dogwood",), "test": ("elm",)}
@@ -53,11 +52,10 @@ def generate(
         if not 0 <= count <= 1_000_000:
             raise ValueError(f"scenes: {count} images of split {split!r}; expected 0 to 1,000,000")
     parameters = {"version": VERSION, "seed": seed, "size": list(size), **counts}
-    remove_leftovers(root)
+    unfinished = unfinished_beside(root)
     if root.exists():
         require_parameters(root, parameters)
         return root
-    unfinished = root.with_name(f".{root.name}.{socket.gethostname()}.{os.getpid()}.unfinished")
     try:
         unfinished.mkdir(parents=True)
         with tqdm(total=sum(counts.values()), desc=f"drawing {root}", unit="image", disable=None) as progress:
@@ -74,24 +72,6 @@ def generate(
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return root
-
-
-def remove_leftovers(root: Path) -> None:
-    """Delete temporary folders of ``root`` whose process on this machine has ended."""
-    for folder in root.parent.glob(f".{glob.escape(f'{root.name}.{socket.gethostname()}')}.*.unfinished"):
-        number = folder.name.split(".")[-2]
-        if number.isdecimal() and not is_alive(int(number)):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # somebody else's
-        pass
-    return True
 
 
 def draw(root: Path, scenes: list[tuple[str, int]], size: tuple[int, int], seed: int, progress: tqdm) -> None:

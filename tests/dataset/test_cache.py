@@ -1,3 +1,4 @@
+import fcntl
 import json
 import multiprocessing
 import pickle
@@ -173,6 +174,20 @@ def test_of_two_builders_one_waits(root, tmp_path):
         assert builder.exitcode == 0
     assert (tmp_path / "log").read_text().split() == ["0", "1", "2"]
     assert len(folders(tmp_path / "cache")) == 1
+
+
+def test_of_two_builders_whose_locks_do_not_meet_the_first_counts(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(fcntl, "flock", lambda *_: None)  # as on two machines
+    builders = [start_build(root, tmp_path, 0.1) for _ in range(2)]
+    for builder in builders:
+        builder.join(60)
+        assert builder.exitcode == 0
+    dataset = open_split(root)
+    samples = open_cache(dataset, tmp_path / "cache")
+    assert torch.equal(samples[2].image, dataset[2].image)
+    assert sorted((tmp_path / "log").read_text().split()) == ["0", "0", "1", "1", "2", "2"]
+    assert len(folders(tmp_path / "cache")) == 1
+    assert not list((tmp_path / "cache").glob(".*unfinished"))
 
 
 def test_a_build_that_was_killed_is_done_again(root, tmp_path):

@@ -15,6 +15,7 @@ from segdistill.dataset.scenes.__main__ import main as command_line
 from segdistill.dataset.scenes.drawing import Canvas, Id
 from segdistill.dataset.scenes.generator import generate
 from segdistill.dataset.scenes.street import RARE, render_scene
+from segdistill.libs import files
 
 
 @pytest.fixture(scope="module")
@@ -180,8 +181,8 @@ def test_two_processes_at_once_leave_one_data_set(tmp_path, monkeypatch):
 
 
 def test_what_killed_processes_left_is_deleted(tmp_path, monkeypatch):
-    monkeypatch.setattr(generator, "is_alive", lambda process: process == 7)
-    host = generator.socket.gethostname()
+    monkeypatch.setattr(files, "is_alive", lambda process: process == 7)
+    host = files.socket.gethostname()
     names = [f".scenes.{host}.{process}.unfinished" for process in (7, 8)]
     names += [".scenes.another.8.unfinished", f".others.{host}.8.unfinished"]
     for name in names:
@@ -192,9 +193,9 @@ def test_what_killed_processes_left_is_deleted(tmp_path, monkeypatch):
 
 def test_a_process_is_alive_until_it_is_waited_for():
     process = subprocess.Popen(["true"])
-    assert generator.is_alive(process.pid)
+    assert files.is_alive(process.pid)
     process.wait()
-    assert not generator.is_alive(process.pid)
+    assert not files.is_alive(process.pid)
 
 
 @pytest.mark.parametrize(

@@ -211,6 +211,12 @@ def test_two_processes_share_the_trials_of_a_search(tmp_path):
     assert len(trained) == 8
 
 
+def test_without_locks_there_is_no_search(tmp_path, monkeypatch):
+    monkeypatch.setattr("segdistill.utils.search.study.lock", lambda *_: False)
+    with pytest.raises(OSError, match=r"a search needs file locks.*another --output"):
+        make_search(Rehearsal(tmp_path / "search"))
+
+
 def test_settings_that_diverge_do_not_end_those_beside_them(tmp_path):
     trainer = Rehearsal(tmp_path / "search", diverging="pi_weight_1_temperature_2")
     search = make_search(trainer)

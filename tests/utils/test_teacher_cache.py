@@ -1,5 +1,6 @@
 """The teacher's outputs on disk: the same student, whatever the folder held before."""
 
+import fcntl
 import multiprocessing
 import os
 import random
@@ -161,7 +162,10 @@ def test_a_builder_that_is_killed_leaves_no_wrong_answer(teacher, tmp_path):
     check_filled(teacher, tmp_path)
 
 
-def test_two_builders_do_not_disturb_each_other(teacher, tmp_path):
+@pytest.mark.parametrize("locks", ["of one machine", "of two machines"])
+def test_two_builders_do_not_disturb_each_other(teacher, tmp_path, monkeypatch, locks):
+    if locks == "of two machines":
+        monkeypatch.setattr(fcntl, "flock", lambda *_: None)
     context = multiprocessing.get_context("fork")
     started = context.Event()
     builders = [context.Process(target=fill, args=(tmp_path, started)) for _ in range(2)]

@@ -20,6 +20,7 @@ from segdistill.libs import NORMS
 from segdistill.network import NETWORKS, network_class
 from segdistill.network.settings import Limits, settings_of
 from segdistill.utils.class_weights import FORMULAS
+from segdistill.utils.distributed import MINUTES
 from segdistill.utils.losses import Term
 from segdistill.utils.mix import MIXES
 from segdistill.utils.tasks import TASKS
@@ -371,6 +372,9 @@ class RunOptions:
     device: str | None = option(None, "cuda if there is one, else cpu", "DEVICE", purpose="bookkeeping")
     channels_last: bool = option(True, "channels_last memory format", rare=True)
     deterministic: bool = option(False, "the same bits on CUDA too, slower", rare=True)
+    timeout_minutes: float = option(
+        MINUTES, "wait so long for other processes, then end", "M", purpose="bookkeeping", rare=True, above=0
+    )
     check: bool = option(
         False, "check options, data, networks and teacher, and stop before the first step", purpose="bookkeeping"
     )

@@ -5,7 +5,6 @@ with the process and with the train.py that it started: trials that are running 
 that was killed, and are taken up where they stopped.
 """
 
-import fcntl
 import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from segdistill.dataset.base import seed_of
+from segdistill.libs.locks import lock
 from segdistill.utils.flags import NOT_FINITE
 from segdistill.utils.report.read import read_metrics
 from segdistill.utils.search.space import Space
@@ -100,10 +100,12 @@ class Search:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("w")
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            locked = lock(file, wait)
         except BlockingIOError:
             file.close()
             return False
+        if not locked:
+            raise OSError(f"{self.folder}: a search needs file locks, which this file system lacks: another --output")
         self.claims[name] = file
         return True
 
