@@ -10,12 +10,18 @@
 # afterwards the command with all seeds only compares.
 # hours=H compares at equal time: cost_steps=20 steps of every method, one after the other, measure what a step costs,
 # the teacher's pass included; then each method trains for the steps that fit into H hours, in a process of its own.
+# task=depth learns depth where the data set has it, by --depth, and with --pa, unless methods are named.
 # check=only stops after all checks, before the first step.
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"  # started by another shell
 set -euo pipefail
 here=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 
+task=${task:-}                  # of the data set (its first)
+if [ "$task" = depth ]; then
+    methods=${methods:-"depth: --depth
+depth+pa: --depth --pa on=layer3"}
+fi
 methods=${methods:-"pi: --pi weight=1
 pi+pa: --pi weight=1 --pa on=layer3
 pi+pa+ho: --pi weight=1 --pa on=layer3 --ho weight=0.01"}
@@ -27,11 +33,12 @@ flags=${flags:-}                # of all runs: flags="--num-steps 4000 --preload
 teacher_flags=${teacher_flags:-}  # of those with a teacher: teacher_flags="--teacher-stride 4 --teacher-precision bf16"
 labels=${labels:-} unlabelled=${unlabelled:-} share=${share:-} cache=${cache:-} views=${views:-}
 hours=${hours:-} cost_steps=${cost_steps:-20}
-output=${output:-snapshots/compare_$dataset}
+output=${output:-snapshots/compare_$dataset${task:+_$task}}
 python=${python:-python}
 launch=${launch:-$python}
 
-common=($student --dataset "$dataset" --data-dir "$data_dir" --snapshot-dir "$output" --resume $flags
+data=(--dataset "$dataset" --data-dir "$data_dir" ${task:+--task "$task"})
+common=($student "${data[@]}" --snapshot-dir "$output" --resume $flags
     ${labels:+--num-labels "$labels"} ${views:+--views "$views"})
 distilled=(--T_ckpt_path "$teacher" $teacher_flags ${cache:+--teacher-cache "$cache"}
     ${unlabelled:+--unlabelled-list "$unlabelled"} ${share:+--unlabelled-share "$share"})
@@ -94,7 +101,7 @@ of_teacher() {  # what eval.py needs of teacher_flags, a word a line
         echo "$kept"
     done
 }
-evaluate() { $python "$here/eval.py" --dataset "$dataset" --data-dir "$data_dir" --split "$split" "$@"; }
+evaluate() { $python "$here/eval.py" "${data[@]}" --split "$split" "$@"; }
 
 if [ -n "$hours" ]; then
     for i in "${!names[@]}"; do measure "$i" --check; done

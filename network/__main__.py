@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor
 
 from segdistill.dataset import DATASETS, build_dataset
@@ -40,9 +41,11 @@ from segdistill.utils.classes import classes_and_colors
 from segdistill.utils.files import read_json
 from segdistill.utils.flags import Parser, add_switch, count, number, run_command
 from segdistill.utils.pictures import checkpoint_names, picture_files
+from segdistill.utils.tasks.depth import colors_of
 
 PROGRAM = "python -m segdistill.network"
 LEAST_IMAGES = 4  # that int8 is calibrated on
+NUM_COLORS = 256  # of depth on a page
 KEEP = 0.99  # of the pixels keep their class in int8
 
 
@@ -249,7 +252,7 @@ def export_file(argv: Sequence[str]) -> int:
         parser.error(f"--dataset {options.dataset} needs --data-dir")
     if is_page:
         if options.format or options.answer != "classes":
-            parser.error("a page shows classes by ONNX: no --format and no other --answer")
+            parser.error("a page shows classes or depth by ONNX: no --format and no other --answer")
         export_page(options)
     elif len(options.source) > 1:
         parser.error(f"{options.output} holds one network; only a page ({page.SUFFIX}) shows several")
@@ -299,9 +302,14 @@ def export_page(options: argparse.Namespace) -> None:
             if not isinstance(network, ExportedNetwork):
                 file = Path(folder, f"{name}{onnx.SUFFIX}")
                 print(f"{source}, as ONNX:\n{difference_table(export_one(options, source, file, network, report))}")
-            elif file.suffix.lower() != onnx.SUFFIX or network.runner.metadata["output"] != "classes":
-                raise ValueError(f"{source}: of exported files a page takes those for ONNX that answer classes")
-            shown[name] = page.Shown(file, count_parameters(network), *classes_and_colors(network, report))
+            elif file.suffix.lower() != onnx.SUFFIX or network.runner.metadata["output"] not in ("classes", "depth"):
+                raise ValueError(
+                    f"{source}: of exported files a page takes those for ONNX that answer classes or depth"
+                )
+            classes, colors = classes_and_colors(network, report)
+            if network.depth:
+                colors = colors_of(np.geomspace(*network.depth[:2], NUM_COLORS)[None], network.depth)[0].tolist()
+            shown[name] = page.Shown(file, count_parameters(network), classes, colors, network.depth)
         page.write_page(shown, options.output, options.runtime)
     print(f"{options.output}: {options.output.stat().st_size / 2**20:.2f} MiB, opens in any browser")
 

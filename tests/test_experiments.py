@@ -16,6 +16,7 @@ from torchvision.models import mobilenet_v2
 
 from segdistill.dataset import CamVid
 from segdistill.dataset.normalization import IMAGENET
+from segdistill.dataset.scenes.generator import generate
 from segdistill.libs.files import sha256_of
 from segdistill.network import load_network
 from segdistill.network.weights.checkpoint import atomic_save, export_weights
@@ -198,6 +199,42 @@ def test_a_teacher_of_other_classes_is_scored_by_its_class_map(interpreter, tiny
     evaluation = json.loads((tmp_path / "out/teacher/evaluation.json").read_text())
     assert evaluation["protocol"]["class_map"] == str(tmp_path / "map.txt")
     assert re.search(r"\| teacher +\| 100.00 ", (tmp_path / "out/report.md").read_text())
+
+
+@pytest.fixture
+def depth(tmp_path):
+    """Settings of a comparison of depth on tiny scenes."""
+    generate(tmp_path / "scenes", 4, 2, 1, size=(64, 128))
+    settings = {
+        "task": "depth",
+        "dataset": "scenes",
+        "data_dir": str(tmp_path / "scenes"),
+        "methods": "",
+        "labels": "2",
+    }
+    settings |= {"teacher": str(ROOT / "ckpt/scenes_depth_teacher.pth"), "teacher_flags": "--teacher-scale 2"}
+    return settings | {"flags": "--input-size 64,128 --batch-size 2 --num-steps 2 --val-every 1 --num-workers 0"}
+
+
+@pytest.mark.slow
+def test_depth_is_compared(interpreter, tiny, tmp_path, depth):
+    code, errors = compare(interpreter, tiny, tmp_path / "out", **depth)
+    assert code == 0, errors[-3000:]
+    report = (tmp_path / "out/report.md").read_text()
+    assert all(text in report for text in ("δ1", "| alone ", "| depth ", "| depth+pa "))
+    assert json.loads((tmp_path / "out/teacher/evaluation.json").read_text())["task"] == "depth"
+
+
+@pytest.mark.slow
+def test_depth_is_searched(interpreter, tiny, tmp_path, depth):
+    pytest.importorskip("optuna", reason="Optuna is not installed")
+    settings = {"flags": f"{depth['flags']} --task-weight 0", "space": "--depth weight=1,10"}
+    settings |= {"labels": "", "share": ""}
+    code, errors = compare(interpreter, tiny, tmp_path / "out", "search", **depth | settings)
+    assert code == 0, errors[-3000:]
+    report = (tmp_path / "out/report.md").read_text()
+    # The last is in the command that confirms.
+    assert all(text in report for text in ("δ1", "| --depth weight=1 ", "| --depth weight=10 ", "task=depth"))
 
 
 def test_a_method_without_a_name_is_refused(interpreter, tiny, tmp_path):

@@ -1,6 +1,7 @@
 """A page for browsers that shows what networks answer to a picture or a camera: one file, which needs no server.
 
-It holds ONNX files that answer classes, and onnxruntime-web (Microsoft, MIT licence), which runs them on one core.
+It holds ONNX files that answer classes or depth, and onnxruntime-web (Microsoft, MIT licence), which runs them on one
+core.
 """
 
 import base64
@@ -11,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from segdistill.dataset.depth import DepthRange
 from segdistill.libs.download import download
 from segdistill.libs.files import replacing
 from segdistill.libs.page import fill
@@ -23,12 +25,14 @@ PARTS = {"script": "ort.wasm.bundle.min.mjs", "wasm": "ort-wasm-simd-threaded.wa
 
 
 class Shown(NamedTuple):
-    """An ONNX file that answers classes, its number of parameters, names and colours (RGB, 0..255) of the classes."""
+    """An ONNX file, its number of parameters, and what it answers in colours (RGB, 0..255): names and colours of
+    classes, or the range of depth and colours at equal steps of its logarithm, the nearest first."""
 
     file: Path
     parameters: int
     classes: Sequence[str]
     palette: Sequence[Sequence[int]]
+    depth: DepthRange | None = None
 
 
 def write_page(networks: Mapping[str, Shown], path: str | os.PathLike, runtime: Path) -> None:
@@ -38,18 +42,20 @@ def write_page(networks: Mapping[str, Shown], path: str | os.PathLike, runtime: 
         runtime: onnxruntime-web's package, which is fetched if there is no such file.
 
     Raises:
-        ValueError: the networks' classes differ, or ``runtime`` is another package.
+        ValueError: the networks' classes, or their ranges of depth, differ, or ``runtime`` is another package.
         OSError: the package cannot be fetched, or the page cannot be written.
     """
     (first, one), *others = networks.items()
     for name, other in others:
-        if list(other.classes) != list(one.classes):
+        if (list(other.classes), other.depth) != (list(one.classes), one.depth):
+            what = "ranges of depth" if other.depth and one.depth else "classes"
             raise ValueError(
-                f"the classes of {first} and {name} differ, so that they share no legend: make a page of each"
+                f"the {what} of {first} and {name} differ, so that they share no legend: make a page of each"
             )
     data = {
         "classes": list(one.classes),
         "palette": [list(color) for color in one.palette],
+        "depth": one.depth and one.depth._asdict(),
         "networks": [
             {"name": name, "parameters": shown.parameters, "file": packed(shown.file.read_bytes())}
             for name, shown in networks.items()

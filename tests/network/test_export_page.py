@@ -13,18 +13,21 @@ from browser import complaints
 from PIL import Image
 
 from segdistill.dataset import CamVid
+from segdistill.dataset.depth import DepthRange
 from segdistill.dataset.files import read_image
 from segdistill.dataset.normalization import CAFFE, IMAGENET
 from segdistill.libs.download import download
-from segdistill.network import build_network
+from segdistill.network import build_network, load_network
 from segdistill.network.__main__ import main as network_tool
 from segdistill.network.export import page
 from segdistill.network.export.base import Deployed, sample_pictures, text_of
 from segdistill.network.export.onnx import TOLERANCE
 from segdistill.network.weights.checkpoint import atomic_save, export_weights
 from segdistill.utils.predict import whole
+from segdistill.utils.tasks.depth import colors_of
 from segdistill.utils.visualize import colorize
 
+DEPTH = Path(__file__).parents[2] / "ckpt/scenes_depth_teacher.pth"
 EVIL = ("</script><script>window.hacked=1</script>", "<img src=x onerror=window.hacked=2>", *CamVid.CLASSES[2:])
 
 needs_onnx = pytest.mark.skipif(
@@ -94,34 +97,58 @@ def change(browser, name, value):
     )
 
 
+def pointed_at(browser, row, column):
+    """What the first network's caption says while the pointer is at the middle of a pixel."""
+    script = """
+        const [row, column] = arguments, canvas = document.querySelector("canvas"), box = canvas.getBoundingClientRect()
+        const clientX = box.left + canvas.clientLeft + (column + 0.5) * canvas.clientWidth / canvas.width
+        const clientY = box.top + canvas.clientTop + (row + 0.5) * canvas.clientHeight / canvas.height
+        canvas.dispatchEvent(new PointerEvent("pointermove", { clientX, clientY }))
+        return document.querySelector("figcaption span").textContent"""
+    return browser.execute_script(script, row, column)
+
+
+class Demo:
+    """A page in a browser."""
+
+    def __init__(self, browser, file):
+        self.browser = browser
+        browser.get(file.as_uri())
+        self.until(lambda: self.said().startswith("Ready"))
+
+    def until(self, condition):
+        from selenium.webdriver.support.ui import WebDriverWait
+
+        WebDriverWait(self.browser, 60).until(lambda _: condition())
+
+    def said(self):
+        return self.browser.find_element("id", "status").text
+
+    def is_idle(self):
+        return self.browser.find_element("id", "networks").get_attribute("aria-busy") == "false"
+
+    def show(self, file):
+        """Show a picture without its colours being mixed with it; returns it, (3, H, W) uint8."""
+        image = read_image(file)
+        size = f"{image.shape[2]} x {image.shape[1]}"
+        self.browser.find_element("id", "file").send_keys(str(file))
+        self.until(lambda: self.said() == size and self.is_idle())
+        change(self.browser, "opacity", 1)
+        return image
+
+
 @pytest.mark.slow
 @torch.no_grad()
 @needs_onnx
 def test_two_networks_answer_in_a_browser_as_they_do_here(browser, runtime, pictures, tmp_path):
-    from selenium.webdriver.support.ui import WebDriverWait
-
     network = save_network(tmp_path / "alone <b>.pth", CAFFE)
     save_greatest_channel(tmp_path / "taught.onnx")  # an exported file is taken as it is
     sources = [str(tmp_path / "alone <b>.pth"), str(tmp_path / "taught.onnx")]
     assert network_tool(["export", *sources, str(tmp_path / "demo.html"), "--runtime", str(runtime)]) == 0
 
-    def until(condition):
-        WebDriverWait(browser, 60).until(lambda _: condition())
-
-    def said():
-        return browser.find_element("id", "status").text
-
-    def is_idle():
-        return browser.find_element("id", "networks").get_attribute("aria-busy") == "false"
-
-    browser.get((tmp_path / "demo.html").as_uri())
-    until(lambda: said().startswith("Ready"))
+    demo = Demo(browser, tmp_path / "demo.html")
     for file in pictures:
-        image = read_image(file)
-        size = f"{image.shape[2]} x {image.shape[1]}"
-        browser.find_element("id", "file").send_keys(str(file))
-        until(lambda size=size: said() == size and is_idle())
-        change(browser, "opacity", 1)
+        image = demo.show(file)
         logits = Deployed(network, CAFFE).logits(image[None])[0]
         best, second = logits.topk(2, dim=0).values
         is_tie = (best - second <= 2 * TOLERANCE * logits.abs().max()).numpy()
@@ -140,14 +167,36 @@ def test_two_networks_answer_in_a_browser_as_they_do_here(browser, runtime, pict
 
     (tmp_path / "text.png").write_text("no picture")
     browser.find_element("id", "file").send_keys(str(tmp_path / "text.png"))
-    until(lambda: said() == "text.png is no picture that this browser reads")
+    demo.until(lambda: demo.said() == "text.png is no picture that this browser reads")
 
     change(browser, "limit", 256)  # a picture that is small enough stays as it is
     browser.find_element("id", "camera").click()
-    until(lambda: said().endswith("scaled to 256 x 192"))
+    demo.until(lambda: demo.said().endswith("scaled to 256 x 192"))
     browser.find_element("id", "camera").click()
     assert complaints(browser) == []
     assert browser.execute_script("return window.hacked") is None
+
+
+@pytest.mark.slow
+@torch.no_grad()
+@needs_onnx
+def test_depth_is_shown_in_its_colours_with_a_scale_and_metres_under_the_pointer(browser, runtime, pictures, tmp_path):
+    files = [str(DEPTH), str(tmp_path / "exported.onnx"), str(tmp_path / "demo.html")]
+    assert network_tool(["export", *files[:2]]) == 0
+    assert network_tool(["export", *files, "--runtime", str(runtime)]) == 0
+    demo = Demo(browser, tmp_path / "demo.html")
+    network, report = load_network(DEPTH)
+    for file in pictures:
+        image = demo.show(file)
+        depth = Deployed(network.eval(), report.normalization, output="depth")(image[None])[0, 0].numpy()
+        for drawn in canvases(browser):
+            away = np.abs(drawn.astype(int) - colors_of(depth, network.depth))
+            assert away.max() <= 3  # 256 colours for the whole range
+    scale = browser.find_element("id", "legend").text.split("\n")
+    assert scale == ["2 m", "4.18 m", "8.75 m", "18.3 m", "38.3 m", "80 m"]
+    for row, column in ((0, 0), (20, 33), (depth.shape[0] - 1, depth.shape[1] - 1)):
+        assert float(pointed_at(browser, row, column).removesuffix(" m")) == pytest.approx(depth[row, column], rel=6e-3)
+    assert complaints(browser) == []
 
 
 @pytest.fixture
@@ -155,9 +204,9 @@ def no_runtime(monkeypatch):
     monkeypatch.setattr(page, "runtime_parts", lambda package: {"script": b"", "wasm": b""})
 
 
-def shown(folder, classes):
+def shown(folder, classes, depth=None):
     (folder / "x.onnx").write_bytes(b"a network")
-    return page.Shown(folder / "x.onnx", 1, classes, CamVid.PALETTE)
+    return page.Shown(folder / "x.onnx", 1, classes, CamVid.PALETTE, depth)
 
 
 @pytest.mark.usefixtures("no_runtime")
@@ -172,10 +221,17 @@ def test_two_pages_of_the_same_networks_are_equal_bytes_and_no_name_ends_the_scr
 
 
 @pytest.mark.usefixtures("no_runtime")
-def test_networks_of_other_classes_are_no_page(tmp_path):
-    both = {"a": shown(tmp_path, ("road", "sky")), "b": shown(tmp_path, ("sky", "road"))}
-    with pytest.raises(ValueError, match="the classes of a and b differ"):
-        page.write_page(both, tmp_path / "x.html", tmp_path)
+@pytest.mark.parametrize(
+    ("one", "other", "what"),
+    [
+        ((("road", "sky"),), (("sky", "road"),), "classes"),
+        (((), DepthRange(2, 80)), (("road",),), "classes"),
+        (((), DepthRange(2, 80)), ((), DepthRange(1, 80)), "ranges of depth"),
+    ],
+)
+def test_networks_that_share_no_legend_are_no_page(one, other, what, tmp_path):
+    with pytest.raises(ValueError, match=f"the {what} of a and b differ"):
+        page.write_page({"a": shown(tmp_path, *one), "b": shown(tmp_path, *other)}, tmp_path / "x.html", tmp_path)
     assert not (tmp_path / "x.html").exists()
 
 
@@ -208,8 +264,8 @@ def test_flags_that_do_not_fit_are_named(words, message, capsys):
 
 
 @needs_onnx
-def test_of_exported_files_a_page_takes_classes(tmp_path):
+def test_of_exported_files_a_page_takes_classes_and_depth(tmp_path):
     save_greatest_channel(tmp_path / "a.onnx", "logits")
-    with pytest.raises(ValueError, match="takes those for ONNX that answer classes"):
+    with pytest.raises(ValueError, match="takes those for ONNX that answer classes or depth"):
         network_tool(["export", str(tmp_path / "a.onnx"), str(tmp_path / "x.html")])
     assert not (tmp_path / "x.html").exists()

@@ -42,8 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     trainer = Trainer(shlex.split(options.train), common, shlex.split(options.teaching))
     examples = {f"example{i}": words for i, words in enumerate(space.examples())}
     student = parse_options(trainer.words(examples, "--check"))
-    require_scores([student, *student.also])
     train_set = next(iter(build_train_sets([student]).values()))
+    require_scores([student, *student.also], task_of(train_set).feature)
     if not (options.output / JOURNAL).exists():
         code = trainer.run(examples, "--check")
         if code:
@@ -127,11 +127,13 @@ def trials_of(space: Space, sampler: str, trials: int | None) -> int:
     return trials or len(grid)
 
 
-def require_scores(students: Sequence[Options]) -> None:
-    """Raise ValueError for methods that train no map that is scored."""
+def require_scores(students: Sequence[Options], scored: str) -> None:
+    """Raise ValueError for methods that train no map that is scored, such as "logits"."""
     for student in students:
         terms = student.objective.terms
-        if student.objective.task_weight == 0 and not any(term.settings["on"].endswith("logits") for term in terms):
+        if student.objective.task_weight == 0 and not any(
+            scored in term.settings["on"].partition(":")[0] for term in terms
+        ):
             raise ValueError(
                 f"--{terms[0].method} with --task-weight 0 trains features alone, which have no validation score"
             )
