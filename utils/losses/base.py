@@ -30,6 +30,7 @@ __all__ = [
     "check_temperature",
     "full_precision",
     "mean_over",
+    "mean_weights",
     "resize",
     "resize_labels",
     "unit_vectors",
@@ -279,8 +280,17 @@ def mean_over(values: Tensor, valid: Tensor | None = None, num_valid: Tensor | f
         return values.mean()
     if valid.shape != values.shape:
         raise ValueError(f"valid {tuple(valid.shape)} must have the positions of the map, {tuple(values.shape)}")
-    count = valid.sum() if num_valid is None else torch.as_tensor(num_valid, device=values.device)
-    return values.masked_fill(~valid, 0).sum() / count.clamp(min=1e-6)
+    return values.masked_fill(~valid, 0).sum() / _count(valid, num_valid)
+
+
+def mean_weights(valid: Tensor | None, num_valid: Tensor | float | None = None) -> Tensor | None:
+    """What each position counts in ``mean_over``, flat (N * h * w,) float64; None without ``valid``: all the same."""
+    return None if valid is None else valid.flatten().double() / _count(valid, num_valid)
+
+
+def _count(valid: Tensor, num_valid: Tensor | float | None) -> Tensor:
+    count = valid.sum() if num_valid is None else torch.as_tensor(num_valid, device=valid.device)
+    return count.clamp(min=1e-6)
 
 
 def unit_vectors(x: Tensor, dim: int | tuple[int, ...]) -> Tensor:

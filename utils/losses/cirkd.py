@@ -4,9 +4,8 @@ Yang et al., Cross-Image Relational Knowledge Distillation for Semantic Segmenta
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 
 from segdistill.utils.losses.base import (
     Batch,
@@ -16,7 +15,7 @@ from segdistill.utils.losses.base import (
     check_shapes,
     check_temperature,
     full_precision,
-    mean_over,
+    mean_weights,
     resize,
     unit_vectors,
 )
@@ -32,45 +31,65 @@ def relation_divergence(
     teacher_keys: Tensor,
     temperature: float,
     valid_keys: Tensor | None = None,
+    weights: Tensor | None = None,
 ) -> Tensor:
-    """KL divergence, for each of P vectors, of the student's similarity distribution from the teacher's.
+    """KL divergence of the student's similarity distributions from the teacher's, weighted sum over P vectors.
 
-    KL(p^T || p^S), p the softmax of (vector . key) / temperature over the M keys of a group, mean over K groups.
-    Tiles over the vectors; the backward pass computes each tile again, so memory does not grow with P * K * M.
+    sum_p weight_p mean_k KL(p^T_pk || p^S_pk), p_pk the softmax of (vector p . key) / temperature over the M keys of
+    group k of K. Tiles over the vectors, and each tile makes its part of the gradient at once, so memory does not grow
+    with P * K * M and no similarity is computed twice. The gradient has no gradient itself.
 
     Args:
         student, teacher: (P, D_s) and (P, D_t).
         student_keys, teacher_keys: (K, M, D_s) and (K, M, D_t).
         valid_keys: (K, M) bool, the keys that count; None for all. A group without one counts 0.
-
-    Returns:
-        (P,)
+        weights: (P,), without gradient; None for the mean.
     """
-    rows = max(TILE // student_keys[..., 0].numel(), 1)
+    if weights is None:
+        weights = student.new_full((len(student),), 1 / len(student))
     keys = student_keys, teacher_keys, temperature, valid_keys
-    return torch.cat(
-        [
-            checkpoint(_tile_divergence, *tile, *keys, use_reentrant=False, preserve_rng_state=False)
-            for tile in zip(student.split(rows), teacher.split(rows), strict=True)
-        ]
-    )
+    return _Divergence.apply(student, teacher, *keys, weights.to(student))
 
 
-def _tile_divergence(
-    student: Tensor,
-    teacher: Tensor,
-    student_keys: Tensor,
-    teacher_keys: Tensor,
-    temperature: float,
-    valid_keys: Tensor | None,
-) -> Tensor:
-    logs = []
-    for vectors, keys in ((student, student_keys), (teacher, teacher_keys)):
-        similarity = torch.einsum("pd,kmd->pkm", vectors, keys) / temperature
-        if valid_keys is not None:
-            similarity = similarity.masked_fill(~valid_keys, -torch.finfo(similarity.dtype).max)
-        logs.append(similarity.log_softmax(2))
-    return F.kl_div(*logs, reduction="none", log_target=True).sum(2).mean(1)
+class _Divergence(torch.autograd.Function):
+    """See ``relation_divergence``; the teacher's side gets no gradient."""
+
+    @staticmethod
+    def forward(ctx, student, teacher, student_keys, teacher_keys, temperature, valid_keys, weights) -> Tensor:
+        for_student, _, for_keys, *_ = ctx.needs_input_grad
+        total = student.new_zeros(())
+        num_groups, num_keys, _ = student_keys.shape
+        gradient, keys_gradient = (x.new_zeros(x.shape) for x in (student, student_keys.flatten(0, 1)))
+        rows = max(TILE // (num_groups * num_keys), 1)
+        tiles = zip(*(x.split(rows) for x in (student, teacher, weights, gradient)), strict=True)
+        for student_tile, teacher_tile, weight, gradient_tile in tiles:
+            log_p = _log_similarities(student_tile, student_keys, temperature, valid_keys)
+            log_q = _log_similarities(teacher_tile, teacher_keys, temperature, valid_keys)
+            q = log_q.exp()
+            total += (q.flatten(1) * log_q.sub_(log_p).flatten(1)).sum(1) @ weight / num_groups
+            if not (for_student or for_keys):
+                continue
+            slope = log_p.exp_().sub_(q).mul_(weight[:, None, None] / (num_groups * temperature)).flatten(1)
+            torch.mm(slope, student_keys.flatten(0, 1), out=gradient_tile)
+            if for_keys:
+                keys_gradient.addmm_(slope.T, student_tile)
+        ctx.save_for_backward(gradient, keys_gradient.view_as(student_keys) if for_keys else None)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, factor: Tensor):
+        gradient, keys_gradient = ctx.saved_tensors
+        keys_gradient = None if keys_gradient is None else keys_gradient * factor
+        return gradient * factor, None, keys_gradient, None, None, None, None
+
+
+def _log_similarities(vectors: Tensor, keys: Tensor, temperature: float, valid_keys: Tensor | None) -> Tensor:
+    """(P, K, M): the logarithm of the softmax over the M keys of a group."""
+    similarity = ((vectors / temperature) @ keys.flatten(0, 1).T).unflatten(1, keys.shape[:2])
+    if valid_keys is not None:
+        similarity = similarity.masked_fill(~valid_keys, -torch.finfo(similarity.dtype).max)
+    return similarity.log_softmax(2)
 
 
 @full_precision
@@ -113,12 +132,8 @@ def cross_image_loss(
 
     student, teacher = (unit_vectors(x.flatten(2).transpose(1, 2), dim=2) for x in (student, teacher))
     valid_keys = None if pooled_valid is None else pooled_valid.flatten(1)
-    divergence = relation_divergence(
-        student.flatten(0, 1), teacher.flatten(0, 1), student, teacher, temperature, valid_keys
-    )
-    if pooled_valid is None:
-        return divergence.mean()
-    return mean_over(divergence.view_as(pooled_valid), pooled_valid, num_valid)
+    rows, weights = (student.flatten(0, 1), teacher.flatten(0, 1)), mean_weights(pooled_valid, num_valid)
+    return relation_divergence(*rows, student, teacher, temperature, valid_keys, weights)
 
 
 def check_relation(temperature: float, pool: int | None = None) -> None:

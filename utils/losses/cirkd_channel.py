@@ -55,8 +55,8 @@ def channel_relation_losses(
     student, teacher = (unit_vectors(x.flatten(2), dim=2) for x in (student_feature, teacher_feature.detach()))
     rows, keys = (student.flatten(0, 1), teacher.flatten(0, 1)), bank[None].to(teacher)
     return ChannelRelations(
-        batch=relation_divergence(*rows, student, teacher, temperature).mean(),
-        memory=relation_divergence(*rows, keys, keys, temperature).mean(),
+        batch=relation_divergence(*rows, student, teacher, temperature),
+        memory=relation_divergence(*rows, keys, keys, temperature),
         mse=(student - teacher).square().mean(),
     )
 

@@ -16,7 +16,7 @@ from segdistill.utils.losses.base import (
     SegmentationOutput,
     check_shapes,
     full_precision,
-    mean_over,
+    mean_weights,
     resize,
     resize_labels,
     unit_vectors,
@@ -58,8 +58,7 @@ def memory_loss(
         maps = [x.masked_fill(~valid[:, None], 0) for x in maps]
     student, teacher = (unit_vectors(x.permute(0, 2, 3, 1).flatten(0, 2), dim=1) for x in maps)
     keys = bank[None].to(teacher)
-    divergence = relation_divergence(student, teacher, keys, keys, temperature)
-    return mean_over(divergence.view(-1, *size), valid, num_valid)
+    return relation_divergence(student, teacher, keys, keys, temperature, weights=mean_weights(valid, num_valid))
 
 
 class Queue:

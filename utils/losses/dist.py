@@ -16,6 +16,8 @@ from segdistill.utils.losses.base import (
     resize,
 )
 
+POSITIONS = (0, 2, 3)  # of all maps of the batch
+
 
 @full_precision
 def dist_loss(
@@ -49,25 +51,30 @@ def dist_loss(
 
     student_logits = resize(student_logits, teacher_logits.shape[2:])
     student, teacher = ((x / temperature).softmax(1) for x in (student_logits, teacher_logits.detach()))
-    inter = 1 - _cosine(*(p - p.mean(1, keepdim=True) for p in (student, teacher)), dim=1)
-    intra = (1 - _cosine(*(_centred_classes(p, valid) for p in (student, teacher)), dim=0)).mean()
+    inter = 1 - _cosine(*(p - p.mean(1, keepdim=True) for p in (student, teacher)), 1)
+    intra = (1 - _cosine(*(_centred_classes(p, valid) for p in (student, teacher)), POSITIONS)).mean()
     if valid is not None:
         intra = intra * valid.any()
     return temperature**2 * (beta * mean_over(inter, valid, num_valid) + gamma * intra)
 
 
 def _centred_classes(probabilities: Tensor, valid: Tensor | None) -> Tensor:
-    """(N * H * W, C) less each class's mean over the valid positions, 0 at the others."""
-    classes = probabilities.movedim(1, 3).flatten(0, 2)
+    """(N, C, H, W) less each class's mean over the valid positions, 0 at the others."""
     if valid is None:
-        return classes - classes.mean(0)
-    invalid = ~valid.flatten()[:, None]
-    mean = classes.masked_fill(invalid, 0).sum(0) / valid.sum().clamp(min=1)
-    return (classes - mean).masked_fill(invalid, 0)
+        return probabilities - probabilities.mean(POSITIONS, keepdim=True)
+    invalid = ~valid[:, None]
+    mean = probabilities.masked_fill(invalid, 0).sum(POSITIONS, keepdim=True) / valid.sum().clamp(min=1)
+    return (probabilities - mean).masked_fill(invalid, 0)
 
 
-def _cosine(a: Tensor, b: Tensor, dim: int) -> Tensor:
-    return (a * b).sum(dim) / (a.norm(dim=dim) * b.norm(dim=dim) + 1e-8)
+def _cosine(a: Tensor, b: Tensor, dim: int | tuple[int, ...]) -> Tensor:
+    return (a * b).sum(dim) / (_length(a, dim) * _length(b, dim) + 1e-8)
+
+
+def _length(x: Tensor, dim: int | tuple[int, ...]) -> Tensor:
+    """The Euclidean norm, of gradient 0 at 0; ``vector_norm`` is slow, and coarse in float32, over many positions."""
+    square = x.square().sum(dim)
+    return square.masked_fill(square == 0, 1).sqrt().masked_fill(square == 0, 0)
 
 
 class Dist(DistillationLoss):
