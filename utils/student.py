@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from segdistill.dataset import Normalization, SegmentationDataset
 from segdistill.dataset.base import evenly_spaced, seed_of
@@ -17,7 +16,7 @@ from segdistill.network.int8 import NUM_IMAGES, calibrate, int8_layers
 from segdistill.network.weights.checkpoint import export_weights, load_weights
 from segdistill.utils.batch import Batch
 from segdistill.utils.class_weights import class_weights
-from segdistill.utils.distributed import mean_over_processes, rank, share_buffers
+from segdistill.utils.distributed import collective_device, mean_over_processes, rank, share_buffers, world_size
 from segdistill.utils.evaluate import evaluate
 from segdistill.utils.learner import Learner, Objective
 from segdistill.utils.losses import build_losses
@@ -120,7 +119,7 @@ class Student:
             saving = last or stopping or numbers or step % run.save_every == 0
             # A step's row comes before its checkpoint: --resume drops rows that are ahead, and could not add one.
             if saving or step % run.log_every == 0:
-                means = numbers_of(values)
+                means = means_of(values)
                 speed = {"lr": self.learner.rate, "images_per_second": self.speed(step)}
                 numbers |= means | self.learner.shares(means) | speed | self.costs(teacher_watch)
                 self.run.log(step, numbers)
@@ -282,7 +281,9 @@ def trains_on_one_image(network: SegmentationNetwork, wanted: frozenset[str], si
     return True
 
 
-def numbers_of(values: dict[str, Tensor]) -> dict[str, float]:
-    """Scalars as numbers, means over all processes."""
-    means = mean_over_processes(torch.stack([value.detach().float() for value in values.values()]))
-    return dict(zip(values, means.tolist(), strict=True))
+def means_of(numbers: dict[str, float]) -> dict[str, float]:
+    """The means over all processes."""
+    if world_size() == 1:
+        return numbers
+    means = mean_over_processes(torch.tensor([*numbers.values()], device=collective_device()))
+    return dict(zip(numbers, means.tolist(), strict=True))
