@@ -119,9 +119,9 @@ def test_vocs_server_wants_palette_pngs_in_its_own_folders(tmp_path):
     ids = np.array([[0, 1, 1], [1, 0, 0]], np.uint8)
     ids[1, 2] = 2  # void, if the network counts it
     with submission(tmp_path / "voc.tar", Voc) as archive:
-        archive.add("2007_000033", ids)
+        archive.add("2007_000033", archive.encode(ids))
         with pytest.raises(ValueError, match="share the name"):
-            archive.add("2007_000033", ids)
+            archive.add("2007_000033", archive.encode(ids))
     with tarfile.open(tmp_path / "voc.tar") as archive:
         assert archive.getnames() == ["results/VOC2012/Segmentation/comp6_test_cls/2007_000033.png"]
         image = Image.open(archive.extractfile(archive.getnames()[0]))
@@ -152,7 +152,7 @@ def test_a_tar_is_for_the_server_that_takes_it_alone(tmp_path):
 def test_an_interrupted_submission_leaves_nothing(tmp_path):
     def interrupted():
         with submission(tmp_path / "x.zip", Scenes) as archive:
-            archive.add("a", np.zeros((2, 2), np.uint8))
+            archive.add("a", archive.encode(np.zeros((2, 2), np.uint8)))
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
