@@ -61,6 +61,7 @@ class Student:
         device: torch.device,
     ):
         self.options, self.run, self.train_set, self.normalization = options, run, train_set, normalization
+        self.device = device
         torch.manual_seed(seed_of("losses", options.optimisation.seed))
         teacher_network = teacher.network if teacher else None
         self.task = task_of(train_set)
@@ -189,7 +190,8 @@ class Student:
         # As many images at once as have the pixels of a training batch, so that they fit into memory.
         pixels = self.options.optimisation.part_size * math.prod(self.options.data.input_size)
         batch_size = max(pixels // val_set[0].label.numel(), 1)
-        scores = evaluate(predictor, val_set, self.normalization, None, num_workers, "validation", batch_size)
+        options = {"num_workers": num_workers, "batch_size": batch_size, "device": self.device}
+        scores = evaluate(predictor, val_set, self.normalization, description="validation", **options)
         panels = []
         for i in sorted({0, len(val_set) // 2}):
             image, label, name, *_ = val_set[i]
