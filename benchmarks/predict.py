@@ -13,6 +13,7 @@ import argparse
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -21,7 +22,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-import test
+from segdistill import test
 from segdistill.dataset import Cityscapes
 from segdistill.dataset.files import read_image
 from segdistill.dataset.normalization import IMAGENET
@@ -75,6 +76,13 @@ def require_equal(one: Path, other: Path, video: bool) -> None:
             raise SystemExit(f"{file} differs")
 
 
+def timed(way: Callable[[], object]) -> tuple[float, float]:
+    """Seconds on the wall, and those of all threads on processors, which other work on the machine does not add to."""
+    began = time.perf_counter(), time.process_time()
+    way()
+    return time.perf_counter() - began[0], time.process_time() - began[1]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="of Cityscapes (an untrained ESPNet-C)")
@@ -96,23 +104,24 @@ def main() -> None:
             options.checkpoint = folder / "student.pth"
             atomic_save(export_weights(build_network("espnet_c", 19), IMAGENET), options.checkpoint)
         source = make_sources(folder, options.count, tuple(options.size), options.video)
-        loaded = load_predictor(options.checkpoint, Cityscapes, device=options.device)
         plain = frame_after_frame if options.video else one_after_another
         flags = ["--dataset", "cityscapes", "--checkpoint", str(options.checkpoint), "--images", str(source)]
         flags += ["--output", str(folder / "overlapped"), "--save", kind, "--device", options.device]
-        times = []
-        for _ in range(options.repeats):
-            began = time.perf_counter()
-            plain(source, folder / "plain", loaded, kind)
-            middle = time.perf_counter()
-            test.main(flags)
-            times.append((middle - began, time.perf_counter() - middle))
+        ways = {
+            "one after another": lambda: plain(
+                source, folder / "plain", load_predictor(options.checkpoint, Cityscapes, device=options.device), kind
+            ),
+            "test.py": lambda: test.main(flags),
+        }
+        times = [[timed(way) for way in ways.values()] for _ in range(options.repeats)]
         require_equal(folder / "plain", folder / "overlapped", options.video)
-    slow, fast = map(statistics.median, zip(*times, strict=True))
-    ratio = statistics.median(other / one for one, other in times)
     threads = f"{torch.get_num_threads()} threads of PyTorch on {options.device}, OpenCV {cv2.__version__}"
     print(f"{options.count} {'frames' if options.video else 'pictures'}, {kind}, {threads}")
-    print(f"one after another {slow:7.2f} s, test.py {fast:7.2f} s, ratio {ratio:.2f}")
+    for name, own in zip(ways, zip(*times, strict=True), strict=True):
+        wall, cpu = map(statistics.median, zip(*own, strict=True))
+        print(f"{name:18}{wall:8.2f} s {cpu:8.2f} s of CPU time")
+    wall, cpu = (statistics.median(other[clock] / one[clock] for one, other in times) for clock in range(2))
+    print(f"ratio {wall:.2f}, of CPU time {cpu:.2f}")
 
 
 if __name__ == "__main__":
