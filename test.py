@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
@@ -27,7 +26,8 @@ from segdistill.utils.checkpoint import LoadedPredictor, add_network_flags, load
 from segdistill.utils.distributed import start_device
 from segdistill.utils.flags import Parser, add_switch, count, number, run_command
 from segdistill.utils.latency import DTYPES, measure_exported, measure_latency
-from segdistill.utils.pictures import checkpoint_names, output_names, picture_files
+from segdistill.utils.pictures import checkpoint_names, output_names, picture_files, png_of
+from segdistill.utils.pipeline import ahead, prefetched
 from segdistill.utils.protocol import add_protocol_flags, protocol_of
 from segdistill.utils.pseudo_labels import write_folder
 from segdistill.utils.submission import submission
@@ -158,21 +158,7 @@ def main(argv: list[str] | None = None) -> int:
         if task_of(data).per_class is None:
             raise ValueError(f"--min-confidence has no effect with --task {task_of(data).name}, which has no classes")
         return label_pictures(options, next(iter(predictors.values())), output_names(pictures), data)
-    with ExitStack() as stack:
-        archive = stack.enter_context(submission(options.submission, data)) if options.submission else None
-        names = output_names(pictures)
-        for name, file in tqdm(names.items(), desc="predicting", unit="image", disable=None):
-            image = read_image(file)
-            predictions = {column: loaded.predict(image) for column, loaded in predictors.items()}
-            if archive:
-                archive.add(file.stem, next(iter(predictions.values())))
-            if options.output:
-                for place, picture in pictures_of(image, predictions, data, options.save):
-                    save(picture, options.output / place / f"{name}.{'npy' if place.endswith('values') else 'png'}")
-    if archive:
-        print(f"{len(names)} predictions in {options.submission}")
-    if options.output:
-        print(f"{len(names)} predictions in {options.output}: {', '.join(options.save)}")
+    predict_pictures(options, predictors, data, output_names(pictures))
     return 0
 
 
@@ -217,19 +203,62 @@ def label_pictures(
     return 0
 
 
+def predict_pictures(
+    options: argparse.Namespace,
+    predictors: Mapping[str, LoadedPredictor],
+    data: SegmentationDataset | type[SegmentationDataset],
+    names: Mapping[str, Path],
+) -> None:
+    """Write the predictions of pictures by their names; threads decode and encode while the networks run."""
+
+    def predicted() -> Iterator[tuple[str, Tensor, dict[str, np.ndarray]]]:
+        for name, image in zip(names, ahead(read_image, names.values()), strict=True):
+            yield name, image, {column: loaded.predict(image) for column, loaded in predictors.items()}
+
+    def write(one: tuple[str, Tensor, dict[str, np.ndarray]]) -> tuple[str, bytes] | None:
+        name, image, predictions = one
+        if options.output:
+            for place, picture in pictures_of(image, predictions, data, options.save):
+                save(picture, options.output / place / f"{name}.{'npy' if place.endswith('values') else 'png'}")
+        return archive and (names[name].stem, archive.encode(next(iter(predictions.values()))))
+
+    with ExitStack() as stack:
+        archive = stack.enter_context(submission(options.submission, data)) if options.submission else None
+        progress = stack.enter_context(tqdm(total=len(names), desc="predicting", unit="image", disable=None))
+        for entry in ahead(write, predicted()):
+            if archive:
+                archive.add(*entry)
+            progress.update()
+    if archive:
+        print(f"{len(names)} predictions in {options.submission}")
+    if options.output:
+        print(f"{len(names)} predictions in {options.output}: {', '.join(options.save)}")
+
+
 def predict_video(
     options: argparse.Namespace, predictors: Mapping[str, LoadedPredictor], data: type[SegmentationDataset]
 ) -> int:
+    """Write the predictions of a video; threads decode, draw and encode while the networks run."""
     rate = frame_rate(options.images)
+    writers: dict[str, VideoWriter] = {}
+
+    def predicted() -> Iterator[tuple[Tensor, dict[str, np.ndarray]]]:
+        for image in prefetched(read_frames(options.images)):
+            yield image, {column: loaded.predict(image) for column, loaded in predictors.items()}
+
+    def draw(frame: tuple[Tensor, dict[str, np.ndarray]]) -> list[tuple[str, np.ndarray]]:
+        return list(pictures_of(*frame, data, options.save))
+
+    def write(pictures: list[tuple[str, np.ndarray]]) -> None:
+        for place, picture in pictures:
+            if place not in writers:
+                path = options.output / place / f"{options.images.stem}.mp4"
+                writers[place] = stack.enter_context(VideoWriter(path, rate))
+            writers[place].add(picture)
+
     with ExitStack() as stack:
-        writers: dict[str, VideoWriter] = {}
-        for image in read_frames(options.images):
-            predictions = {column: loaded.predict(image) for column, loaded in predictors.items()}
-            for place, picture in pictures_of(image, predictions, data, options.save):
-                if place not in writers:
-                    path = options.output / place / f"{options.images.stem}.mp4"
-                    writers[place] = stack.enter_context(VideoWriter(path, rate))
-                writers[place].add(picture)
+        for _ in ahead(write, ahead(draw, predicted()), threads=1):
+            pass
     print(f"{options.output}: {', '.join(writers)}")
     return 0
 
@@ -271,7 +300,7 @@ def save(picture: np.ndarray, path: Path) -> None:
         if path.suffix == ".npy":
             np.save(file, picture)
         else:
-            Image.fromarray(picture).save(file, format="PNG")
+            file.write(png_of(picture))
 
 
 if __name__ == "__main__":

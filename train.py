@@ -26,7 +26,7 @@ from segdistill.utils.flags import run_command
 from segdistill.utils.mix import MIXES, mix_batch
 from segdistill.utils.options import DataOptions, Options, TeacherOptions, parse_options
 from segdistill.utils.run import Progress, Run, StopSignal
-from segdistill.utils.stopwatch import Stopwatch
+from segdistill.utils.stopwatch import Stopwatch, Waiting
 from segdistill.utils.student import Student, build_student
 from segdistill.utils.tasks import task_of
 from segdistill.utils.teacher import Inference, Teacher, load_teacher
@@ -127,7 +127,8 @@ def fit(
     caches = [build_cache(group, teacher, convention) for group in groups]
     primary = students[0].task.primary
     progress, score = Progress(num_steps, start, primary), f"val/{primary.key}"
-    for step, samples in enumerate(zip(*loaders, strict=True), start + 1):
+    waiting = Waiting(zip(*loaders, strict=True))
+    for step, samples in enumerate(waiting, start + 1):
         done = (step - 1) / num_steps
         for group, sample, cache in zip(groups, samples, caches, strict=True):
             # A student that was saved later than the others waits for them.
@@ -147,8 +148,9 @@ def fit(
             if learning:
                 group.watch.lap()
         stopping = stop.agreed()
+        stopping_here = stopping or step == options.last_step
         numbers = {
-            student.run.folder.name: student.finish(step, stopping or step == options.last_step, group.watch, val_set)
+            student.run.folder.name: student.finish(step, stopping_here, group.watch, waiting.seconds, val_set)
             for group in groups
             for student in group.students
             if student.step < step

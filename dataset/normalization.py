@@ -53,10 +53,12 @@ class Normalization:
 
     def _constants(self, like: Tensor) -> tuple[Tensor, Tensor]:
         shape = (1, 3, 1, 1)
-        return (
-            torch.tensor(self.mean, dtype=torch.float32, device=like.device).view(shape),
-            torch.tensor(self.std, dtype=torch.float32, device=like.device).view(shape),
+        # A tensor that is made on a GPU would wait for it.
+        mean, std = (
+            torch.tensor(numbers, dtype=torch.float32).view(shape).to(like.device, non_blocking=True)
+            for numbers in (self.mean, self.std)
         )
+        return mean, std
 
 
 IMAGENET = Normalization()

@@ -88,6 +88,9 @@ def note(log, kind, text) -> None:
 def serve() -> None:
     sys.path.insert(0, str(ROOT))
 
+    import torch._dynamo  # noqa: F401  # the first optimizer of a process would import it, in two seconds
+
+    import segdistill.utils.report  # noqa: F401  # slow to import, and train.py does it at the end only
     import train  # noqa: F401
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the watching processes

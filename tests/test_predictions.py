@@ -1,6 +1,7 @@
 """test.py: what it writes, and what the official evaluators make of it."""
 
 import importlib
+import io
 import json
 import os
 import tarfile
@@ -22,6 +23,7 @@ from segdistill.network import build_network, load_network
 from segdistill.network.export import export_network
 from segdistill.network.weights.checkpoint import atomic_save, export_weights
 from segdistill.utils.metrics import ConfusionMatrix
+from segdistill.utils.pictures import png_of
 from segdistill.utils.submission import palette_of, submission
 from segdistill.utils.video import VideoWriter
 
@@ -119,9 +121,9 @@ def test_vocs_server_wants_palette_pngs_in_its_own_folders(tmp_path):
     ids = np.array([[0, 1, 1], [1, 0, 0]], np.uint8)
     ids[1, 2] = 2  # void, if the network counts it
     with submission(tmp_path / "voc.tar", Voc) as archive:
-        archive.add("2007_000033", ids)
+        archive.add("2007_000033", archive.encode(ids))
         with pytest.raises(ValueError, match="share the name"):
-            archive.add("2007_000033", ids)
+            archive.add("2007_000033", archive.encode(ids))
     with tarfile.open(tmp_path / "voc.tar") as archive:
         assert archive.getnames() == ["results/VOC2012/Segmentation/comp6_test_cls/2007_000033.png"]
         image = Image.open(archive.extractfile(archive.getnames()[0]))
@@ -152,7 +154,7 @@ def test_a_tar_is_for_the_server_that_takes_it_alone(tmp_path):
 def test_an_interrupted_submission_leaves_nothing(tmp_path):
     def interrupted():
         with submission(tmp_path / "x.zip", Scenes) as archive:
-            archive.add("a", np.zeros((2, 2), np.uint8))
+            archive.add("a", archive.encode(np.zeros((2, 2), np.uint8)))
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -367,3 +369,22 @@ def test_a_flag_without_effect_is_an_error_that_names_it(words, flag, where, cap
 def test_a_split_without_images_is_an_error_of_one_line(weights, tmp_path, tiny):
     with pytest.raises(FileNotFoundError, match="no images of split 'test'"):
         run(*weights, "--data-dir", tiny, "--output", tmp_path)
+
+
+def test_a_damaged_picture_is_named_and_what_was_written_is_whole(weights, tmp_path):
+    for index in range(12):
+        picture(tmp_path / f"in/{index:02}.png")
+    damaged = tmp_path / "in/08.png"
+    damaged.write_bytes(damaged.read_bytes()[:-40])
+    with pytest.raises(ValueError, match=r"08\.png cannot be read"):
+        run(*weights, "--images", tmp_path / "in", "--output", tmp_path / "out", "--submission", tmp_path / "x.zip")
+    assert files_in(tmp_path / "out") == [f"labels/{index:02}.png" for index in range(len(files_in(tmp_path / "out")))]
+    assert all(np.asarray(Image.open(tmp_path / "out" / file)).shape == (24, 32) for file in files_in(tmp_path / "out"))
+    assert not (tmp_path / "x.zip").exists()
+
+
+def test_pngs_hold_the_pictures():
+    generator = np.random.default_rng(0)
+    for shape, dtype in (((5, 7, 3), np.uint8), ((5, 7), np.uint8), ((5, 7), np.uint16)):
+        pixels = generator.integers(0, np.iinfo(dtype).max, shape, dtype=dtype)
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(png_of(pixels)))), pixels)

@@ -19,6 +19,7 @@ from segdistill.network import load_network
 from segdistill.utils.learner import Learner
 from segdistill.utils.losses import DISTILLATION_LOSSES
 from segdistill.utils.run import StopSignal
+from segdistill.utils.stopwatch import Waiting
 
 STEPS = 6
 # Settings where a method's defaults are no features of ESPNet-C, or larger than a test needs.
@@ -235,6 +236,19 @@ def test_a_hangup_that_nohup_ignores_stays_ignored(monkeypatch):
     assert handlers[signal.SIGTERM] != signal.SIG_DFL
 
 
+def test_waiting_for_data_is_warned_of_once_with_a_remedy(tiny, tmp_path, monkeypatch, caplog):
+    class Slow(Waiting):
+        def __next__(self):
+            self.seconds += 1000
+            return super().__next__()
+
+    monkeypatch.setattr(train, "Waiting", Slow)
+    train.main(arguments(tiny, tmp_path, "run", []))
+    (warning,) = [text for text in caplog.messages if "waits for data" in text]
+    assert re.search(r"run waits for data in \d+ % of its time: give more --num-workers than \d+ ", warning)
+    assert "--cache-dir" in warning
+
+
 @pytest.mark.curves
 def test_a_run_leaves_what_it_takes_to_read_it(tiny, tmp_path):
     train.main(arguments(tiny, tmp_path, "run", ["--pi"]))
@@ -244,6 +258,7 @@ def test_a_run_leaves_what_it_takes_to_read_it(tiny, tmp_path):
     assert [row["step"] for row in rows if "val/mean_iou" in row] == [4, 6]
     assert {"loss/cross_entropy", "loss/pi", "share/pi", "lr", "images_per_second"} <= rows[0].keys()
     assert all(rows[0][f"cost/{name}"] > 0 for name in ("step", "teacher", "saved"))
+    assert all(0 < row["cost/waiting"] < 1 for row in rows if "loss" in row)
     (term,) = json.loads((run / "options.json").read_text())["terms"]
     assert (term["name"], term["method"], term["weight"], term["void"]) == ("pi", "pi", 10.0, "keep")
     assert json.loads((run / "environment.json").read_text())["torch"] == torch.__version__

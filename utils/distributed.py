@@ -120,17 +120,12 @@ def mean_over_processes(x: Tensor) -> Tensor:
 
 
 def gather_rows(x: Tensor) -> Tensor:
-    """``x`` (R, ...) of all processes, concatenated in the order of the processes; R may differ; no gradient."""
+    """``x`` (R, ...) of all processes, R of each the same, in the order of the processes; no gradient."""
     if world_size() == 1:
         return x
-    count = torch.tensor([len(x)], device=x.device)
-    counts = [torch.empty_like(count) for _ in range(world_size())]
-    dist.all_gather(counts, count)
-    padded = x.new_zeros(max(1, *map(int, counts)), *x.shape[1:])
-    padded[: len(x)] = x.detach()
-    parts = [torch.empty_like(padded) for _ in counts]
-    dist.all_gather(parts, padded)
-    return torch.cat([part[: int(n)] for part, n in zip(parts, counts, strict=True)])
+    parts = [torch.empty_like(x) for _ in range(world_size())]
+    dist.all_gather(parts, x.detach().contiguous())
+    return torch.cat(parts)
 
 
 @torch.no_grad()

@@ -110,7 +110,7 @@ class Learner:
         self.saved_bytes: int | None = None  # what the first forward pass kept for its backward pass
         self.average = None
         if ema is not None:
-            self.average = AveragedModel(objective.student, multi_avg_fn=get_ema_multi_avg_fn(ema), use_buffers=True)
+            self.average = MovingAverage(objective.student, ema)
         self.seen: list[tuple[SegmentationOutput, SegmentationOutput | None, Batch]] = []
         self.terms: list[dict[str, Tensor]] = []
         objective.train()
@@ -150,19 +150,30 @@ class Learner:
         self.seen.append((detached(output), teacher_output, batch))
         self.terms.append({"loss": total.detach(), **{name: term.detach() for name, term in terms.items()}})
 
-    def update(self) -> dict[str, Tensor]:
-        """Optimizer step with the accumulated gradient, then the methods' ``after_step``; returns scalars to log.
+    def update(self) -> dict[str, float]:
+        """Optimizer step with the accumulated gradient, and the methods' own; returns numbers to log.
+
+        They are read from the device together, and a step does not wait for it elsewhere (the scaler of fp16 does).
 
         Raises:
-            FloatingPointError: a term or the gradient is not finite; the weights are unchanged then.
+            FloatingPointError: a term, the gradient or a scalar of a method is not finite; weights and what methods
+                keep are unchanged then.
         """
         (outputs, teacher_outputs, batches), parts = zip(*self.seen, strict=True), self.terms
         self.seen, self.terms = [], []
         progress = batches[0].progress
+        self.weights = self.objective.weights_at(progress)
         terms = {name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]}
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters.values() if p.grad is not None])
-        self._refuse_what_is_not_finite(terms, norm)
+        scalars = {"loss": terms["loss"], **{f"loss/{name}": terms[name] for name in self.weights}, "grad_norm": norm}
+        if self.objective.losses:
+            whole = join_outputs(outputs), join_outputs(teacher_outputs), join_batches(list(batches))
+            for name, loss in self.objective.losses.items():
+                scalars |= {f"{name}/{key}": value for key, value in loss.before_step(*whole).items()}
+        values = torch.stack([scalar.detach().float() for scalar in scalars.values()]).cpu()  # the one wait
+        numbers = dict(zip(scalars, values.tolist(), strict=True))
+        self._refuse_what_is_not_finite(numbers)
         if self.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self.parameters.values(), self.clip_norm, norm)
         for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
@@ -172,14 +183,9 @@ class Learner:
         self.optimizer.zero_grad()
         if self.average is not None:
             self.average.update_parameters(self.objective.student)
-
-        self.weights = self.objective.weights_at(progress)
-        values = {"loss": terms["loss"], **{f"loss/{name}": terms[name] for name in self.weights}, "grad_norm": norm}
-        if self.objective.losses:
-            whole = join_outputs(outputs), join_outputs(teacher_outputs), join_batches(list(batches))
-            for name, loss in self.objective.losses.items():
-                values |= {f"{name}/{key}": value for key, value in loss.after_step(*whole).items()}
-        return values
+        for loss in self.objective.losses.values():
+            loss.after_step(*whole)
+        return numbers
 
     def _require_gradients(self, required: bool) -> None:
         for parameter in self.waiting:
@@ -202,18 +208,19 @@ class Learner:
         whole = sum(sizes.values()) or 1.0
         return {f"share/{name}": size / whole for name, size in sizes.items()}
 
-    def _refuse_what_is_not_finite(self, terms: dict[str, Tensor], norm: Tensor) -> None:
-        # One synchronisation with the device; the wrong term is searched only if there is one.
-        values = torch.stack([*(term.float() for term in terms.values()), norm.float()])
-        if values.isfinite().all():
-            return
-        wrong = [name for name, term in terms.items() if name != "loss" and not term.isfinite()]
+    def _refuse_what_is_not_finite(self, numbers: Mapping[str, float]) -> None:
+        wrong = [name.rpartition("/") for name, number in numbers.items() if not math.isfinite(number)]
         if not wrong:
+            return
+        losses = self.objective.losses
+        causes = [name for owner, _, name in wrong if owner == "loss"]
+        causes = causes or [f"{owner}/{name} ({losses[owner].remedy})" for owner, _, name in wrong if owner in losses]
+        if not causes:
             if self.scaler.is_enabled() and self.scaler.get_scale() > 1:
                 return  # float16 overflow: the scaler skips this step and lowers the scale
-            wrong = [f"gradient of {name}" for name, p in self.parameters.items() if not finite(p.grad)][:3]
+            causes = [f"gradient of {name}" for name, p in self.parameters.items() if not finite(p.grad)][:3]
         self.optimizer.zero_grad()
-        raise FloatingPointError(f"{', '.join(wrong) or 'the total'} not finite")
+        raise FloatingPointError(f"{', '.join(causes) or 'the total'} not finite")
 
     def state_dict(self) -> dict:
         return {
@@ -231,6 +238,26 @@ class Learner:
         self.scaler.load_state_dict(state["scaler"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
+
+
+class MovingAverage(AveragedModel):
+    """Of the parameters and buffers of a network; torch's own update waits for the device, to copy its count there."""
+
+    def __init__(self, network: nn.Module, decay: float):
+        super().__init__(network, use_buffers=True)
+        self.average = get_ema_multi_avg_fn(decay)
+
+    @torch.no_grad()
+    def update_parameters(self, network: nn.Module) -> None:
+        pairs = [*zip(self.module.parameters(), network.parameters(), strict=True)]
+        pairs += zip(self.module.buffers(), network.buffers(), strict=True)
+        for floating in (True, False):
+            own, new = ([pair[i] for pair in pairs if pair[0].is_floating_point() == floating] for i in range(2))
+            if own and self.n_averaged == 0:
+                torch._foreach_copy_(own, new)
+            elif own:
+                self.average(own, new, None)
+        self.n_averaged += 1
 
 
 def poly(power: float) -> Callable[[float], float]:

@@ -16,7 +16,7 @@ from segdistill.dataset.base import generator_of
 from segdistill.network import SegmentationOutput
 from segdistill.utils.batch import Batch
 from segdistill.utils.losses.base import resize_labels
-from segdistill.utils.predict import class_ids
+from segdistill.utils.predict import best_classes
 
 
 def box(classes: Tensor, generator: torch.Generator) -> Tensor:
@@ -32,8 +32,11 @@ def box(classes: Tensor, generator: torch.Generator) -> Tensor:
 
 def half_of_the_classes(classes: Tensor, generator: torch.Generator) -> Tensor:
     """The pixels of half of the classes that occur, rounded down as in the authors' code; none of a single class."""
-    known = classes.unique()
-    return torch.isin(classes, known[torch.randperm(len(known), generator=generator)[: len(known) // 2]])
+    drawn = torch.rand(256, generator=generator).to(classes.device, non_blocking=True)
+    ids = classes.flatten().long()
+    occurs = torch.zeros_like(drawn, dtype=torch.bool).index_fill_(0, ids, True)
+    order = drawn.masked_fill(~occurs, 1).argsort().argsort()  # those that occur are before the others
+    return (order < occurs.sum() // 2)[ids].view_as(classes)
 
 
 class Mix(NamedTuple):
@@ -69,12 +72,12 @@ def mix_batch(batch: Batch, output: SegmentationOutput, name: str, seed: int) ->
     """
     count, size = batch.num_partners, batch.images.shape[2:]
     if MIXES[name].reads_classes:
-        classes = class_ids(output.logits[-count:], size)
+        classes = best_classes(output.logits[-count:], size)
     else:
         classes = torch.zeros(count, *size, dtype=torch.uint8)
     keys = batch.keys[-2 * count : -count].tolist()
     masks = [MIXES[name].mask(one, generator_of("mix", seed, *key)) for one, key in zip(classes, keys, strict=True)]
-    pasted = torch.stack(masks).to(batch.images.device)
+    pasted = torch.stack(masks).to(batch.images.device, non_blocking=True)
 
     def paste(maps: Tensor) -> Tensor:
         """Of images, or of maps (N, ..., h, w) at any stride."""

@@ -149,7 +149,12 @@ def resized(predictor: Predictor, size: tuple[int, int] | float) -> Predictor:
 
 
 def class_ids(logits: Tensor, size: Sequence[int] | None = None) -> Tensor:
-    """Argmax over the classes, (N, H, W) uint8 on the CPU, of logits (N, C, h, w) resized to ``size`` (H, W).
+    """``best_classes`` on the CPU."""
+    return best_classes(logits, size).cpu()
+
+
+def best_classes(logits: Tensor, size: Sequence[int] | None = None) -> Tensor:
+    """Argmax over the classes, (N, H, W) uint8, of logits (N, C, h, w) resized to ``size`` (H, W).
 
     Equal to ``resize(logits, size).argmax(1)``; of classes that tie exactly, any.
     """
@@ -158,11 +163,11 @@ def class_ids(logits: Tensor, size: Sequence[int] | None = None) -> Tensor:
     if logits.device.type == "cpu" and enlarged:
         return torch.stack([enlarged_class_ids(image, size) for image in logits])
     # max finds its index several times as fast as argmax does.
-    return resize(logits, size).max(1).indices.to(torch.uint8).cpu()
+    return resize(logits, size).max(1).indices.to(torch.uint8)
 
 
 def enlarged_class_ids(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """``class_ids`` of the logits (C, h, w) of one image, without a map of C x H x W.
+    """``best_classes`` of the logits (C, h, w) of one image, without a map of C x H x W.
 
     Between four neighbouring positions of the logits interpolation is monotone: where one class is the best at all
     four it is the best in between, and nothing is to be computed.

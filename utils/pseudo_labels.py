@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
@@ -15,6 +14,8 @@ from segdistill.dataset.folder import CLASSES_FILE, write_classes
 from segdistill.libs.files import link, new_folder
 from segdistill.network import resize
 from segdistill.utils.checkpoint import LoadedPredictor
+from segdistill.utils.pictures import png_of
+from segdistill.utils.pipeline import ahead
 
 BINS = 1000  # of the confidence, for quantiles
 VALIDATES = 10  # every tenth image
@@ -36,8 +37,9 @@ def class_thresholds(
     al., ECCV 2018).
     """
     counts = np.zeros((num_classes, BINS), np.int64)
-    for file in tqdm(pictures, desc="confidence of classes", unit="image", disable=None):
-        ids, confidence = confident_class_ids(predictor, read_image(file))
+    images = ahead(read_image, pictures)
+    for image in tqdm(images, desc="confidence of classes", unit="image", total=len(pictures), disable=None):
+        ids, confidence = confident_class_ids(predictor, image)
         bins = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
         known = ids < num_classes
         np.add.at(counts, (ids[known], bins[known]), 1)
@@ -79,16 +81,18 @@ def write_folder(
     validating = set(evenly_spaced(max(len(pictures) // VALIDATES, 1), len(pictures)))
     predicted, kept = np.zeros(256, np.int64), np.zeros(256, np.int64)
     with new_folder(output) as root:
-        for index, (name, file) in enumerate(tqdm(pictures.items(), desc="labelling", unit="image", disable=None)):
+        images = ahead(read_image, pictures.values())
+        images = tqdm(images, desc="labelling", unit="image", total=len(pictures), disable=None)
+        for index, ((name, file), image) in enumerate(zip(pictures.items(), images, strict=True)):
             split = "val" if index in validating else "train"
-            ids, confidence = confident_class_ids(predictor, read_image(file))
+            ids, confidence = confident_class_ids(predictor, image)
             sure = confidence >= thresholds[ids]
             predicted += np.bincount(ids.ravel(), minlength=256)
             kept += np.bincount(ids[sure], minlength=256)
-            label, image = root / "labels" / split / f"{name}.png", root / "images" / split / f"{name}{file.suffix}"
+            label = root / "labels" / split / f"{name}.png"
             label.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(np.where(sure, ids, IGNORE_INDEX).astype(np.uint8)).save(label)
-            link(file, image)
+            label.write_bytes(png_of(np.where(sure, ids, IGNORE_INDEX).astype(np.uint8)))
+            link(file, root / "images" / split / f"{name}{file.suffix}")
         if not kept.any():
             raise ValueError(f"no pixel of {len(pictures)} pictures is predicted with {min_confidence:g} or more")
         write_classes(dict(zip(data.CLASSES, data.PALETTE, strict=True)), root / CLASSES_FILE)

@@ -1,8 +1,9 @@
-"""Times parts of a step, on any device."""
+"""Times parts of a step, on any device, and the waiting for its data."""
 
 import statistics
 import time
 from collections import deque
+from collections.abc import Iterable, Iterator
 
 import torch
 
@@ -50,3 +51,19 @@ class Stopwatch:
             return end - start
         end.synchronize()
         return start.elapsed_time(end) / 1000
+
+
+class Waiting:
+    """Iterates over batches; ``seconds`` is how long it has waited for them, in all."""
+
+    def __init__(self, batches: Iterable):
+        self.batches, self.seconds = iter(batches), 0.0
+
+    def __iter__(self) -> Iterator:
+        return self
+
+    def __next__(self) -> object:
+        began = time.monotonic()
+        batch = next(self.batches)
+        self.seconds += time.monotonic() - began
+        return batch

@@ -3,12 +3,13 @@
 import copy
 import logging
 import math
+import os
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from segdistill.dataset import Normalization, SegmentationDataset
 from segdistill.dataset.base import evenly_spaced, seed_of
@@ -17,12 +18,12 @@ from segdistill.network.int8 import NUM_IMAGES, calibrate, int8_layers
 from segdistill.network.weights.checkpoint import export_weights, load_weights
 from segdistill.utils.batch import Batch
 from segdistill.utils.class_weights import class_weights
-from segdistill.utils.distributed import mean_over_processes, rank, share_buffers
+from segdistill.utils.distributed import collective_device, mean_over_processes, rank, share_buffers, world_size
 from segdistill.utils.evaluate import evaluate
 from segdistill.utils.learner import Learner, Objective
 from segdistill.utils.losses import build_losses
 from segdistill.utils.optimizer import build_optimizer, frozen_backbone, schedule_of
-from segdistill.utils.options import ObjectiveOptions, OptimisationOptions, Options
+from segdistill.utils.options import DataOptions, ObjectiveOptions, OptimisationOptions, Options
 from segdistill.utils.predict import whole
 from segdistill.utils.run import Run
 from segdistill.utils.stopwatch import Stopwatch
@@ -30,6 +31,8 @@ from segdistill.utils.tasks import Task, build_loss, task_of
 from segdistill.utils.teacher import Teacher
 
 logger = logging.getLogger(__name__)
+
+WAITING = 0.1  # the greatest share of the time that may be spent waiting for data without a warning
 
 
 class Student:
@@ -58,6 +61,7 @@ class Student:
         device: torch.device,
     ):
         self.options, self.run, self.train_set, self.normalization = options, run, train_set, normalization
+        self.device = device
         torch.manual_seed(seed_of("losses", options.optimisation.seed))
         teacher_network = teacher.network if teacher else None
         self.task = task_of(train_set)
@@ -89,7 +93,8 @@ class Student:
             logger.info("continuing %s at step %d", self.run.folder, self.step)
         else:
             self.save()
-        self.logged = self.step, time.monotonic()
+        self.logged = self.step, time.monotonic(), 0.0
+        self.warns = None  # of waiting for data: from the second row on, once
 
     def accumulate(self, step: int, part: int, batch: Batch, teacher_output: SegmentationOutput | None) -> None:
         """The gradient of one part of the step."""
@@ -99,11 +104,12 @@ class Student:
             self.learner.accumulate(batch, teacher_output)
 
     def finish(
-        self, step: int, stopping: bool, teacher_watch: Stopwatch, val_set: SegmentationDataset | None
+        self, step: int, stopping: bool, teacher_watch: Stopwatch, waited: float, val_set: SegmentationDataset | None
     ) -> dict[str, float]:
         """Update the weights; validate, save and log at the set intervals; returns the logged numbers.
 
-        ``teacher_watch`` has measured the teacher; ``val_set`` is for scores.
+        ``teacher_watch`` has measured the teacher; ``waited`` is for data, in seconds since the start; ``val_set`` is
+        for scores.
 
         Raises:
             FloatingPointError: something is not finite; says what a user can do.
@@ -120,8 +126,8 @@ class Student:
             saving = last or stopping or numbers or step % run.save_every == 0
             # A step's row comes before its checkpoint: --resume drops rows that are ahead, and could not add one.
             if saving or step % run.log_every == 0:
-                means = numbers_of(values)
-                speed = {"lr": self.learner.rate, "images_per_second": self.speed(step)}
+                means = means_of(values)
+                speed = {"lr": self.learner.rate, **self.speed(step, waited)}
                 numbers |= means | self.learner.shares(means) | speed | self.costs(teacher_watch)
                 self.run.log(step, numbers)
             if saving:
@@ -134,10 +140,21 @@ class Student:
             ) from error
         return numbers
 
-    def speed(self, step: int) -> float:
-        """Images a second since the last row of metrics, validation and saving included."""
-        (before, then), self.logged = self.logged, (step, time.monotonic())
-        return (step - before) * self.options.optimisation.batch_size / (self.logged[1] - then)
+    def speed(self, step: int, waited: float) -> dict[str, float]:
+        """Images a second, and the share of the time that was spent waiting for data, since the last row of metrics;
+        validation and saving included."""
+        (before, then, earlier), self.logged = self.logged, (step, time.monotonic(), waited)
+        seconds = self.logged[1] - then
+        share = (waited - earlier) / seconds
+        if self.warns and share > WAITING:
+            self.warns = False
+            warn_of_waiting(self.run.folder, share, self.options.data)
+        elif self.warns is None:  # the first batches are always waited for
+            self.warns = True
+        return {
+            "images_per_second": (step - before) * self.options.optimisation.batch_size / seconds,
+            "cost/waiting": share,
+        }
 
     def costs(self, teacher_watch: Stopwatch) -> dict[str, float]:
         """Seconds of a step, without and of the teacher; bytes that autograd keeps of a part of a batch."""
@@ -173,7 +190,8 @@ class Student:
         # As many images at once as have the pixels of a training batch, so that they fit into memory.
         pixels = self.options.optimisation.part_size * math.prod(self.options.data.input_size)
         batch_size = max(pixels // val_set[0].label.numel(), 1)
-        scores = evaluate(predictor, val_set, self.normalization, None, num_workers, "validation", batch_size)
+        options = {"num_workers": num_workers, "batch_size": batch_size, "device": self.device}
+        scores = evaluate(predictor, val_set, self.normalization, description="validation", **options)
         panels = []
         for i in sorted({0, len(val_set) // 2}):
             image, label, name, *_ = val_set[i]
@@ -282,7 +300,16 @@ def trains_on_one_image(network: SegmentationNetwork, wanted: frozenset[str], si
     return True
 
 
-def numbers_of(values: dict[str, Tensor]) -> dict[str, float]:
-    """Scalars as numbers, means over all processes."""
-    means = mean_over_processes(torch.stack([value.detach().float() for value in values.values()]))
-    return dict(zip(values, means.tolist(), strict=True))
+def warn_of_waiting(folder: Path, share: float, data: DataOptions) -> None:
+    remedy = f"give more --num-workers than {data.num_workers} (this machine has {os.cpu_count()} cores)"
+    if not (data.preload or data.cache_dir):
+        remedy += ", or decode the images once, by --preload or --cache-dir DIR"
+    logger.warning("%s waits for data in %.0f %% of its time: %s", folder, 100 * share, remedy)
+
+
+def means_of(numbers: dict[str, float]) -> dict[str, float]:
+    """The means over all processes."""
+    if world_size() == 1:
+        return numbers
+    means = mean_over_processes(torch.tensor([*numbers.values()], device=collective_device()))
+    return dict(zip(numbers, means.tolist(), strict=True))

@@ -12,6 +12,7 @@ from PIL import Image
 
 from segdistill.dataset import IGNORE_INDEX, SegmentationDataset
 from segdistill.libs.files import replacing
+from segdistill.utils.pictures import png_of
 from segdistill.utils.tasks import task_of
 
 
@@ -24,23 +25,28 @@ class Archive:
         self.archive, self.dataset = archive, dataset
         self.names: set[str] = set()
 
-    def add(self, name: str, prediction: np.ndarray) -> None:
-        """Add the prediction (H, W) of the image ``name``. ValueError if it is there already."""
+    def encode(self, prediction: np.ndarray) -> bytes:
+        """The PNG of a prediction (H, W), which threads may make."""
+        picture = task_of(self.dataset).encode(prediction, self.dataset)
+        if isinstance(self.archive, zipfile.ZipFile):
+            return png_of(picture)
+        picture = Image.fromarray(picture)
+        picture.putpalette(palette_of(self.dataset))
+        png = io.BytesIO()
+        picture.save(png, format="PNG", bits=8)
+        return png.getvalue()
+
+    def add(self, name: str, png: bytes) -> None:
+        """Add what ``encode`` made for the image ``name``. ValueError if it is there already."""
         if name in self.names:
             raise ValueError(f"the submission has a prediction of {name} already: two images share the name")
         self.names.add(name)
-        picture = Image.fromarray(task_of(self.dataset).encode(prediction, self.dataset))
-        png = io.BytesIO()
         if isinstance(self.archive, zipfile.ZipFile):
-            picture.save(png, format="PNG")
-            self.archive.writestr(f"{name}.png", png.getvalue())
+            self.archive.writestr(f"{name}.png", png)
             return
-        picture.putpalette(palette_of(self.dataset))
-        picture.save(png, format="PNG", bits=8)
         entry = tarfile.TarInfo(f"{self.dataset.SUBMISSION_FOLDER}/{name}.png")
-        entry.size = png.tell()
-        png.seek(0)
-        self.archive.addfile(entry, png)
+        entry.size = len(png)
+        self.archive.addfile(entry, io.BytesIO(png))
 
 
 def palette_of(dataset: SegmentationDataset | type[SegmentationDataset]) -> bytes:

@@ -75,7 +75,10 @@ class TeacherCache:
                 self.write(name, places, output[name])
                 stored[name] = self.read(name, places)
                 self.verify(name, stored[name][0], output[name])
-        maps = {name: torch.from_numpy(maps).to(batch.images.device).float() for name, (maps, _) in stored.items()}
+        maps = {
+            name: torch.from_numpy(maps).to(batch.images.device, non_blocking=True).float()
+            for name, (maps, _) in stored.items()
+        }
         return SegmentationOutput(maps.get("logits"), maps)
 
     def read(self, name: str, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

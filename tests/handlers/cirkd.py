@@ -164,6 +164,8 @@ def memory(case: Case, inputs: dict[str, Tensor]) -> Result:
     draws = iter(recorded(case, "perm_enqueue_concat").split(recorded(case, "perm_enqueue_lengths").tolist()))
     for image, label in zip(vectors, labels.flatten(1), strict=True):
         for region, class_id in zip(*class_regions(image[None], label[None], num_classes), strict=True):
+            if class_id == 255:  # the image has no such class
+                continue
             regions[class_id, region_heads[class_id]] = region
             region_heads[class_id] = (region_heads[class_id] + 1) % settings["region_memory_size"]
             # The original draws among the pixels of the class, and takes the draws for places in the image.

@@ -62,10 +62,15 @@ def test_gradient_is_right():
     assert torch.autograd.gradcheck(lambda x: memory_loss(x, teacher, BANK), student)
 
 
+def known(vectors, classes):
+    """Without the rows that are of no class."""
+    return vectors[classes != 255], classes[classes != 255]
+
+
 def test_pixels_are_of_their_class_and_as_many_as_there_are_up_to_the_count():
     labels = torch.tensor([[0, 0, 0, 1, 255, 255], [2, 2, 1, 255, 0, 2]], dtype=torch.uint8)
     vectors = torch.arange(12.0).view(2, 6, 1)
-    chosen, classes = class_pixels(vectors, labels, 2)
+    chosen, classes = known(*class_pixels(vectors, labels, 3, 2))
     assert torch.equal(labels.flatten()[chosen[:, 0].long()].long(), classes)
     assert len(chosen.unique()) == len(chosen)
     assert classes.bincount().tolist() == [2 + 1, 1 + 1, 0 + 2]
@@ -74,15 +79,16 @@ def test_pixels_are_of_their_class_and_as_many_as_there_are_up_to_the_count():
 def test_every_pixel_of_a_class_is_chosen_as_often():
     torch.manual_seed(0)
     vectors, labels = torch.arange(8.0).view(1, 8, 1), torch.tensor([[255, 0, 0, 0, 0, 255, 1, 1]], dtype=torch.uint8)
-    chosen = torch.cat([class_pixels(vectors, labels, 1)[0] for _ in range(2000)])
+    chosen = torch.cat([known(*class_pixels(vectors, labels, 2, 1))[0] for _ in range(2000)])
     shares = chosen.flatten().long().bincount(minlength=8) / 2000
     torch.testing.assert_close(shares, torch.tensor([0, 1, 1, 1, 1, 0, 2, 2]) / 4, atol=0.05, rtol=0)
 
 
 def test_regions_are_directions_of_class_means():
-    vectors, labels = TEACHER_FEATURE.flatten(2).transpose(1, 2), torch.full((2, 117), 255, dtype=torch.uint8)
+    vectors, labels = TEACHER_FEATURE.clone().flatten(2).transpose(1, 2), torch.full((2, 117), 255, dtype=torch.uint8)
     labels[0, 5:9], labels[1, 50:] = 3, 1
-    regions, classes = class_regions(vectors, labels, 5)
+    vectors[:, 10:40] = torch.nan  # void
+    regions, classes = known(*class_regions(vectors, labels, 5))
     assert classes.tolist() == [3, 1]
     torch.testing.assert_close(
         regions, unit_vectors(torch.stack([vectors[0, 5:9].mean(0), vectors[1, 50:].mean(0)]), 1)
@@ -97,13 +103,13 @@ def test_queue_is_a_ring_for_each_class():
     assert queue.entries[1].flatten().tolist() == [8, 6, 7]
 
 
-def test_queue_refuses_what_is_not_finite():
-    queue = Queue(1, 3)
-    queue.push(torch.ones(2, 4), torch.zeros(2, dtype=torch.int64))
+def test_what_is_of_no_class_enters_nowhere():
+    queue = Queue(2, 3)
+    queue.push(torch.ones(2, 4), torch.tensor([0, 255]))
     before = queue.entries.clone()
-    with pytest.raises(FloatingPointError, match="not finite"):
-        queue.push(torch.full((1, 4), torch.inf), torch.zeros(1, dtype=torch.int64))
+    queue.push(torch.full((2, 4), torch.nan), torch.tensor([255, 255]))
     assert torch.equal(queue.entries, before)
+    assert queue.heads.tolist() == [1, 0]
 
 
 def test_entries_come_from_pixels_of_the_class():
@@ -125,6 +131,17 @@ def test_unlabelled_images_enter_no_pixel():
     loss, (student, teacher, batch) = make_memory(), random_batch(1)
     loss.after_step(student, teacher, batch._replace(labels=torch.full_like(batch.labels, 255)))
     assert not any(queue.heads.any() for queue in loss.queues.values())
+
+
+def test_what_is_not_finite_enters_no_queue():
+    """The learner takes no step where the term is not finite, and void pixels are not read."""
+    loss, (student, teacher, batch) = make_memory(), random_batch(1)
+    teacher.features["context"][:, :, :, 0] = torch.nan  # void
+    assert loss(student, teacher, batch).isfinite()
+    loss.after_step(student, teacher, batch)
+    assert all(queue.entries.isfinite().all() for queue in loss.queues.values())
+    teacher.features["context"][0, :, 4, 8] = torch.inf
+    assert not loss(student, teacher, batch).isfinite()
 
 
 def test_a_factor_of_zero_leaves_the_queue_out():

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from waves import train_own
 
 from segdistill.dataset import Normalization, Sample
 from segdistill.dataset.depth import DepthRange
@@ -235,7 +236,7 @@ def test_one_channel_or_no_classes_teach_or_are_refused_in_one_line(case, widths
     value, gradients = run(losses["term"], *outputs, batch_of(sample))
     total = sum(gradient.abs().sum() for gradient in gradients.values())
     assert total > 1e-4 * abs(value)  # a constant has 1e-7 by rounding
-    losses["term"].after_step(*outputs, batch_of(sample))
+    train_own(losses["term"], *outputs, batch_of(sample))
 
 
 @pytest.mark.parametrize("flag", ["csd", "dist", "dkd", "hard", "ho", "aicsd", "kd", "pi", "wsld"])
@@ -278,7 +279,7 @@ def test_autocast_lowers_the_precision_of_adapters_alone(case, dtype, autocast):
         torch.testing.assert_close(value, expected, rtol=0.03, atol=0.01)
     else:
         assert value == expected
-    assert all(value.isfinite() for value in loss.after_step(student, teacher, BATCH).values())
+    assert all(value.isfinite() for value in train_own(loss, student, teacher, BATCH).values())
 
 
 def make_identity(module: nn.Module) -> None:
@@ -374,7 +375,7 @@ def test_masked_content_does_not_matter(case):
     results = []
     for outputs in (maps, filled):
         loss = build(case, SAME_GRID, void="mask")
-        loss.after_step(*outputs, BATCH)
+        train_own(loss, *outputs, BATCH)
         results.append((copy.deepcopy(loss.state_dict()), *run(loss, *outputs)))
     (state, value, gradients), (other_state, other_value, other_gradients) = results
     torch.testing.assert_close(other_state, state)
@@ -449,7 +450,7 @@ def test_two_terms_share_nothing_and_only_a_step_changes_what_is_kept(case):
     assert not {id(x) for x in one.parameters()} & {id(x) for x in two.parameters()}
     outputs = output_of(STUDENT, 1), output_of(TEACHER, 2)
     for loss in (one, two):  # a queue is made when its width is known
-        loss.after_step(*outputs, BATCH)
+        train_own(loss, *outputs, BATCH)
 
     before, others = copy.deepcopy(one.state_dict()), copy.deepcopy(two.state_dict())
     run(one, *outputs)
@@ -457,7 +458,7 @@ def test_two_terms_share_nothing_and_only_a_step_changes_what_is_kept(case):
     kept = {key for key in before if not FOLLOWS_FORWARD.search(key)}
     assert_same({key: after[key] for key in kept}, {key: before[key] for key in kept})
 
-    logged = one.after_step(*outputs, BATCH)
+    logged = train_own(one, *outputs, BATCH)
     assert all(value.shape == () and not value.requires_grad for value in logged.values())
     assert_same(two.state_dict(), others)
 
@@ -549,4 +550,4 @@ def test_depth_is_taught_or_refused_in_one_line(case, feature, depth_pair):
     assert value.isfinite()
     assert all(gradient is None or gradient.isfinite().all() for gradient in gradients)
     assert sum(gradient.abs().sum() for gradient in gradients if gradient is not None) > 0
-    loss.after_step(*(changed(output, Tensor.detach) for output in outputs), batch)
+    train_own(loss, *(changed(output, Tensor.detach) for output in outputs), batch)

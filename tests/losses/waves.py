@@ -8,6 +8,7 @@ from torch import Tensor
 
 from segdistill.network import SegmentationOutput
 from segdistill.utils.batch import Batch
+from segdistill.utils.losses import DistillationLoss
 
 
 def wave(k: int, shape: tuple[int, ...], amplitude: float) -> Tensor:
@@ -24,6 +25,13 @@ TEACHER_FEATURE = wave(4, (2, 8, 9, 13), 2)
 
 VALID = torch.zeros(2, 9, 13, dtype=torch.bool)
 VALID[0, 2:7] = VALID[1, :, 5:] = True
+
+
+def train_own(loss: DistillationLoss, *arguments) -> dict[str, Tensor]:
+    """What a learner lets a method do before and after the student's step."""
+    scalars = loss.before_step(*arguments)
+    loss.after_step(*arguments)
+    return scalars
 
 
 def gradient_of(loss: Callable[[Tensor, Tensor], Tensor], student: Tensor, teacher: Tensor) -> Tensor:

@@ -204,7 +204,7 @@ def test_terms_on_logits_are_finite_and_leave_classes_the_teacher_does_not_know_
     assert gradient[:, MAP.known].abs().sum() > 0
     assert (gradient[:, 3] == 0).all()
     detached = SegmentationOutput(output.logits.detach(), {name: value.detach() for name, value in learnt.items()})
-    assert all(value.isfinite() for value in loss.after_step(detached, teacher_output, batch).values())
+    assert all(value.isfinite() for value in loss.before_step(detached, teacher_output, batch).values())
 
 
 def test_terms_on_logits_do_not_depend_on_how_a_class_is_split():

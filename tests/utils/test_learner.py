@@ -206,9 +206,18 @@ def test_a_refused_update_changes_nothing_and_the_next_one_works():
     assert not all(torch.equal(value, before[key]) for key, value in weights_of(learner).items())
 
 
+def test_what_a_method_trains_itself_refuses_the_whole_step():
+    learner, teacher = learner_of(terms=[Term("ft", "ft", {"on": "layer3"})])
+    learner.objective.losses["ft"].decoder[0].bias.data.fill_(torch.inf)
+    before = weights_of(learner)
+    with pytest.raises(FloatingPointError, match=r"ft/error \(lower .*, --ft lr=\), ft/grad_norm .* not finite"):
+        step(learner, teacher, sample_of())
+    assert all(torch.equal(value, before[key]) for key, value in weights_of(learner).items())
+
+
 def test_shares_add_up():
     learner, teacher = learner_of()
-    values = {key: value.item() for key, value in step(learner, teacher, sample_of()).items()}
+    values = step(learner, teacher, sample_of())
     shares = learner.shares(values)
     assert len(shares) == 5
     assert sum(shares.values()) == pytest.approx(1)

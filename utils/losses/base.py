@@ -67,6 +67,7 @@ class DistillationLoss(nn.Module):
     needs_classes: ClassVar[bool] = False  # it reads labels as class ids
     needs_logits: ClassVar[bool] = False  # its maps have a channel for each class, which it looks up by label
     equal_channels: ClassVar[bool] = False  # of the two maps: it has no adapter between different widths
+    remedy: ClassVar[str] = "lower the rate of what it trains itself"  # for a scalar of before_step that is not finite
     own_rate: float | None = None  # a constant learning rate of its parameters; None: the student's, scheduled
     min_channels: int = 1  # of each map; softmax, cosine and the like of one channel are constant
 
@@ -146,15 +147,19 @@ class DistillationLoss(nn.Module):
         """The unweighted term, a float32 scalar."""
         raise NotImplementedError
 
-    def after_step(self, student: SegmentationOutput, teacher: SegmentationOutput, batch: Batch) -> dict[str, Tensor]:
-        """Update the method's own state (critic, queues) after the student's step; returns scalars to log.
+    def before_step(self, student: SegmentationOutput, teacher: SegmentationOutput, batch: Batch) -> dict[str, Tensor]:
+        """Compute the gradient of what the method trains itself (a critic), before the student's step.
 
-        The outputs carry no gradient.
-
-        Raises:
-            FloatingPointError: what it would keep is not finite; nothing has changed then.
+        The outputs carry no gradient. Returns scalars to log; one that is not finite refuses the whole step, so the
+        norm of the gradient is among them. They are read with the step's own: nothing here should wait for the device.
         """
         return {}
+
+    def after_step(self, student: SegmentationOutput, teacher: SegmentationOutput, batch: Batch) -> None:
+        """Update the method's own state (critic, queues) after the student's step; arguments as ``before_step``.
+
+        All terms and all scalars of ``before_step`` are finite.
+        """
 
     def maps(self, student: SegmentationOutput, teacher: SegmentationOutput) -> tuple[Tensor, Tensor]:
         """The two maps that the term compares."""
@@ -173,7 +178,7 @@ class DistillationLoss(nn.Module):
         if self.known_classes is None:
             return batch.labels
         numbers = batch.labels.new_full((256,), IGNORE_INDEX)
-        numbers[self.known_classes] = torch.arange(len(self.known_classes)).to(numbers)
+        numbers[self.known_classes] = torch.arange(len(self.known_classes), device=numbers.device).to(numbers)
         return numbers[batch.labels.long()]
 
     def mask(self, batch: Batch, like: Tensor) -> dict[str, Tensor | None]:

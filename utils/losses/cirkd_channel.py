@@ -121,14 +121,13 @@ class CrossImageChannel(DistillationLoss):
         terms = channel_relation_losses(student_map, teacher_map, bank, self.temperature)
         return sum(factor * term for factor, term in zip(self.factors, terms, strict=True))
 
-    def after_step(self, student: SegmentationOutput, teacher: SegmentationOutput, batch: Batch) -> dict[str, Tensor]:
+    def after_step(self, student: SegmentationOutput, teacher: SegmentationOutput, batch: Batch) -> None:
         """Enter random channels of the teacher into the queue."""
         _, teacher_map = self.maps(student, teacher)
         vectors = unit_vectors(self._pooled(teacher_map.float(), batch).flatten(2), dim=2).flatten(0, 1)
         own = -(-self.channels // world_size())
         vectors = vectors[torch.randperm(len(vectors), device=vectors.device)[:own]]
         self.queue.push(vectors, torch.zeros(len(vectors), dtype=torch.int64, device=vectors.device))
-        return {}
 
     def get_extra_state(self) -> dict[str, Tensor | None]:
         return self.queue.state()

@@ -64,7 +64,8 @@ def memory_loss(
 class Queue:
     """For each class a ring of the latest unit vectors; random ones, in every process the same, until it is full.
 
-    No buffer of a module, as DistributedDataParallel sends buffers around at every step.
+    No buffer of a module, as DistributedDataParallel sends buffers around at every step. Shapes depend on no value, so
+    that nothing waits for the device.
     """
 
     def __init__(self, num_classes: int, size: int):
@@ -72,7 +73,14 @@ class Queue:
             raise ValueError(f"a queue holds 1 or more entries a class, not {size}")
         self.size = size
         self.heads = torch.zeros(num_classes, dtype=torch.int64)  # where the next entry goes
-        self.entries: Tensor | None = None  # (num_classes, size, width), made when the width is known
+        # Of class c the rows c * size to (c + 1) * size - 1, then one for what enters no queue; made when the width is
+        # known.
+        self.rows: Tensor | None = None
+
+    @property
+    def entries(self) -> Tensor | None:
+        """(num_classes, size, width) float32."""
+        return None if self.rows is None else self.rows[:-1].unflatten(0, (len(self.heads), self.size))
 
     def sample(self, count: int, width: int, device: torch.device) -> Tensor:
         """The same ``count`` random slots of every class, (num_classes * count, width) float32."""
@@ -83,61 +91,73 @@ class Queue:
     def push(self, vectors: Tensor, classes: Tensor) -> None:
         """Enter every process's ``vectors`` (R, width), of ``classes`` (R,), in place of the oldest.
 
-        Raises:
-            FloatingPointError: a vector is not finite; nothing has changed then.
+        Of more vectors than a ring holds the first enter. Those of class 255 enter nowhere.
         """
         vectors, classes = gather_rows(vectors), gather_rows(classes)
-        if not vectors.isfinite().all():
-            raise FloatingPointError("the teacher's features are not finite")
         self._prepare(vectors.shape[1], vectors.device)
         classes, order = classes.sort(stable=True)
         place = torch.arange(len(classes), device=classes.device) - torch.searchsorted(classes, classes)
-        fits = place < self.size
-        classes, order, place = classes[fits], order[fits], place[fits]
-        self.entries[classes, (self.heads[classes] + place) % self.size] = vectors[order].float()
-        self.heads = (self.heads + classes.bincount(minlength=len(self.heads))) % self.size
+        enters = (classes != IGNORE_INDEX) & (place < self.size)
+        known = classes.masked_fill(~enters, 0)
+        row = known * self.size + (self.heads[known] + place) % self.size
+        self.rows[row.masked_fill(~enters, len(self.rows) - 1)] = vectors[order].float()
+        counts = ((classes == self._numbers()[:, None]) & enters).sum(1)
+        self.heads = (self.heads + counts) % self.size
 
     def state(self) -> dict[str, Tensor | None]:
         return {"heads": self.heads, "entries": self.entries}
 
     def load(self, state: dict[str, Tensor | None]) -> None:
         self.heads = state["heads"].clone()
-        self.entries = None if state["entries"] is None else state["entries"].clone()
+        self.rows = None
+        if state["entries"] is not None:
+            self._hold(state["entries"])
 
     def _prepare(self, width: int, device: torch.device) -> None:
-        if self.entries is None:
+        if self.rows is None:
             generator = torch.Generator().manual_seed(0)
             entries = torch.randn(len(self.heads), self.size, width, generator=generator)
-            self.entries = entries.div_(entries.norm(dim=2, keepdim=True))
-        self.entries, self.heads = self.entries.to(device), self.heads.to(device)
+            self._hold(entries.div_(entries.norm(dim=2, keepdim=True)))
+        self.rows, self.heads = self.rows.to(device), self.heads.to(device)
+
+    def _hold(self, entries: Tensor) -> None:
+        self.rows = torch.cat([entries.flatten(0, 1), entries.new_zeros(1, entries.shape[2])])
+
+    def _numbers(self) -> Tensor:
+        return torch.arange(len(self.heads), device=self.heads.device)
 
 
 def class_regions(vectors: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
     """The direction of the mean vector of each class in each image, and the classes.
 
     Args:
-        vectors: (N, P, D).
+        vectors: (N, P, D); those of void pixels are not read.
         labels: (N, P) integers, 255 for void.
 
     Returns:
-        (R, D) unit vectors and (R,) int64.
+        (N * num_classes, D) unit vectors and (N * num_classes,) int64, 255 where the image has no such class.
     """
-    of_class = labels[..., None] == torch.arange(num_classes, device=labels.device)
-    sums = torch.einsum("npc,npd->ncd", of_class.to(vectors), vectors)
-    image, classes = of_class.any(1).nonzero(as_tuple=True)
-    return unit_vectors(sums[image, classes], dim=1), classes
+    numbers = torch.arange(num_classes, device=labels.device)
+    of_class = labels[..., None] == numbers
+    known = vectors.masked_fill((labels == IGNORE_INDEX)[..., None], 0)
+    sums = torch.einsum("npc,npd->ncd", of_class.to(vectors), known)
+    classes = torch.where(of_class.any(1), numbers, IGNORE_INDEX)
+    return unit_vectors(sums, dim=2).flatten(0, 1), classes.flatten()
 
 
-def class_pixels(vectors: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Up to ``count`` random vectors of each class in each image, and the classes; see ``class_regions``."""
-    image, pixel = (labels != IGNORE_INDEX).nonzero(as_tuple=True)
-    group = 256 * image + labels[image, pixel]
-    order = (group + torch.rand(len(group), dtype=torch.float64, device=group.device)).argsort()
-    group = group[order]
-    rank = torch.arange(len(group), device=group.device) - torch.searchsorted(group, group)
-    chosen = order[rank < count]
-    image, pixel = image[chosen], pixel[chosen]
-    return vectors[image, pixel], labels[image, pixel].long()
+def class_pixels(vectors: Tensor, labels: Tensor, num_classes: int, count: int) -> tuple[Tensor, Tensor]:
+    """Up to ``count`` random vectors of each class in each image, and the classes; see ``class_regions``.
+
+    Returns:
+        (N * num_classes * count, D) and (N * num_classes * count,) int64, 255 where the image has not as many.
+    """
+    numbers = torch.arange(num_classes, device=labels.device)[:, None]
+    drawn = torch.rand(labels.shape, device=labels.device)[:, None]
+    drawn = torch.where(labels[:, None] == numbers, drawn, -1)  # (N, num_classes, P)
+    highest, pixels = drawn.topk(min(count, labels.shape[1]), dim=2)
+    classes = torch.where(highest >= 0, numbers, IGNORE_INDEX)
+    image = torch.arange(len(labels), device=labels.device)[:, None]
+    return vectors[image, pixels.flatten(1)].flatten(0, 1), classes.flatten()
 
 
 def projection(student_channels: int, teacher_channels: int) -> nn.Sequential:
@@ -218,16 +238,18 @@ class CrossImageMemory(DistillationLoss):
             loss = loss + self.factors[name] * memory_loss(student_map, teacher_map, bank, self.temperature, **mask)
         return loss
 
-    def after_step(self, student: SegmentationOutput, teacher: SegmentationOutput, batch: Batch) -> dict[str, Tensor]:
-        """Enter the teacher's labelled pixels and regions into the queues."""
+    def after_step(self, student: SegmentationOutput, teacher: SegmentationOutput, batch: Batch) -> None:
+        """Enter the teacher's labelled pixels and regions into the queues.
+
+        The term has compared all of these pixels, so they are finite.
+        """
         _, teacher_map = self.maps(student, teacher)
         vectors = unit_vectors(teacher_map.float().flatten(2).transpose(1, 2), dim=2)
         labels = resize_labels(batch.labels, teacher_map.shape[2:]).flatten(1)
         if "pixel" in self.queues:
-            self.queues["pixel"].push(*class_pixels(vectors, labels, self.pixels))
+            self.queues["pixel"].push(*class_pixels(vectors, labels, self.num_classes, self.pixels))
         if "region" in self.queues:
             self.queues["region"].push(*class_regions(vectors, labels, self.num_classes))
-        return {}
 
     def get_extra_state(self) -> dict[str, dict[str, Tensor | None]]:
         return {name: queue.state() for name, queue in self.queues.items()}

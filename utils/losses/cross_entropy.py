@@ -204,11 +204,14 @@ def _ohem_threshold(
 ) -> Tensor | float:
     size = [max(round(side / OHEM_FACTOR), 1) for side in labels.shape[1:]]
     labels = resize_labels(labels, size)
-    own = _own_class(resize(probabilities, size), labels, ignore_index)[labels != ignore_index]
+    void = labels == ignore_index
+    own = _own_class(resize(probabilities, size), labels, ignore_index).masked_fill(void, torch.inf).flatten()
 
     num_kept = min_kept // OHEM_FACTOR**2
     if num_kept >= len(own):
         return 1.0
     if num_kept == 0:
         return threshold
-    return own.kthvalue(num_kept).values.clamp(min=threshold)
+    # Where no more are labelled, all are kept.
+    tau = own.kthvalue(num_kept).values.clamp(min=threshold)
+    return torch.where((~void).sum() > num_kept, tau, 1.0)

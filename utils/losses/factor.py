@@ -36,6 +36,7 @@ class FactorTransfer(DistillationLoss):
     """
 
     flag = "ft"
+    remedy = "lower the auto-encoder's learning rate, --ft lr="
     paper = "Kim et al., NeurIPS 2018; He et al., CVPR 2019"
 
     def __init__(
@@ -64,8 +65,9 @@ class FactorTransfer(DistillationLoss):
         options = {"distance": "l1", "normalize": True, **self.mask(batch, teacher_map)}
         return mimic_loss(self.translator(student_map), self.encoder(teacher_map), **options)
 
-    def after_step(self, student: SegmentationOutput, teacher: SegmentationOutput, batch: Batch) -> dict[str, Tensor]:
-        """One step of the auto-encoder; returns its mean squared error over the teacher's mean square."""
+    def before_step(self, student: SegmentationOutput, teacher: SegmentationOutput, batch: Batch) -> dict[str, Tensor]:
+        """The auto-encoder's gradient; returns its mean squared error over the teacher's mean square, and the norm."""
+        self.optimizer.zero_grad()  # of a step that was refused
         parameters = self.optimizer.param_groups[0]["params"]
         for parameter in parameters:
             parameter.requires_grad_(True)
@@ -74,13 +76,13 @@ class FactorTransfer(DistillationLoss):
         average_gradients(parameters)
         for parameter in parameters:
             parameter.requires_grad_(False)
-        if not torch.nn.utils.get_total_norm([p.grad for p in parameters]).isfinite():
-            self.optimizer.zero_grad()
-            raise FloatingPointError("the auto-encoder's gradient is not finite: lower its learning rate, --ft lr=")
+        return {"error": error.detach(), "grad_norm": torch.nn.utils.get_total_norm([p.grad for p in parameters])}
+
+    def after_step(self, student: SegmentationOutput, teacher: SegmentationOutput, batch: Batch) -> None:
+        """One step of the auto-encoder."""
         self.optimizer.param_groups[0]["lr"] = self.lr * (1 - batch.progress) ** 0.9
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return {"error": error.detach()}
 
     def get_extra_state(self) -> dict:
         return self.optimizer.state_dict()

@@ -76,8 +76,8 @@ def gradient_penalty(
 class Holistic(DistillationLoss):
     """Holistic (adversarial) distillation: a critic learns to tell the two logits apart, the student fools it.
 
-    The student's side is in ``forward``, the critic's in ``after_step``, once after each student step. The critic's
-    parameters require gradient inside ``after_step`` alone, so the student's backward deposits none in them and the
+    The student's side is in ``forward``, the critic's in ``before_step`` and ``after_step``, once a step. The critic's
+    parameters require gradient inside ``before_step`` alone, so the student's backward deposits none in them and the
     student's optimizer leaves them out. ``weight`` multiplies both sides. The critic sees both maps on the coarser of
     their grids, where it judges layout and not edges, enlarged until the short side has 65 positions; BatchNorm before
     it (preprocess=1) takes its statistics from each process's batch.
@@ -93,6 +93,7 @@ class Holistic(DistillationLoss):
     """
 
     flag = "ho"
+    remedy = "lower the critic's learning rate, --ho lr="
     paper = "Liu et al., CVPR 2019, eq. 4-5"
     equal_channels = True
 
@@ -139,8 +140,9 @@ class Holistic(DistillationLoss):
         student_logits, _ = self._critic_inputs(student, teacher, batch)
         return generator_loss(self._score(student_logits), self.kind)
 
-    def after_step(self, student: SegmentationOutput, teacher: SegmentationOutput, batch: Batch) -> dict[str, Tensor]:
-        """One step of the critic; returns its loss and, for "wgan-gp", the gradient penalty."""
+    def before_step(self, student: SegmentationOutput, teacher: SegmentationOutput, batch: Batch) -> dict[str, Tensor]:
+        """The critic's gradient; returns its loss, for "wgan-gp" the gradient penalty, and the gradient's norm."""
+        self.optimizer.zero_grad()  # of a step that was refused
         student_logits, teacher_logits = self._critic_inputs(student, teacher, batch)
         self.discriminator.requires_grad_(True)
         teacher_score = self._score(teacher_logits)
@@ -152,17 +154,13 @@ class Holistic(DistillationLoss):
         (self.weight_at(batch.progress) * total).backward()
         average_gradients(self.discriminator.parameters())
         self.discriminator.requires_grad_(False)
-        self._step(batch.progress)
-        return {name: term.detach() for name, term in terms.items()}
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.discriminator.parameters() if p.grad is not None])
+        return {name: term.detach() for name, term in terms.items()} | {"critic_grad_norm": norm}
 
-    def _step(self, progress: float) -> None:
-        parameters = list(self.discriminator.parameters())
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if not norm.isfinite():
-            self.optimizer.zero_grad()
-            raise FloatingPointError(f"the critic's gradient is not finite: lower its learning rate, --{self.flag} lr=")
+    def after_step(self, student: SegmentationOutput, teacher: SegmentationOutput, batch: Batch) -> None:
+        """One step of the critic."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.lr * (1 - progress) ** self.power
+            group["lr"] = self.lr * (1 - batch.progress) ** self.power
         self.optimizer.step()
         self.optimizer.zero_grad()
 

@@ -44,11 +44,12 @@ class FinishedRun:
 
     @property
     def cost(self) -> dict[str, float]:
-        """Medians over the rows: seconds of a ``step`` and of the ``teacher``, bytes ``saved``; {} if none were logged.
+        """Medians over the rows: seconds of a ``step`` and of the ``teacher``, bytes ``saved``, share of the time
+        ``waiting`` for data; {} if none were logged.
 
         The teacher of a student without terms takes 0 seconds.
         """
-        names = ("step", "teacher", "saved")
+        names = ("step", "teacher", "saved", "waiting")
         logged = {name: [row[f"cost/{name}"] for row in self.metrics if f"cost/{name}" in row] for name in names}
         cost = {name: statistics.median(values) for name, values in logged.items() if values}
         return {"teacher": 0.0} | cost if cost else {}

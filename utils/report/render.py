@@ -162,7 +162,7 @@ def cost_table(comparison: Comparison) -> list[Section]:
     baseline = comparison.groups[0]
     costs = [costs_of(group) for group in comparison.groups]
     times = f"x {baseline.name}"
-    header = ["cost of a step", "s, student", "s, teacher", "s, together", times, "GiB, kept", times]
+    header = ["cost of a step", "s, student", "s, teacher", "s, together", times, "GiB, kept", times, "waiting"]
     rows = [
         [
             group.name,
@@ -170,13 +170,14 @@ def cost_table(comparison: Comparison) -> list[Section]:
             ratio(cost.get("together"), costs[0].get("together")),
             decimals(cost.get("saved") and cost["saved"] / 2**30),
             ratio(cost.get("saved"), costs[0].get("saved")),
+            decimals(cost.get("waiting")),
         ]
         for group, cost in zip(comparison.groups, costs, strict=True)
     ]
     note = (
         "Student: forward, backward, update, without validation and saving. Teacher: forward pass, once for all "
-        "students of a process. Kept: by autograd, for a part of a batch, until its backward pass. Seconds are medians "
-        "over the steps, on the runs' machines."
+        "students of a process. Kept: by autograd, for a part of a batch, until its backward pass. Waiting for data: "
+        "share of the time. Seconds are medians over the steps, on the runs' machines."
     )
     return [Table(header, rows), note]
 
@@ -186,7 +187,7 @@ def costs_of(group: Group) -> dict[str, float]:
     costs = [run.cost for run in group.runs.values() if run.cost]
     if not costs:
         return {}
-    means = {name: statistics.mean(cost[name] for cost in costs) for name in costs[0]}
+    means = {name: statistics.mean(cost[name] for cost in costs if name in cost) for name in costs[0]}
     return means | {"together": means["step"] + means["teacher"]}
 
 

@@ -111,17 +111,17 @@ def test_cost_table_has_means_over_the_seeds_and_their_ratios_to_the_baseline(ma
     for run, seconds in zip(sides[0], (0.1, 0.3), strict=True):
         add_costs(run, 9.0, seconds, seconds, saved=2**30)
     for run in sides[1]:
-        add_costs(run, 0.25, teacher=0.15, saved=1.5 * 2**30)
+        add_costs(run, 0.25, teacher=0.15, saved=1.5 * 2**30, waiting=0.05)
     header, _, alone, pi = cells(markdown(cost_table(compare_groups(sides[0], [("auto", sides[1])]))))
     assert header[4] == header[6] == "x alone"
-    assert alone == ["alone", "0.200", "0.000", "0.200", "1.00", "1.000", "1.00"]
-    assert pi == ["pi", "0.250", "0.150", "0.400", "2.00", "1.500", "1.50"]
+    assert alone == ["alone", "0.200", "0.000", "0.200", "1.00", "1.000", "1.00", "-"]
+    assert pi == ["pi", "0.250", "0.150", "0.400", "2.00", "1.500", "1.50", "0.050"]
 
 
 def test_cost_table_has_a_dash_for_runs_that_did_not_measure_it(alone, distilled):
     add_costs(distilled, 0.25, teacher=0.15, saved=2**30)
     _, _, *rows = cells(markdown(cost_table(compare_groups([alone], [("auto", [distilled])]))))
-    assert rows == [["alone", *["-"] * 6], ["pi", "0.250", "0.150", "0.400", "-", "1.000", "-"]]
+    assert rows == [["alone", *["-"] * 7], ["pi", "0.250", "0.150", "0.400", "-", "1.000", "-", "-"]]
 
 
 # ------------------------------------------------------------------------------------------------------ sentences
