@@ -13,6 +13,7 @@ GLOO = "[/third_party/gloo/gloo/transport/tcp/pair.cc:545] Read error [10.77.0.2
     ("error", "reason"),
     [
         (RuntimeError(GLOO), "Read error [10.77.0.2]:2788: Connection reset by peer"),
+        (RuntimeError("Application timeout caused pair closure"), "Application timeout caused pair closure"),
         (dist.DistBackendError("NCCL timed out\nframe #0: c10d"), "NCCL timed out"),
     ],
 )
