@@ -43,6 +43,7 @@ if FALLBACK["cuda"]:
     measure "$PYTHON" benchmarks/memory.py --device cuda
     measure "$PYTHON" benchmarks/memory.py --device cuda --backbone resnet101_v1s
     measure "$PYTHON" benchmarks/distill_step.py --device cuda --batch-size 8
+    measure "$PYTHON" benchmarks/methods.py --device cuda
     measure "$PYTHON" benchmarks/teacher.py --device cuda --batch-size 8 --size 512 512
     measure "$PYTHON" benchmarks/teacher_cache.py --device cuda --batch-size 8 --size 512
     printf '\n%s' "$failed"
