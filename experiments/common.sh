@@ -31,7 +31,7 @@ if [ -n "${SMOKE:-}" ]; then
         mv "$teacher.$$" "$teacher"
     fi
     student_flags="--input-size 64,64 --batch-size 2 --accumulate 1"
-    if [ -n "${hours:-}" ]; then hours=0.002 cost_steps=3; else student_flags+=" --num-steps 3"; fi
+    if [ -n "${hours:-}" ]; then hours=0.0004 cost_steps=3; else student_flags+=" --num-steps 3"; fi
 else
     if [[ $student_network = *backbone=* ]]; then
         : "${backbone:?ImageNet weights of the student: see docs/checkpoints.md}"

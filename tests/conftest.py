@@ -14,6 +14,7 @@ from segdistill.dataset import CamVid
 from segdistill.dataset.normalization import IMAGENET
 from segdistill.network import build_network
 from segdistill.network.weights.checkpoint import atomic_save, export_weights
+from segdistill.utils.allocator import keep_freed_memory
 from segdistill.utils.predict import class_ids, whole
 
 
@@ -24,6 +25,7 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     # One seed for all workers, printed, so that a test that draws (the instant of a kill, say) can be repeated.
     os.environ.setdefault("SEGDISTILL_SEED", str(random.randrange(2**32)))
+    keep_freed_memory()
     if hasattr(config, "workerinput"):  # workers, and the processes they start, share the cores
         os.environ.setdefault("OMP_NUM_THREADS", "1")
         torch.set_num_threads(1)

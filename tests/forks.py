@@ -14,6 +14,8 @@ import sys
 import time
 from pathlib import Path
 
+from warm import warm_up
+
 ROOT = Path(__file__).parents[1]
 SEED = int(os.environ.get("SEGDISTILL_SEED") or random.randrange(10**6))
 chance = random.Random(SEED)
@@ -88,11 +90,9 @@ def note(log, kind, text) -> None:
 def serve() -> None:
     sys.path.insert(0, str(ROOT))
 
-    import torch._dynamo  # noqa: F401  # the first optimizer of a process would import it, in two seconds
-
-    import segdistill.utils.report  # noqa: F401  # slow to import, and train.py does it at the end only
     import train  # noqa: F401
 
+    warm_up()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the watching processes
     for line in sys.stdin:
         if os.fork() == 0:

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from warm import warm_up
+
 STAND_IN = """#!{python} -IS
 import json, os, socket, sys
 server = socket.socket(socket.AF_UNIX)
@@ -42,13 +44,7 @@ def started_interpreter(folder: Path) -> Iterator[str]:
 
 
 def serve(address: str) -> None:
-    import torch
-    import torch._dynamo  # which the first optimizer of a process would import, in two seconds
-
-    import segdistill.utils.report.pictures
-    import segdistill.utils.trackers.tensorboard  # noqa: F401
-
-    torch.set_num_threads(1)
+    warm_up()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forked processes
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(address)

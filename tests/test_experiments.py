@@ -32,9 +32,10 @@ CHECKED = SCRIPTS - COMPARISONS - WHOLE - {"long_plain", BASELINE}
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Scenes and teachers that the recipes share."""
-    return tmp_path_factory.mktemp("smoke")
+def folder(tmp_path_factory, worker_id):
+    """Scenes and teachers that the recipes share, those of all workers."""
+    folder = tmp_path_factory.getbasetemp()
+    return (folder if worker_id == "master" else folder.parent) / "smoke"
 
 
 def run_recipe(name, folder, interpreter, **settings):
@@ -78,7 +79,7 @@ def assert_equal_time(folder, methods, hours):
 @pytest.mark.slow
 def test_plain_distillation_and_the_student_alone_have_the_same_hours(folder, interpreter):
     run_recipe("long_plain", folder, interpreter)
-    assert_equal_time(folder / "long_plain", ("alone", "logits", "features"), 0.002)
+    assert_equal_time(folder / "long_plain", ("alone", "logits", "features"), 0.0004)
 
 
 def start(interpreter, tiny, folder, script="compare", **settings):
@@ -243,14 +244,14 @@ def test_a_method_without_a_name_is_refused(interpreter, tiny, tmp_path):
     assert "cwd: --cwd weight=3" in errors
 
 
-HOURS = {"flags": "--input-size 64,64 --batch-size 4 --num-workers 0", "hours": "0.0005", "cost_steps": "3"}
+HOURS = {"flags": "--input-size 64,64 --batch-size 4 --num-workers 0", "hours": "0.0002", "cost_steps": "3"}
 
 
 @pytest.mark.slow
 def test_a_comparison_at_equal_time_is_measured_once(interpreter, tiny, tmp_path):
     code, errors = compare(interpreter, tiny, tmp_path, **HOURS)
     assert code == 0, errors[-3000:]
-    assert_equal_time(tmp_path, ("alone", "cwd", "both"), 0.0005)
+    assert_equal_time(tmp_path, ("alone", "cwd", "both"), 0.0002)
     before = {path: path.read_bytes() for path in tmp_path.glob("*_seed0/best.pth")}
     shutil.rmtree(tmp_path / "cwd_seed0")  # what is missing gets the steps that were found at first
     code, errors = compare(interpreter, tiny, tmp_path, **HOURS)

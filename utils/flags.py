@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from segdistill.network.settings import UNLIMITED, Limits, parse_value, shortened
 from segdistill.network.weights.hub import PREFIX, local_file
 from segdistill.utils import originals
+from segdistill.utils.allocator import keep_freed_memory
 from segdistill.utils.distributed import is_of_peers, reason_of
 
 # User errors; all other exceptions are bugs and keep their traceback.
@@ -65,6 +66,7 @@ def run_command(main: Callable[[], int]) -> NoReturn:
     """Exit with ``main()``'s code, or with one line for a user error: 1, or ``NOT_FINITE``."""
     if sys.stderr is None:  # closed (2>&-): the next file that is opened would be number 2, and take what is said there
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    keep_freed_memory()
     try:
         sys.exit(main())
     except USER_ERRORS as error:

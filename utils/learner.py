@@ -26,7 +26,7 @@ class Objective(nn.Module):
     terms alone and needs no labels.
 
     Args:
-        compiled: the student's forward and backward pass, by torch.compile; with the same dropout as without.
+        compiled: the student and each term, forward and backward, by torch.compile; with the same dropout as without.
 
     Raises:
         ValueError: a term asks for a feature that the student does not have.
@@ -48,18 +48,19 @@ class Objective(nn.Module):
         )
         student.check_features(self.needs.student)
         freeze_unused(student, self.needs.student)
-        self.extract = student.extract
+        self.calls = {"the student": student.extract, "the task loss": task_loss, **losses}
         if compiled:
             # A whole graph or none: a part that had run before another failed would update BatchNorm twice.
-            self.extract = Compiled(student.extract, "the student", fullgraph=True, options={"fallback_random": True})
+            options = {"fullgraph": True, "options": {"fallback_random": True}}
+            self.calls = {name: call and Compiled(call, name, **options) for name, call in self.calls.items()}
 
     def forward(
         self, batch: Batch, teacher_output: SegmentationOutput | None
     ) -> tuple[SegmentationOutput, dict[str, Tensor]]:
         """The student's output, with the needed features only, and the unweighted terms by name."""
-        output = self.extract(batch.images, self.needs.student)
-        terms = {self.task_loss.name: self.task_loss(output, batch)} if self.task_loss else {}
-        return output, terms | {name: loss(output, teacher_output, batch) for name, loss in self.losses.items()}
+        output = self.calls["the student"](batch.images, self.needs.student)
+        terms = {self.task_loss.name: self.calls["the task loss"](output, batch)} if self.task_loss else {}
+        return output, terms | {name: self.calls[name](output, teacher_output, batch) for name in self.losses}
 
     def weights_at(self, progress: float) -> dict[str, float]:
         """The weight of each term at ``progress`` (0..1) of the training."""
