@@ -82,11 +82,13 @@ def ours(precision: str, compiled: bool, images: Tensor, labels: Tensor) -> Step
     """A step as train.py makes it."""
     from segdistill.dataset.normalization import CAFFE
     from segdistill.network import build_network
+    from segdistill.utils.allocator import keep_freed_memory
     from segdistill.utils.batch import Batch
     from segdistill.utils.learner import Learner, Objective
     from segdistill.utils.losses import Holistic, PairWise, PixelWise, TaskLoss
     from segdistill.utils.teacher import Inference, Teacher
 
+    keep_freed_memory()
     layout = {"device": images.device, "memory_format": torch.channels_last}
     student = build_network("pspnet", CLASSES, backbone="resnet18_v1s").to(**layout)
     network = build_network("pspnet", CLASSES, backbone="resnet101_v1s")

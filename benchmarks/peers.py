@@ -75,11 +75,13 @@ def ours(precision: str, images: Tensor, labels: Tensor) -> Step:
     """A step as train.py makes it."""
     from segdistill.dataset.normalization import IMAGENET
     from segdistill.network import build_network
+    from segdistill.utils.allocator import keep_freed_memory
     from segdistill.utils.batch import Batch
     from segdistill.utils.learner import Learner, Objective
     from segdistill.utils.losses import KnowledgeDistillation, TaskLoss
     from segdistill.utils.teacher import Inference, Teacher
 
+    keep_freed_memory()
     layout = {"device": images.device, "memory_format": torch.channels_last}
     networks = {
         role: build_network("smp:deeplabv3plus", CLASSES, encoder_name=encoder) for role, encoder in ENCODERS.items()
