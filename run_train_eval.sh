@@ -14,8 +14,6 @@ set -euo pipefail
 here=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")  # experiments/ source this file
 # Waiting OpenMP threads sleep: on a few busy cores, spinning ones slow a step down several times.
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
-# glibc keeps freed maps for the next step: returning them to the system costs a page fault a page.
-export MALLOC_MMAP_THRESHOLD_=${MALLOC_MMAP_THRESHOLD_:-33554432} MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:-1073741824}
 
 dataset=${dataset:-scenes}
 task=${task:-}                  # of the data set (its first)

@@ -8,7 +8,6 @@
 set -euo pipefail
 here=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
-export MALLOC_MMAP_THRESHOLD_=${MALLOC_MMAP_THRESHOLD_:-33554432} MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:-1073741824}
 
 data=(--dataset camvid --data-dir "${data_dir:?folder of CamVid}")
 output=${output:-snapshots/camvid_mobilenetv2} split=${split:-test} seeds=${seeds:-0 1 2}

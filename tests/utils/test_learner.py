@@ -13,7 +13,7 @@ from segdistill.network import SegmentationNetwork, build_network
 from segdistill.network.base import Feature
 from segdistill.utils.batch import make_batches
 from segdistill.utils.learner import Learner, Objective, poly
-from segdistill.utils.losses import TaskLoss, Term, build_losses
+from segdistill.utils.losses import PixelWise, TaskLoss, Term, build_losses
 
 PLAIN = Normalization(mean=(127.0, 127.0, 127.0), std=(64.0, 64.0, 64.0))
 METHODS = {"pi": {}, "pa": {"on": "layer3"}, "cwd": {"on": "layer2:layer3"}, "fitnet": {"on": "layer3"}}
@@ -163,6 +163,23 @@ def test_what_cannot_be_compiled_runs_as_it_is_with_one_warning(traced, caplog):
     assert_updates_agree(expected, compiled, before)
     (warning,) = (record.getMessage() for record in caplog.records if record.name.startswith("segdistill"))
     assert warning.startswith("the student cannot be compiled (Data-dependent branching")
+
+
+class Deciding(PixelWise):
+    def forward(self, student, teacher, batch):
+        term = super().forward(student, teacher, batch)
+        return term if term > 0 else -term
+
+
+def test_of_the_terms_that_alone_which_cannot_be_compiled_runs_as_it_is(traced, caplog):
+    student, teacher = Flat(), Flat().eval()
+    losses = {"deciding": Deciding(), "pi": PixelWise()}
+    objective = Objective(student, TaskLoss(), losses, compiled=True)
+    (batch,) = make_batches(sample_of(), PLAIN)
+    _, terms = objective(batch, teacher.extract(batch.images, {"logits"}))
+    torch.testing.assert_close(terms["deciding"], terms["pi"])
+    (warning,) = (record.getMessage() for record in caplog.records if record.name.startswith("segdistill"))
+    assert warning.startswith("deciding cannot be compiled (Data-dependent branching")
 
 
 def test_rates_follow_the_schedule_group_by_group():

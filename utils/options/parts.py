@@ -299,7 +299,7 @@ class OptimisationOptions:
     clip_norm: float | None = option(None, "greatest norm of the gradient", "X", above=0)
     ema: float | None = option(None, "keep a moving average of weights", "D", least=0, greatest=1)
     precision: Precision = option("float32", "autocast; losses stay in float32")
-    compile: bool = option(False, "torch.compile of the student's training step", rare=True)
+    compile: bool = option(False, "torch.compile of the student and the terms; rounds otherwise", rare=True)
     seed: int = option(0, "of all that is random", "N", least=0, greatest=2**64 - 1)
 
     def __post_init__(self):
