@@ -1,8 +1,8 @@
 """Bars of the tables that original_step.py and peers.py print: each program's time and peak memory over the first's.
 
-    python benchmarks/original_step.py DIR > step.txt
-    python benchmarks/peers.py > peers.txt
-    python benchmarks/chart.py step.txt peers.txt --output docs/images/steps.png
+python benchmarks/original_step.py DIR > step.txt
+python benchmarks/peers.py > peers.txt
+python benchmarks/chart.py step.txt peers.txt --output docs/images/steps.png
 """
 
 import argparse
