@@ -26,6 +26,7 @@ def pytest_configure(config):
     # One seed for all workers, printed, so that a test that draws (the instant of a kill, say) can be repeated.
     os.environ.setdefault("SEGDISTILL_SEED", str(random.randrange(2**32)))
     keep_freed_memory()
+    torch.set_flush_denormal(True)
     if hasattr(config, "workerinput"):  # workers, and the processes they start, share the cores
         os.environ.setdefault("OMP_NUM_THREADS", "1")
         torch.set_num_threads(1)

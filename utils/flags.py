@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
+
 from segdistill.network.settings import UNLIMITED, Limits, parse_value, shortened
 from segdistill.network.weights.hub import PREFIX, local_file
 from segdistill.utils import originals
@@ -67,6 +69,7 @@ def run_command(main: Callable[[], int]) -> NoReturn:
     if sys.stderr is None:  # closed (2>&-): the next file that is opened would be number 2, and take what is said there
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     keep_freed_memory()
+    torch.set_flush_denormal(True)  # what weight decay leaves near 0 would make a step several times as long
     try:
         sys.exit(main())
     except USER_ERRORS as error:

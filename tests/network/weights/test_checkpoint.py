@@ -421,3 +421,10 @@ def test_a_negative_variance_is_an_error(tiny_network):
     key = next(key for key in state_dict if key.endswith("running_var"))
     with pytest.raises(ValueError, match="a variance below 0"):
         load_network(state_dict | {key: -state_dict[key]})
+
+
+def test_subnormal_weights_which_cpus_multiply_slowly_become_0(tiny_network):
+    state_dict, tiny = tiny_network.state_dict(), torch.finfo(torch.float32).tiny
+    state_dict["level1.conv.weight"].view(-1)[:4] = torch.tensor([tiny, -tiny, tiny / 2, -tiny / 2])
+    loaded = load_network(state_dict)[0].state_dict()["level1.conv.weight"].view(-1)[:4]
+    assert loaded.equal(torch.tensor([tiny, -tiny, 0, 0]))
