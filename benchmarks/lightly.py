@@ -29,8 +29,8 @@ images, output, steps, batch_size, accelerator, precision = sys.argv[1:]
 lightly_train.pretrain(
     data=images, out=output, model="torchvision/resnet18", method="distillationv2",
     method_args={"teacher": "dinov2/vits14-notpretrained"}, transform_args={"image_size": (224, 224)},
-    batch_size=int(batch_size), num_workers=1, trainer_args={"max_steps": int(steps)}, devices=1, accelerator=accelerator,
-    precision=precision,
+    batch_size=int(batch_size), num_workers=1, trainer_args={"max_steps": int(steps)},
+    devices=1, accelerator=accelerator, precision=precision,
 )
 """
 

@@ -9,6 +9,7 @@ import torch
 from browser import started_browser
 from interpreter import started_interpreter
 from PIL import Image
+from warm import small_critic
 
 from segdistill.dataset import CamVid
 from segdistill.dataset.normalization import IMAGENET
@@ -49,6 +50,11 @@ def no_curves(request, monkeypatch):
     """They take a third of a run of six steps."""
     if not request.node.get_closest_marker("curves"):
         monkeypatch.setattr("segdistill.utils.report.pictures.plot_curves", lambda *_: None)
+
+
+@pytest.fixture
+def narrow_critic(monkeypatch):
+    monkeypatch.setattr("segdistill.utils.losses.holistic.Discriminator", small_critic())
 
 
 @pytest.fixture(scope="session")

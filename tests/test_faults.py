@@ -26,7 +26,7 @@ from segdistill.utils.run import Run
 pytestmark = pytest.mark.slow
 
 KILLS = int(os.environ.get("SEGDISTILL_KILLS", "4"))
-TERMS = ["--pi", "--pa", "--ho", "kind=hinge", "--cwd", "--fitnet"]  # hinge takes half the time of wgan-gp
+TERMS = ["--pi", "--pa", "--ho", "--cwd", "--fitnet"]
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 SECONDS = 180  # in which a job has to end; it takes a few, and more where others run
 

@@ -39,6 +39,8 @@ TERMS = {
 ALL_TERMS = ["--pi", "--pa", "--ho", "--fitnet"]
 PSPNET = ["--network", "pspnet"]
 
+pytestmark = pytest.mark.usefixtures("narrow_critic")
+
 
 def arguments(tiny, folder, name, terms, *more):
     teacher = ["--T_ckpt_path", str(tiny / "teacher.pth")] if terms else []

@@ -1,4 +1,6 @@
-"""What a process that is forked for every call has imported and set before."""
+"""What trainings of a few steps have imported and set before, in the tests' process and in those forked from others."""
+
+from functools import partial
 
 
 def warm_up() -> None:
@@ -8,7 +10,16 @@ def warm_up() -> None:
     import torch._dynamo  # which the first optimizer of a process would import, in two seconds
 
     import segdistill.utils.trackers.tensorboard  # noqa: F401
+    from segdistill.utils.losses import holistic
     from segdistill.utils.report import pictures
 
     torch.set_num_threads(1)
     pictures.plot_curves = lambda groups, path: path.write_bytes(b"not drawn")
+    holistic.Discriminator = small_critic()
+
+
+def small_critic() -> partial:
+    """The critic of ``--ho``, an eighth as wide: of full width it would take most of the time of a small step."""
+    from segdistill.network.discriminator import Discriminator
+
+    return partial(Discriminator, conv_dim=8)
