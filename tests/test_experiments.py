@@ -25,10 +25,10 @@ from segdistill.utils.report import read_run
 ROOT = Path(__file__).parents[1]
 SCRIPTS = {path.stem for path in (ROOT / "experiments").glob("*.sh")} - {"common", "compare", "search"}
 BASELINE = "camvid_mobilenetv2"
-COMPARISONS = {name for name in SCRIPTS if name.startswith("camvid")} - {BASELINE}
+COMPARISONS = {name for name in SCRIPTS if name.startswith("camvid")} - {BASELINE, "camvid_transfer"}
 # One of each kind of student; of the others their networks and terms are built, which is where they differ.
 WHOLE = {"cirkd_deeplabv3_r18", "skd_cityscapes", "voc_deeplabv3plus"}
-CHECKED = SCRIPTS - COMPARISONS - WHOLE - {"long_plain", BASELINE}
+CHECKED = SCRIPTS - COMPARISONS - WHOLE - {"long_plain", BASELINE, "camvid_transfer"}
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +161,26 @@ def test_an_experiment_on_camvid_runs_from_end_to_end(script, interpreter, tiny,
     assert code == 0, errors[-3000:]
     runs = {path.parent.name for path in tmp_path.glob("*/evaluation.json")}
     assert runs == {"alone_seed0", "pi_seed0", "teacher"}
+
+
+@pytest.mark.slow
+def test_methods_are_compared_with_a_student_that_trained_longer(interpreter, tiny, tmp_path):
+    flags = "--input-size 64,64 --num-workers 0"
+    settings = {"methods": "cwd: --cwd weight=3", "num_steps": "5", "batch_size": "2", "flags": flags}
+    settings |= {"parts": "methods labels longer teachers", "few": "2", "weaker": str(tiny / "teacher.pth")}
+    code, errors = compare(interpreter, tiny, tmp_path, "camvid_transfer", **settings)
+    assert code == 0, errors[-3000:]
+    runs = {str(path.parent.relative_to(tmp_path)) for path in tmp_path.glob("*/*_seed0/evaluation.json")}
+    of_parts = {
+        "methods": ("alone", "cwd"),
+        "labels": ("alone", "cwd", "pi"),
+        "longer": ("alone",),
+        "teacher": ("alone", "cwd"),
+    }
+    assert runs == {f"{part}/{name}_seed0" for part, names in of_parts.items() for name in names}
+    report = (tmp_path / "report.md").read_text()
+    assert re.search(r"^\| alone .*\| +7 \|", report, re.M)
+    assert re.search(r"^\| cwd .*\| +5 \|", report, re.M)
 
 
 @pytest.mark.slow

@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# CamVid, every image labelled, a student that starts from Cityscapes: does a teacher help where the curve is flat and the
+# student alone has the same hours, and what does it depend on? ESPNet-C (p 2, q 3; 0.19 M parameters) starts from ESPNet's
+# release; SKD's released ESPNet (65.13 test mIoU) teaches.
+#   data_dir=DIR base=DIR/encoder/espnet_p_2_q_3.pth teacher=DIR/SD+KD+CITY_65.1.pth bash experiments/camvid_transfer.sh
+# parts, each a folder of output; the same command continues after a kill, and parts may run at the same time:
+#   methods      five methods, equal steps
+#   longer       the student alone for the time of a distilled one: 1.4 times the steps
+#   half, quarter  of the steps, by CWD
+#   labels       half of the steps and, with few=N, of the labels; the other images are there without
+#   teachers     half of the steps, CWD by weaker teachers: weaker="FILE FILE", of SKD's releases 57.8 and 61.4
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"  # started by another shell
+set -euo pipefail
+here=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")
+
+export data_dir=${data_dir:?folder of CamVid} teacher=${teacher:?a checkpoint} seeds=${seeds:-0 1 2} python=${python:-python}
+export student=${student:-"--network espnet_c --network-options p=2 q=3 --S_ckpt_path ${base:?weights of the student}"}
+export batch_size=${batch_size:-4} teacher_flags=${teacher_flags:-"--teacher-stride 4 --teacher-precision bf16"}
+num_steps=${num_steps:-1000} output=${output:-snapshots/camvid_transfer} flags=${flags:-}
+few=${few:-184}  # images with labels, half of them
+parts=${parts:-methods longer half quarter labels ${weaker:+teachers}}
+methods=${methods:-"pi: --pi weight=3
+    pi+pa: --pi weight=3 --pa weight=0.5 on=layer3
+    fitnet: --fitnet on=layer3
+    cwd: --cwd weight=3
+    dist: --dist"}
+best=${best:-"cwd: --cwd weight=3"}
+
+methods_in() {  # folder, steps, variables of camvid_methods.sh
+    env output="$output/$1" num_steps="$2" flags="--lr-g 1e-3 --val-every $((($2 + 4) / 5)) $flags" "${@:3}" \
+        bash "$here/experiments/camvid_methods.sh"
+}
+for part in $parts; do
+    echo "== $part"
+    case $part in
+    methods) methods_in methods "$num_steps" methods="$methods" ;;
+    half) methods_in half $((num_steps / 2)) methods="$best" ;;
+    quarter) methods_in quarter $((num_steps / 4)) methods="$best" ;;
+    labels) methods_in labels $((num_steps / 2)) methods="$best"$'\n'"pi: --pi weight=3" labels="$few" share=0.5 ;;
+    teachers)
+        for file in $weaker; do
+            methods_in "$(basename "$file" .pth)" $((num_steps / 2)) methods="$best" teacher="$file"
+        done
+        ;;
+    longer)
+        runs=()
+        for seed in $seeds; do
+            steps=$((num_steps * 14 / 10)) name=alone_seed$seed
+            $python "$here/train.py" $student --dataset camvid --data-dir "$data_dir" --num-steps $steps --val-every $((steps / 5)) \
+                --batch-size "$batch_size" --lr-g 1e-3 --scale-range 0.75 1.5 --preload $flags \
+                --seed "$seed" --snapshot-dir "$output/longer" --save-name "$name" --resume
+            runs+=("$output/longer/$name")
+        done
+        $python "$here/eval.py" --dataset camvid --data-dir "$data_dir" --split test \
+            --checkpoint "${runs[@]/%//best.pth}" --output "${runs[@]/%//evaluation.json}"
+        ;;
+    *) echo "parts: expected methods, longer, half, quarter, labels or teachers, not '$part'" >&2; exit 2 ;;
+    esac
+done
+
+if [[ " $parts " = *" methods "*" longer "* ]]; then
+    echo "== equal time"
+    folders() { for seed in $seeds; do echo "$output/$1/$2_seed$seed"; done; }
+    groups=()
+    while IFS=: read -r name _; do
+        groups+=(--group "$(echo $name)" $(folders methods "$(echo $name)"))
+    done <<< "$methods"
+    $python -m segdistill.utils.report --baseline $(folders longer alone) "${groups[@]}" --vary num_steps --output "$output"
+fi
