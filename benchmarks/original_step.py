@@ -3,6 +3,7 @@
     git clone https://github.com/irfanICMLL/structure_knowledge_distillation DIR
     python benchmarks/original_step.py DIR
     python benchmarks/original_step.py DIR --variants float32 --batch-size 8 --device cuda
+    python benchmarks/original_step.py DIR --variants bf16 --profile
 
 PSPNet-ResNet101 teaches PSPNet-ResNet18 with pi, pa and ho on 2x3x512x512. Each variant is a process of its own, so
 that its peak memory is its own; they step in turn, and medians are compared. The original's
@@ -124,6 +125,18 @@ def build(name: str, options: argparse.Namespace) -> Step:
     return ours(*VARIANTS[name], images, labels) if name in VARIANTS else original(options.original, images, labels)
 
 
+def profile(step: Step) -> None:
+    """Print which operations a step, after one that warms up, spends its time in."""
+    step()
+    with torch.profiler.profile() as profiler:
+        step()
+    operations = profiler.key_averages()
+    total = sum(operation.self_cpu_time_total for operation in operations)
+    for operation in sorted(operations, key=lambda operation: -operation.self_cpu_time_total)[:15]:
+        share = operation.self_cpu_time_total / total
+        print(f"{share:6.1%}  {operation.self_cpu_time_total / 1e6:7.3f} s  {operation.count:5}  {operation.key}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("original", type=Path, metavar="DIR", help="a checkout of the authors' code")
@@ -132,7 +145,13 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=2)
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--profile", action="store_true", help="where the time of each variant goes, on the CPU")
     options = parser.parse_args()
+    if options.profile:
+        for name in ("original", *options.variants):
+            print(name)
+            profile(build(name, options))
+        return
     builders = {name: partial(build, name, options) for name in ("original", *options.variants)}
     compare(builders, options.repeats, options.batch_size, options.device)
 

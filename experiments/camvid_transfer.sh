@@ -4,11 +4,11 @@
 # release; SKD's released ESPNet (65.13 test mIoU) teaches.
 #   data_dir=DIR base=DIR/encoder/espnet_p_2_q_3.pth teacher=DIR/SD+KD+CITY_65.1.pth bash experiments/camvid_transfer.sh
 # parts, each a folder of output; the same command continues after a kill, and parts may run at the same time:
-#   methods      five methods, equal steps
-#   longer       the student alone for the time of a distilled one: 1.4 times the steps
-#   half, quarter  of the steps, by CWD
-#   labels       half of the steps and, with few=N, of the labels; the other images are there without
-#   teachers     half of the steps, CWD by weaker teachers: weaker="FILE FILE", of SKD's releases 57.8 and 61.4
+#   methods        five methods, equal steps
+#   longer         the student alone for 2.4 times the steps: longer than any distilled one
+#   half, quarter  of the steps, by the best of the methods
+#   labels         half of the steps and, with few=N, of the labels; the other images are there without
+#   teachers       half of the steps, by weaker teachers: weaker="FILE FILE"; SKD's release of 57.8, say
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"  # started by another shell
 set -euo pipefail
 here=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")
@@ -24,7 +24,7 @@ methods=${methods:-"pi: --pi weight=3
     fitnet: --fitnet on=layer3
     cwd: --cwd weight=3
     dist: --dist"}
-best=${best:-"cwd: --cwd weight=3"}
+best=${best:-"dist: --dist"}
 
 methods_in() {  # folder, steps, variables of camvid_methods.sh
     env output="$output/$1" num_steps="$2" flags="--lr-g 1e-3 --val-every $((($2 + 4) / 5)) $flags" "${@:3}" \
@@ -36,7 +36,7 @@ for part in $parts; do
     methods) methods_in methods "$num_steps" methods="$methods" ;;
     half) methods_in half $((num_steps / 2)) methods="$best" ;;
     quarter) methods_in quarter $((num_steps / 4)) methods="$best" ;;
-    labels) methods_in labels $((num_steps / 2)) methods="$best"$'\n'"pi: --pi weight=3" labels="$few" share=0.5 ;;
+    labels) methods_in labels $((num_steps / 2)) methods="$best" labels="$few" share=0.5 ;;
     teachers)
         for file in $weaker; do
             methods_in "$(basename "$file" .pth)" $((num_steps / 2)) methods="$best" teacher="$file"
@@ -45,7 +45,7 @@ for part in $parts; do
     longer)
         runs=()
         for seed in $seeds; do
-            steps=$((num_steps * 14 / 10)) name=alone_seed$seed
+            steps=$((num_steps * 24 / 10)) name=alone_seed$seed
             $python "$here/train.py" $student --dataset camvid --data-dir "$data_dir" --num-steps $steps --val-every $((steps / 5)) \
                 --batch-size "$batch_size" --lr-g 1e-3 --scale-range 0.75 1.5 --preload $flags \
                 --seed "$seed" --snapshot-dir "$output/longer" --save-name "$name" --resume

@@ -278,7 +278,7 @@ def test_settings_and_terms_are_the_originals(recipe, tmp_path):
 
 
 def test_every_recipe_with_an_original_is_compared():
-    ours = {"common", "compare", "long_plain", "search"}
+    ours = {"common", "compare", "cityscapes_hours", "long_plain", "search"}
     ours |= {path.stem for path in (ROOT / "experiments").glob("camvid_*.sh")}
     scripts = {path.stem for path in (ROOT / "experiments").glob("*.sh")} - ours
     assert scripts == {recipe.split()[0] for recipe in RECIPES} == {recipe.split()[0] for recipe in SETTINGS}
