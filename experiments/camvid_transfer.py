@@ -43,27 +43,30 @@ def draw(axes: Axes, title: str, unit: str, lines: Mapping[str, Mapping[float, S
 
 
 def main(folder: Path, picture: str, weaker: Sequence[str]) -> None:
-    steps = {
-        part: read_run(folder / part / "alone_seed0").options["num_steps"] for part in ("quarter", "half", "methods")
-    }
-    schedule = {
-        name: {count: scores(folder / part, name) for part, count in steps.items()} for name in ("alone", "dist")
-    }
-    longer = folder / "longer"
-    schedule["alone"][read_run(longer / "alone_seed0").options["num_steps"]] = scores(longer, "alone")
-    few = read_run(folder / "labels/alone_seed0").options["num_labels"]
-    labels = {
-        name: {few: scores(folder / "labels", name), 367: scores(folder / "half", name)} for name in ("alone", "dist")
-    }
+    def both(part: str) -> dict[str, list[float]]:
+        return {name: scores(folder / part, name) for name in COLORS}
+
+    def option(part: str, name: str) -> int:
+        return read_run(folder / part / "alone_seed0").options[name]
+
+    half, few_labels = both("half"), both("labels")
+    schedule = {name: {} for name in COLORS}
+    for part in ("quarter", "half", "methods"):
+        for name, values in both(part).items():
+            schedule[name][option(part, "num_steps")] = values
+    schedule["alone"][option("longer", "num_steps")] = scores(folder / "longer", "alone")
+    labels = {name: {option("labels", "num_labels"): few_labels[name], 367: half[name]} for name in COLORS}
     taught = {
         score_of(folder / part / "teacher/evaluation.json"): scores(folder / part, "dist") for part in (*weaker, "half")
     }
-    teachers = {"alone": dict.fromkeys(taught, scores(folder / "half", "alone")), "dist": taught}
+    teachers = {"alone": dict.fromkeys(taught, half["alone"]), "dist": taught}
+
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     plots = figure.subplots(1, 3, sharey=True)
+    steps = option("half", "num_steps")
     draw(plots[0], "every label", "steps", schedule)
-    draw(plots[1], f"{steps['half']} steps; the other images without labels", "labelled images of 367", labels)
-    draw(plots[2], f"{steps['half']} steps, every label", "the teacher's mIoU", teachers)
+    draw(plots[1], f"{steps} steps; the other images without labels", "labelled images of 367", labels)
+    draw(plots[2], f"{steps} steps, every label", "the teacher's mIoU", teachers)
     plots[0].set_ylabel("mIoU, CamVid test (%)")
     plots[0].legend(frameon=False)
     figure.savefig(picture, dpi=110)
