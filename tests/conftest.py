@@ -52,9 +52,12 @@ def no_curves(request, monkeypatch):
         monkeypatch.setattr("segdistill.utils.report.pictures.plot_curves", lambda *_: None)
 
 
-@pytest.fixture
-def narrow_critic(monkeypatch):
-    monkeypatch.setattr("segdistill.utils.losses.holistic.Discriminator", small_critic())
+@pytest.fixture(scope="module")
+def narrow_critic():
+    """As in the processes that are forked from others."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("segdistill.utils.losses.holistic.Discriminator", small_critic())
+        yield
 
 
 @pytest.fixture(scope="session")

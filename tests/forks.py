@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from warm import warm_up
+from warm import warm_up, widen_critic
 
 ROOT = Path(__file__).parents[1]
 SEED = int(os.environ.get("SEGDISTILL_SEED") or random.randrange(10**6))
@@ -38,14 +38,24 @@ class Job:
         ranks: as torchrun starts them, if more than one; ``pid`` is then torchrun's.
         place: of several machines, each of which has so many ranks: how many, which one this is, where the first is.
         on: the server there.
+        wide: the critic has its full width.
     """
 
-    def __init__(self, words, log: Path, limit: int | None = None, ranks: int = 1, place=None, on=None):
+    def __init__(
+        self, words, log: Path, limit: int | None = None, ranks: int = 1, place=None, on=None, wide: bool = False
+    ):
         self.log, self.returncode = log, None
         for path in log.parent.glob(f"{log.name}.*"):
             path.unlink()
         log.write_text("")
-        request = {"words": [*map(str, words)], "log": str(log), "limit": limit, "ranks": ranks, "place": place}
+        request = {
+            "words": [*map(str, words)],
+            "log": str(log),
+            "limit": limit,
+            "ranks": ranks,
+            "place": place,
+            "wide": wide,
+        }
         stdin = (on or server()).stdin
         stdin.write(json.dumps(request) + "\n")
         stdin.flush()
@@ -101,7 +111,7 @@ def serve() -> None:
             return
 
 
-def watch(words, log, limit, ranks, place) -> None:
+def watch(words, log, limit, ranks, place, wide) -> None:
     """Fork once more, and note how that process ends."""
     reader, writer = os.pipe() if limit is not None else (None, os.open(log, os.O_WRONLY | os.O_APPEND))
     pid = os.fork()
@@ -112,6 +122,8 @@ def watch(words, log, limit, ranks, place) -> None:
             os.dup2(os.open(os.devnull, mode), descriptor)
         if limit is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        if wide:
+            widen_critic()
         work(words, log, ranks, place)
     note(log, "pid", pid)
     os.close(writer)

@@ -172,7 +172,7 @@ def test_two_processes_train_as_one(terms, tiny, tmp_path):
         *("--batch-size", "4", "--num-steps", "3", "--optimizer", "sgd", "--lr-g", "0.01", "--log-every", "1"),
         *("--T_ckpt_path", str(tiny / "teacher.pth"), *terms, "--snapshot-dir", str(tmp_path)),
     ]
-    with Job([*arguments, "--save-name", "two"], tmp_path / "log", ranks=2) as job:
+    with Job([*arguments, "--save-name", "two"], tmp_path / "log", ranks=2, wide=True) as job:
         train.main([*arguments, "--save-name", "one"])
         assert job.wait() == 0, job.log.read_text()
     one, two = (torch.load(tmp_path / name / "last.pth", weights_only=True) for name in ("one", "two"))

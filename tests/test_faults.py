@@ -23,7 +23,7 @@ from segdistill.utils.files import stamp
 from segdistill.utils.options import parse_options
 from segdistill.utils.run import Run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("narrow_critic")]
 
 KILLS = int(os.environ.get("SEGDISTILL_KILLS", "4"))
 TERMS = ["--pi", "--pa", "--ho", "--cwd", "--fitnet"]

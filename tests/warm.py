@@ -23,3 +23,11 @@ def small_critic() -> partial:
     from segdistill.network.discriminator import Discriminator
 
     return partial(Discriminator, conv_dim=8)
+
+
+def widen_critic() -> None:
+    """Give the critic its full width again."""
+    from segdistill.network.discriminator import Discriminator
+    from segdistill.utils.losses import holistic
+
+    holistic.Discriminator = Discriminator
