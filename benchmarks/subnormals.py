@@ -2,8 +2,8 @@
 
     python benchmarks/subnormals.py FILE [FILE ...]
 
-Ours are the file's without those nearer to 0 than the smallest normal number, as every loading leaves them. Both networks
-take turns: a forward pass alone and a training step of 4 images of 240x320.
+Ours are the file's without those nearer to 0 than the smallest normal number, as every loading leaves them. Both
+networks take turns: a forward pass alone and a training step of 4 images of 240x320.
 """
 
 import argparse
@@ -26,7 +26,7 @@ def forward(network: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> N
 
 
 def train(network: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> None:
-    logits = network.train()(images)
+    logits = network.train()(images).logits
     F.cross_entropy(F.interpolate(logits, size=labels.shape[1:], mode="bilinear"), labels).backward()
 
 
