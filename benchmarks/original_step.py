@@ -79,7 +79,7 @@ def original(folder: Path, images: Tensor, labels: Tensor) -> Step:
     return step
 
 
-def ours(precision: str, compiled: bool, images: Tensor, labels: Tensor) -> Step:
+def ours(precision: str, compiled: bool, memory_format: torch.memory_format, images: Tensor, labels: Tensor) -> Step:
     """A step as train.py makes it."""
     from segdistill.dataset.normalization import CAFFE
     from segdistill.network import build_network
@@ -90,7 +90,7 @@ def ours(precision: str, compiled: bool, images: Tensor, labels: Tensor) -> Step
     from segdistill.utils.teacher import Inference, Teacher
 
     keep_freed_memory()
-    layout = {"device": images.device, "memory_format": torch.channels_last}
+    layout = {"device": images.device, "memory_format": memory_format}
     student = build_network("pspnet", CLASSES, backbone="resnet18_v1s").to(**layout)
     network = build_network("pspnet", CLASSES, backbone="resnet101_v1s")
     inference = Inference(**layout, precision=precision, compiled=compiled)
@@ -99,7 +99,7 @@ def ours(precision: str, compiled: bool, images: Tensor, labels: Tensor) -> Step
     objective = Objective(student, TaskLoss(0.4), losses, compiled).to(images.device)
     optimizer = torch.optim.SGD(objective.parameters(), 1e-2, momentum=0.9, weight_decay=5e-4)
     learner = Learner(objective, optimizer, precision=precision)
-    images, labels = images.contiguous(memory_format=torch.channels_last), labels.byte()
+    images, labels = images.contiguous(memory_format=memory_format), labels.byte()
     batch = Batch(images, labels, torch.zeros(len(images), 2), torch.tensor(float(labels.numel())), 0.0)
 
     def step() -> None:
@@ -110,10 +110,12 @@ def ours(precision: str, compiled: bool, images: Tensor, labels: Tensor) -> Step
 
 
 VARIANTS = {
-    "float32": ("float32", False),
-    "float32 compiled": ("float32", True),
-    "bf16": ("bf16", False),
-    "bf16 compiled": ("bf16", True),
+    "float32": ("float32", False, torch.channels_last),
+    "float32, contiguous": ("float32", False, torch.contiguous_format),  # --channels-last false
+    "float32 compiled": ("float32", True, torch.channels_last),
+    "bf16": ("bf16", False, torch.channels_last),
+    "bf16, contiguous": ("bf16", False, torch.contiguous_format),
+    "bf16 compiled": ("bf16", True, torch.channels_last),
 }
 
 

@@ -5,7 +5,7 @@
 #   data_dir=DIR base=DIR/encoder/espnet_p_2_q_3.pth teacher=DIR/SD+KD+CITY_65.1.pth bash experiments/camvid_transfer.sh
 # parts, each a folder of output; the same command continues after a kill, and parts may run at the same time:
 #   methods        five methods, equal steps
-#   longer         the student alone for 2.4 times the steps: longer than any distilled one
+#   longer         the student alone for 2.4 times the steps, and the best of the methods for the same time
 #   half, quarter  of the steps, by the best of the methods
 #   labels         half of the steps and, with few=N, of the labels; the other images are there without
 #   teachers       half of the steps, by weaker teachers: weaker="FILE FILE"; SKD's release of 57.8, say
@@ -30,6 +30,12 @@ methods_in() {  # folder, steps, variables of camvid_methods.sh
     env output="$output/$1" num_steps="$2" flags="--lr-g 1e-3 --val-every $((($2 + 4) / 5)) $flags" "${@:3}" \
         bash "$here/experiments/camvid_methods.sh"
 }
+train_longer() {  # folder, seed, steps, flags
+    $python "$here/train.py" $student --dataset camvid --data-dir "$data_dir" --num-steps "$3" --val-every $(($3 / 5)) \
+        --batch-size "$batch_size" --lr-g 1e-3 --scale-range 0.75 1.5 --preload $flags \
+        --seed "$2" --snapshot-dir "$output/longer" --save-name "$1" --resume "${@:4}"
+    runs+=("$output/longer/$1")
+}
 for part in $parts; do
     echo "== $part"
     case $part in
@@ -43,13 +49,11 @@ for part in $parts; do
         done
         ;;
     longer)
-        runs=()
+        # A step by the best of the methods took 1.4 times as long as one alone, the teacher's pass included.
+        alone=$((num_steps * 24 / 10)) runs=()
         for seed in $seeds; do
-            steps=$((num_steps * 24 / 10)) name=alone_seed$seed
-            $python "$here/train.py" $student --dataset camvid --data-dir "$data_dir" --num-steps $steps --val-every $((steps / 5)) \
-                --batch-size "$batch_size" --lr-g 1e-3 --scale-range 0.75 1.5 --preload $flags \
-                --seed "$seed" --snapshot-dir "$output/longer" --save-name "$name" --resume
-            runs+=("$output/longer/$name")
+            train_longer "alone_seed$seed" "$seed" $alone
+            train_longer "${best%%:*}_seed$seed" "$seed" $((alone * 10 / 14)) --T_ckpt_path "$teacher" $teacher_flags ${best#*:}
         done
         $python "$here/eval.py" --dataset camvid --data-dir "$data_dir" --split test \
             --checkpoint "${runs[@]/%//best.pth}" --output "${runs[@]/%//evaluation.json}"
@@ -61,7 +65,7 @@ done
 if [[ " $parts " = *" methods "*" longer "* ]]; then
     echo "== equal time"
     folders() { for seed in $seeds; do echo "$output/$1/$2_seed$seed"; done; }
-    groups=()
+    groups=(--group "${best%%:*}, the same time" $(folders longer "${best%%:*}"))
     while IFS=: read -r name _; do
         groups+=(--group "$(echo $name)" $(folders methods "$(echo $name)"))
     done <<< "$methods"

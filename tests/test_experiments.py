@@ -179,12 +179,13 @@ def test_methods_are_compared_with_a_student_that_trained_longer(interpreter, ti
     of_parts = {
         "methods": ("alone", "cwd"),
         "labels": ("alone", "dist"),
-        "longer": ("alone",),
+        "longer": ("alone", "dist"),
         "teacher": ("alone", "dist"),
     }
     assert runs == {f"{part}/{name}_seed0" for part, names in of_parts.items() for name in names}
     report = (tmp_path / "report.md").read_text()
     assert re.search(r"^\| alone .*\| +12 \|", report, re.M)
+    assert re.search(r"^\| dist, the same time .*\| +8 \|", report, re.M)
     assert re.search(r"^\| cwd .*\| +5 \|", report, re.M)
 
 
