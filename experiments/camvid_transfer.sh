@@ -69,5 +69,5 @@ if [[ " $parts " = *" methods "*" longer "* ]]; then
     while IFS=: read -r name _; do
         groups+=(--group "$(echo $name)" $(folders methods "$(echo $name)"))
     done <<< "$methods"
-    $python -m segdistill.utils.report --baseline $(folders longer alone) "${groups[@]}" --vary num_steps --output "$output"
+    $python -m segdistill.utils.report --baseline $(folders longer alone) "${groups[@]}" --vary num_steps val_every --output "$output"
 fi

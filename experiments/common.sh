@@ -25,8 +25,8 @@ if [ -n "${SMOKE:-}" ]; then
     if [ "${check:-}" = only ] && [ -z "${hours:-}" ]; then
         teacher=train
     elif [ ! -f "$teacher" ]; then
-        $python "$here/train.py" $teacher_network --data-dir "$data_dir" --input-size 32,64 --batch-size 4 --num-steps 16 \
-            --optimizer sgd --lr-g 1e-2 --val-every 4 --random-scale false $flags --snapshot-dir "$output" --save-name teacher --resume
+        $python "$here/train.py" $teacher_network --data-dir "$data_dir" --input-size 32,64 --batch-size 4 --num-steps 30 \
+            --random-scale false $flags --snapshot-dir "$output" --save-name teacher --resume
         cp "$output/teacher/best.pth" "$teacher.$$"
         mv "$teacher.$$" "$teacher"
     fi
