@@ -48,14 +48,8 @@ class Job:
         for path in log.parent.glob(f"{log.name}.*"):
             path.unlink()
         log.write_text("")
-        request = {
-            "words": [*map(str, words)],
-            "log": str(log),
-            "limit": limit,
-            "ranks": ranks,
-            "place": place,
-            "wide": wide,
-        }
+        request = {"words": [*map(str, words)], "log": str(log), "limit": limit}
+        request |= {"ranks": ranks, "place": place, "wide": wide}
         stdin = (on or server()).stdin
         stdin.write(json.dumps(request) + "\n")
         stdin.flush()

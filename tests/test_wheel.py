@@ -20,9 +20,8 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
     """Builds and installs the wheel; a function that runs a command in a folder where nothing else of ours is."""
-    if not (
-        find_spec("pip") and find_spec("setuptools")
-    ):  # not imported: setuptools minds who imported distutils before
+    # Not imported: setuptools refuses to be where distutils was imported before.
+    if find_spec("pip") is None or find_spec("setuptools") is None:
         pytest.skip("no pip, or no setuptools")
     folder = tmp_path_factory.mktemp("wheel")
     source, venv, empty = (folder / name for name in ("source", "venv", "empty"))
