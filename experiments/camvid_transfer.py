@@ -2,7 +2,8 @@
 
     python experiments/camvid_transfer.py snapshots/camvid_transfer docs/images/camvid_transfer.png [TEACHER ...]
 
-TEACHER: parts by weaker teachers, the names of their files. Lines are means over the seeds, points the seeds.
+TEACHER: parts by weaker teachers, the names of their files. Lines are means over the seeds, points the seeds. What was not
+run is left out.
 """
 
 import json
@@ -22,8 +23,7 @@ LABELS = {"alone": "alone", "dist": "DIST"}
 
 def scores(part: Path, name: str) -> list[float]:
     """Test mIoU in percent of a student's seeds."""
-    runs = [read_run(folder) for folder in sorted(part.glob(f"{name}_seed*"))]
-    return [100 * run.evaluation["mean_iou"] for run in runs]
+    return [score_of(file) for file in sorted(part.glob(f"{name}_seed*/evaluation.json"))]
 
 
 def score_of(evaluation: Path) -> float:
@@ -43,30 +43,30 @@ def draw(axes: Axes, title: str, unit: str, lines: Mapping[str, Mapping[float, S
 
 
 def main(folder: Path, picture: str, weaker: Sequence[str]) -> None:
-    def both(part: str) -> dict[str, list[float]]:
-        return {name: scores(folder / part, name) for name in COLORS}
+    schedule, half = {name: {} for name in COLORS}, {name: scores(folder / "half", name) for name in COLORS}
+    for part in ("quarter", "half", "methods", "longer"):
+        for name in COLORS:
+            run = folder / part / f"{name}_seed0"
+            if run.is_dir():
+                schedule[name][read_run(run).options["num_steps"]] = scores(folder / part, name)
+    steps = f"{read_run(folder / 'half/alone_seed0').options['num_steps']} steps"
+    panels = [("every label", "steps", schedule)]
+    if (folder / "labels").is_dir():
+        few = read_run(folder / "labels/alone_seed0").options["num_labels"]
+        labels = {name: {few: scores(folder / "labels", name), 367: half[name]} for name in COLORS}
+        panels.append((f"{steps}; the other images without labels", "labelled images of 367", labels))
+    if weaker:
+        taught = {
+            score_of(folder / part / "teacher/evaluation.json"): scores(folder / part, "dist")
+            for part in (*weaker, "half")
+        }
+        teachers = {"alone": dict.fromkeys(taught, half["alone"]), "dist": taught}
+        panels.append((f"{steps}, every label", "the teacher's mIoU", teachers))
 
-    def option(part: str, name: str) -> int:
-        return read_run(folder / part / "alone_seed0").options[name]
-
-    half, few_labels = both("half"), both("labels")
-    schedule = {name: {} for name in COLORS}
-    for part in ("quarter", "half", "methods"):
-        for name, values in both(part).items():
-            schedule[name][option(part, "num_steps")] = values
-    schedule["alone"][option("longer", "num_steps")] = scores(folder / "longer", "alone")
-    labels = {name: {option("labels", "num_labels"): few_labels[name], 367: half[name]} for name in COLORS}
-    taught = {
-        score_of(folder / part / "teacher/evaluation.json"): scores(folder / part, "dist") for part in (*weaker, "half")
-    }
-    teachers = {"alone": dict.fromkeys(taught, half["alone"]), "dist": taught}
-
-    figure = Figure(figsize=(11, 3.6), layout="constrained")
-    plots = figure.subplots(1, 3, sharey=True)
-    steps = option("half", "num_steps")
-    draw(plots[0], "every label", "steps", schedule)
-    draw(plots[1], f"{steps} steps; the other images without labels", "labelled images of 367", labels)
-    draw(plots[2], f"{steps} steps, every label", "the teacher's mIoU", teachers)
+    figure = Figure(figsize=(3.7 * len(panels), 3.6), layout="constrained")
+    plots = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (title, unit, lines) in zip(plots, panels, strict=True):
+        draw(axes, title, unit, lines)
     plots[0].set_ylabel("mIoU, CamVid test (%)")
     plots[0].legend(frameon=False)
     figure.savefig(picture, dpi=110)
