@@ -2,8 +2,8 @@
 
     python experiments/camvid_transfer.py snapshots/camvid_transfer docs/images/camvid_transfer.png [TEACHER ...]
 
-TEACHER: parts by weaker teachers, the names of their files. Lines are means over the seeds, points the seeds. What was not
-run is left out.
+TEACHER: parts by weaker teachers, the names of their files. Lines are means over the seeds, points the seeds. What was
+not run is left out.
 """
 
 import json
