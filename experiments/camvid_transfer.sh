@@ -5,6 +5,7 @@
 #   data_dir=DIR base=DIR/encoder/espnet_p_2_q_3.pth teacher=DIR/SD+KD+CITY_65.1.pth bash experiments/camvid_transfer.sh
 # parts, each a folder of output; the same command continues after a kill, and parts may run at the same time:
 #   methods        five methods, equal steps
+#   shorter        the best of them for the time of the student alone
 #   longer         the student alone for 2.4 times the steps, and the best of the methods for the same time
 #   half, quarter  of the steps, by the best of the methods
 #   labels         half of the steps and, with few=N, of the labels; the other images are there without
@@ -18,7 +19,7 @@ export student=${student:-"--network espnet_c --network-options p=2 q=3 --S_ckpt
 export batch_size=${batch_size:-4} teacher_flags=${teacher_flags:-"--teacher-stride 4 --teacher-precision bf16"}
 num_steps=${num_steps:-1000} output=${output:-snapshots/camvid_transfer} flags=${flags:-}
 few=${few:-184}  # images with labels, half of them
-parts=${parts:-methods longer half quarter labels ${weaker:+teachers}}
+parts=${parts:-methods shorter longer half quarter labels ${weaker:+teachers}}
 methods=${methods:-"pi: --pi weight=3
     pi+pa: --pi weight=3 --pa weight=0.5 on=layer3
     fitnet: --fitnet on=layer3
@@ -30,12 +31,18 @@ methods_in() {  # folder, steps, variables of camvid_methods.sh
     env output="$output/$1" num_steps="$2" flags="--lr-g 1e-3 --val-every $((($2 + 4) / 5)) $flags" "${@:3}" \
         bash "$here/experiments/camvid_methods.sh"
 }
-train_longer() {  # folder, seed, steps, flags
-    $python "$here/train.py" $student --dataset camvid --data-dir "$data_dir" --num-steps "$3" --val-every $(($3 / 5)) \
+train_to() {  # steps, name, seed, flags; a run of its own, scored at the end
+    local run=$output/$part/$2_seed$3
+    $python "$here/train.py" $student --dataset camvid --data-dir "$data_dir" --num-steps "$1" --val-every $(($1 / 5)) \
         --batch-size "$batch_size" --lr-g 1e-3 --scale-range 0.75 1.5 --preload $flags \
-        --seed "$2" --snapshot-dir "$output/longer" --save-name "$1" --resume "${@:4}"
-    runs+=("$output/longer/$1")
+        --seed "$3" --snapshot-dir "$output/$part" --save-name "$2_seed$3" --resume "${@:4}"
+    if ! [ "$run/evaluation.json" -nt "$run/best.pth" ]; then
+        $python "$here/eval.py" --dataset camvid --data-dir "$data_dir" --split test \
+            --checkpoint "$run/best.pth" --output "$run/evaluation.json"
+    fi
 }
+# A step by the best of the methods took 1.4 times as long as one alone, the teacher's pass included.
+name=${best%%:*} distilled=(--T_ckpt_path "$teacher" $teacher_flags ${best#*:}) longest=$((num_steps * 24 / 10))
 for part in $parts; do
     echo "== $part"
     case $part in
@@ -48,26 +55,23 @@ for part in $parts; do
             methods_in "$(basename "$file" .pth)" $((num_steps / 2)) methods="$best" teacher="$file"
         done
         ;;
+    shorter) for seed in $seeds; do train_to $((num_steps * 10 / 14)) "$name" "$seed" "${distilled[@]}"; done ;;
     longer)
-        # A step by the best of the methods took 1.4 times as long as one alone, the teacher's pass included.
-        alone=$((num_steps * 24 / 10)) runs=()
         for seed in $seeds; do
-            train_longer "alone_seed$seed" "$seed" $alone
-            train_longer "${best%%:*}_seed$seed" "$seed" $((alone * 10 / 14)) --T_ckpt_path "$teacher" $teacher_flags ${best#*:}
+            train_to $longest alone "$seed"
+            train_to $((longest * 10 / 14)) "$name" "$seed" "${distilled[@]}"
         done
-        $python "$here/eval.py" --dataset camvid --data-dir "$data_dir" --split test \
-            --checkpoint "${runs[@]/%//best.pth}" --output "${runs[@]/%//evaluation.json}"
         ;;
-    *) echo "parts: expected methods, longer, half, quarter, labels or teachers, not '$part'" >&2; exit 2 ;;
+    *) echo "parts: expected methods, shorter, longer, half, quarter, labels or teachers, not '$part'" >&2; exit 2 ;;
     esac
 done
 
-if [[ " $parts " = *" methods "*" longer "* ]]; then
-    echo "== equal time"
-    folders() { for seed in $seeds; do echo "$output/$1/$2_seed$seed"; done; }
-    groups=(--group "${best%%:*}, the same time" $(folders longer "${best%%:*}"))
-    while IFS=: read -r name _; do
-        groups+=(--group "$(echo $name)" $(folders methods "$(echo $name)"))
-    done <<< "$methods"
-    $python -m segdistill.utils.report --baseline $(folders longer alone) "${groups[@]}" --vary num_steps val_every --output "$output"
-fi
+folders() { for seed in $seeds; do echo "$output/$1/$2_seed$seed"; done; }
+at_equal_time() {  # the part of the student alone, that of the best method
+    if [[ " $parts " = *" $1 "* && " $parts " = *" $2 "* ]]; then
+        $python -m segdistill.utils.report --baseline $(folders "$1" alone) --group "$name" $(folders "$2" "$name") \
+            --vary num_steps val_every --output "$output/$2"
+    fi
+}
+at_equal_time methods shorter
+at_equal_time longer longer
