@@ -44,7 +44,7 @@ def draw(axes: Axes, title: str, unit: str, lines: Mapping[str, Mapping[float, S
 
 def main(folder: Path, picture: str, weaker: Sequence[str]) -> None:
     schedule, half = {name: {} for name in COLORS}, {name: scores(folder / "half", name) for name in COLORS}
-    for part in ("quarter", "half", "methods", "longer"):
+    for part in ("quarter", "half", "shorter", "methods", "longer"):
         for name in COLORS:
             run = folder / part / f"{name}_seed0"
             if run.is_dir():

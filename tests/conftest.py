@@ -28,6 +28,8 @@ def pytest_configure(config):
     os.environ.setdefault("SEGDISTILL_SEED", str(random.randrange(2**32)))
     keep_freed_memory()
     torch.set_flush_denormal(True)
+    # If the first backward pass of a process is a compiled one, none works in its forks (findings/).
+    torch.ones(1, requires_grad=True).sum().backward()
     if hasattr(config, "workerinput"):  # workers, and the processes they start, share the cores
         os.environ.setdefault("OMP_NUM_THREADS", "1")
         torch.set_num_threads(1)
