@@ -30,9 +30,9 @@ def train(network: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> Non
     F.cross_entropy(F.interpolate(logits, size=labels.shape[1:], mode="bilinear"), labels).backward()
 
 
-def seconds(run: Callable[[], None]) -> float:
+def seconds(run: Callable[..., None], *arguments: object) -> float:
     start = time.perf_counter()
-    run()
+    run(*arguments)
     return time.perf_counter() - start
 
 
@@ -57,7 +57,7 @@ def main() -> None:
             times = {"theirs": [], "ours": []}
             for repeat in range(options.repeats + 1):
                 for name, network in (("theirs", theirs), ("ours", ours)):
-                    took = seconds(lambda run=run, network=network: run(network, images, labels))
+                    took = seconds(run, network, images, labels)
                     if repeat:
                         times[name].append(took)
             old, new = (statistics.median(times[name]) for name in ("theirs", "ours"))

@@ -424,7 +424,9 @@ def test_a_negative_variance_is_an_error(tiny_network):
 
 
 def test_subnormal_weights_which_cpus_multiply_slowly_become_0(tiny_network):
-    state_dict, tiny = tiny_network.state_dict(), torch.finfo(torch.float32).tiny
-    state_dict["level1.conv.weight"].view(-1)[:4] = torch.tensor([tiny, -tiny, tiny / 2, -tiny / 2])
-    loaded = load_network(state_dict)[0].state_dict()["level1.conv.weight"].view(-1)[:4]
-    assert loaded.equal(torch.tensor([tiny, -tiny, 0, 0]))
+    # By their bits: the tests compute without subnormal numbers, as commands do. The smallest normal one is 1 << 23.
+    bits, minus = torch.tensor([1 << 23, (1 << 23) - 1, 1, 1 << 16], dtype=torch.int32), -(1 << 31)
+    state_dict = tiny_network.state_dict()
+    state_dict["level1.conv.weight"].view(-1)[:8].view(torch.int32).copy_(torch.cat([bits, bits + minus]))
+    loaded = load_network(state_dict)[0].state_dict()["level1.conv.weight"].view(-1)[:8].view(torch.int32)
+    assert loaded.tolist() == [1 << 23, 0, 0, 0, (1 << 23) + minus, 0, 0, 0]
