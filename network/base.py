@@ -105,7 +105,7 @@ class SegmentationNetwork(nn.Module):
             ValueError: a feature that the network does not have, or images that are too small for it.
         """
         features = frozenset(features)
-        output = self.extract(images, features | ({"logits", "depth"} & self.features.keys()))
+        output = self.extract(images, features | ({"logits", "depth"} & set(self.features)))
         return SegmentationOutput(output.logits, {name: output.features[name] for name in sorted(features)})
 
     def extract(self, images: Tensor, wanted: frozenset[str]) -> SegmentationOutput:
@@ -130,7 +130,7 @@ class SegmentationNetwork(nn.Module):
 
     def check_features(self, names: Iterable[str]) -> None:
         """Raise ValueError if one of ``names`` is no feature of this network."""
-        unknown, known = sorted(set(names) - self.features.keys()), sorted(self.features)
+        unknown, known = sorted(set(names) - set(self.features)), sorted(self.features)
         if not unknown:
             return
         words = f"known: {', '.join(known)}"

@@ -289,7 +289,7 @@ def make_identity(module: nn.Module) -> None:
         elif isinstance(part, nn.Linear):
             nn.init.eye_(part.weight)
         elif isinstance(part, nn.BatchNorm2d):
-            part.eps = 0.0
+            part.eps = 1e-12  # 1 + eps is 1 in float32; PyTorch 2.11 refuses 0
         if getattr(part, "bias", None) is not None:
             nn.init.zeros_(part.bias)
     module.eval()
