@@ -43,6 +43,11 @@ class Group(NamedTuple):
     watch: Stopwatch
 
     @property
+    def options(self) -> Options:
+        """Of the first student with a teacher, if one has: all that do share what a teacher needs."""
+        return next((one.options for one in self.students if one.options.objective.terms), self.students[0].options)
+
+    @property
     def wanted(self) -> frozenset[str]:
         """The teacher features that the terms read, and its logits if its confidence or its classes count."""
         also = {"logits"} if any(reads_logits(student.options.teacher) for student in self.students) else set()
@@ -123,7 +128,7 @@ def fit(
     num_steps, parts = options.optimisation.num_steps, options.optimisation.accumulate
     min_confidence = teacher and options.teacher.min_confidence
     size = options.optimisation.part_size * parts
-    loaders = [build_loader(group.students[0].options, group.train_set, start, device) for group in groups]
+    loaders = [build_loader(group.options, group.train_set, start, device) for group in groups]
     caches = [build_cache(group, teacher, convention) for group in groups]
     primary = students[0].task.primary
     progress, score = Progress(num_steps, start, primary), f"val/{primary.key}"
@@ -240,7 +245,7 @@ def reads_logits(options: TeacherOptions) -> bool:
 
 def build_cache(group: Group, teacher: Teacher | None, convention: Normalization) -> TeacherCache | None:
     """The cache of teacher outputs for this seed and augmentation, if --teacher-cache is given."""
-    options = group.students[0].options
+    options = group.options
     if not (options.teacher.teacher_cache and group.distilled):
         return None
     key = {"seed": options.optimisation.seed, **options.data.augmentation}

@@ -69,12 +69,14 @@ class Run:
         self.state, self.start, self.before = None, None, {}
         # Kept in last.pth: what the run is made of.
         self.origin = {"options": experiment(self.options), "data": None, "teacher": None, "class_map": None}
-        self.origin |= {"classes": None, "validation": None, "class_weights": None, "code": None}
+        self.origin |= {"classes": None, "validation": None, "class_weights": None, "code": None, "cached": None}
         self._check_origin("options", self.origin["options"], "these are not the options")
         if self.writes:
             self._look(options)
         # The folder may lie on a disk that the other processes do not see.
         self.state, self.start, self.before = of_first_process((self.state, self.start, self.before))
+        cached = options.teacher.teacher_cache is not None
+        self._check_origin("cached", cached, "these are not the teacher's outputs (--teacher-cache rounds them)")
         self._check_origin("code", code_of(options), "this is not the code of --loss and --network FILE.py")
 
     def _look(self, options: Options) -> None:

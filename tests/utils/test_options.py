@@ -363,6 +363,14 @@ def test_a_run_is_a_file_that_can_be_fed_back(config):
     assert parse_options(["--config", str(path), "--short-side", "9", "9"]).data.scale_range is None
 
 
+def test_a_config_keeps_its_share_of_images_without_labels_and_not_the_step_at_which_it_stopped(tmp_path, teacher):
+    path, given = tmp_path / "options.json", [*teacher, "--pi", "--num-labels", "20", "--unlabelled-share", "0.25"]
+    path.write_text(json.dumps(plain(parse_options([*given, "--stop-at", "5"]))))
+    again = parse_options(["--config", str(path), "--num-labels", "40"])
+    assert (again.data.num_labels, again.data.unlabelled_share, again.run.stop_at) == (40, 0.25, None)
+    assert parse_options(["--config", str(path), "--num-labels", "none"]).data.unlabelled_share is None
+
+
 def test_a_config_of_another_version(config, capsys):
     path, options = config
     stored = json.loads(path.read_text())

@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 from collections import namedtuple
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from segdistill.dataset.normalization import IMAGENET
 from segdistill.dataset.sampler import TrainSampler
 from segdistill.network import build_network
 from segdistill.utils.batch import Batch
+from segdistill.utils.options import parse_options
 from segdistill.utils.teacher import Teacher
 from segdistill.utils.teacher_cache import TeacherCache
 
@@ -216,10 +218,21 @@ def test_a_cached_run_gives_the_same_student(tiny, tmp_path, monkeypatch):
     for name in ("warm", "killed"):
         assert_same(students(tmp_path / name), students(tmp_path / "cold"))
 
+    with pytest.raises(ValueError, match="teacher-cache"):
+        train.main(command("killed", "--resume"))
+
     train.main(command("plain"))
     cached, plain = (rows_of(tmp_path / name / "run") for name in ("cold", "plain"))
     for one, other in zip(cached, plain, strict=True):
         assert one["loss"] == pytest.approx(other["loss"], rel=2e-3)
+
+
+def test_a_student_alone_beside_others_does_not_turn_the_cache_off(tiny, tmp_path):
+    words = ["--num-labels", "4", "--unlabelled-share", "0.5", "--views", "2", "--teacher-cache", "cache"]
+    words += ["--also", "alone=--num-labels 4", "--also", "cwd=--num-labels 4 --unlabelled-share none --cwd"]
+    also = parse_options(arguments(tiny, tmp_path, "run", ["--pi"], *words)).also
+    assert also[0].data == also[1].data
+    assert train.Group([SimpleNamespace(options=one) for one in also], None, None).options == also[1]
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,6 @@ DEPENDENT = {
     "short_side": ("random_scale", "scale_range", "scale_step"),
     "optimizer": ("momentum",),
     "schedule": ("power", "min_lr", "milestones", "gamma"),
-    "num_labels": ("unlabelled_share",),
 }
 
 
@@ -134,6 +133,8 @@ def configured(given: dict[str, Any]) -> dict[str, Any]:
             for other in dependent:
                 stored.pop(other, None)
     values = stored | given
+    if not (values.get("num_labels") or values.get("unlabelled_list") or "unlabelled_share" in given):
+        values.pop("unlabelled_share", None)
     code = [(flag_of(name), values.get(name)) for name in ("network", "teacher_network") if name not in given]
     for flag, name in [*code, *(("--loss", method) for method, _ in stored.get("terms", []))]:
         if name and runs_code(name):

@@ -83,7 +83,8 @@ def read_config(path: Path) -> list[str]:
             words += words_of(term)
     except (ValueError, LookupError, AttributeError, TypeError):
         raise ValueError(f"--config: {path} does not hold the options of a run") from None
-    stored.pop("continued", None)  # how a run went, not how it was started
+    for name in ("continued", "stop_at"):  # how that run went
+        stored.pop(name, None)
     if unknown := sorted(stored.keys() - FLAGS.keys()):
         raise ValueError(f"--config: {path} holds {', '.join(unknown)}, which is no option of this version")
     for name, value in stored.items():
