@@ -19,6 +19,7 @@ NOTES = "segdistill.json"  # the file in the archive that holds the metadata
 
 def write(module: Deployed, path: Path, metadata: Mapping[str, str]) -> None:
     program = graph_of(module)
+    program.example_inputs = None  # they would be kept in the file
     for graph in [program.graph_module, *program.graph_module.modules()]:
         for node in getattr(graph, "graph", torch.fx.Graph()).nodes:
             for key in ("stack_trace", "nn_module_stack", "source_fn_stack", "from_node"):

@@ -323,6 +323,7 @@ def test_the_exported_network_is_the_one_of_the_file(tmp_path):
     network, report = load_network(tmp_path / "a.pth")
     export_network(network, report, tmp_path / "a.pt2")
     assert open_exported(tmp_path / "a.pt2").metadata["source_sha256"] == report.sha256
+    assert torch.export.load(tmp_path / "a.pt2").example_inputs is None  # the file would hold them
 
 
 @pytest.mark.parametrize("kind", ["pt2", pytest.param("onnx", marks=pytest.mark.slow)])
