@@ -8,30 +8,32 @@ import numpy as np
 from segdistill.dataset.importers.base import Canvas, Export, Importer, Picture, Problems, Source
 from segdistill.dataset.pairs import read_lines
 
+SPLITS = ("train", "val", "test")
+
 
 def recognise(source: Source) -> str:
-    configs = [path for path in configs_of(source) if b"names:" in path.read_bytes()]
+    configs = configs_of(source)
     return f"{configs[0].name} with names" if configs else ""
 
 
 def configs_of(source: Source) -> list[Path]:
-    return source.having(".yaml") + source.having(".yml")
+    return [path for path in source.having(".yaml") + source.having(".yml") if b"names:" in path.read_bytes()]
 
 
 def read(source: Source, problems: Problems) -> Export:
-    config = next(path for path in configs_of(source) if b"names:" in path.read_bytes())
-    document = read_yaml(config)
+    configs = configs_of(source)
+    if not configs:
+        raise ValueError(f"{source.root} holds no data.yaml with names, as a YOLO export does")
+    document = read_yaml(configs[0])
     names = document["names"]
     names = {int(key): str(name) for key, name in (names.items() if isinstance(names, dict) else enumerate(names))}
-    splits = {split: folders_of(document.get(split)) for split in ("train", "val", "test")}
+    splits = read_splits(source, configs[0], document, problems)
     pictures = []
     for image in source.images:
-        folders = source.folders(image)
-        label = label_of(image, folders)
+        label = label_of(image, source.folders(image))
         if not label.is_file():
             problems.add("images without a labels file are background throughout", image)
-        split = next((split for split, listed in splits.items() if any(holds(folders, f) for f in listed)), None)
-        pictures.append(Picture(image, split or source.split_of(image), partial(draw, label, names)))
+        pictures.append(Picture(image, splits.get(image) or source.split_of(image), partial(draw, label, names)))
     return Export(dict.fromkeys(names.values()), pictures)
 
 
@@ -49,10 +51,48 @@ def read_yaml(path: Path) -> dict:
     return document
 
 
-def folders_of(value: str | list[str] | None) -> list[tuple[str, ...]]:
-    """The folders of a split as parts, without what leads out of the export."""
-    values = [value] if isinstance(value, str) else value or []
-    return [tuple(part for part in PurePosixPath(text).parts if part not in ("..", "/")) for text in values]
+def read_splits(source: Source, config: Path, document: dict, problems: Problems) -> dict[Path, str]:
+    """The split of each image that the lists and folders of data.yaml name; a list or an inner folder counts first."""
+    below = f"{source.root.resolve()}/"  # where paths are absolute
+    entries = [(split, text.removeprefix(below)) for split in SPLITS for text in texts_of(document.get(split))]
+    splits = {}
+    for split, text in sorted(entries, key=lambda entry: (not is_list(entry[1]), -len(parts_of(entry[1])))):
+        images = read_list(source, text, problems) if is_list(text) else images_below(source, text)
+        if not images:
+            problems.add(f"{split}: {text} of {config.name} is no folder or list of images here", config)
+        splits = dict.fromkeys(images, split) | splits
+    return splits
+
+
+def texts_of(value: str | list[str] | None) -> list[str]:
+    return [value] if isinstance(value, str) else value or []
+
+
+def is_list(text: str) -> bool:
+    return text.endswith(".txt")
+
+
+def parts_of(text: str) -> tuple[str, ...]:
+    """The parts of a path, without what leads out of the export."""
+    return tuple(part for part in PurePosixPath(text).parts if part not in ("..", "/"))
+
+
+def read_list(source: Source, text: str, problems: Problems) -> list[Path]:
+    """The images in the lines of a list; of several files of its name the one in the fewest folders."""
+    files = [file for file in source.having(".txt") if holds((*source.folders(file), file.name), parts_of(text))]
+    images = []
+    for file in sorted(files, key=lambda file: len(file.parts))[:1]:
+        for _, line in read_lines(file):
+            image = source.find_image(line.strip(), file)
+            if image is None:
+                problems.add("listed images that are not there, or more than once, left out", f"{line} in {file}")
+            else:
+                images.append(image)
+    return images
+
+
+def images_below(source: Source, text: str) -> list[Path]:
+    return [image for image in source.images if holds(source.folders(image), parts_of(text))]
 
 
 def holds(parts: tuple[str, ...], folder: tuple[str, ...]) -> bool:

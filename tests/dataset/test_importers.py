@@ -581,6 +581,47 @@ def test_yolo_names_may_be_a_table_and_boxes_are_left_out(tmp_path, folder, caps
     assert sorted(path.name for path in (folder / "labels/val").rglob("*.png")) == ["a.png"]
 
 
+def yolo_of(root, splits, paths):
+    """Images with a polygon each, and a data.yaml whose ``splits`` are lines."""
+    polygon = " ".join(map(str, (DOG / (WIDTH, HEIGHT)).ravel()))
+    for path in paths:
+        label = root / path.replace("images", "labels", 1).replace(".jpg", ".txt")
+        write_image(root / path)
+        label.parent.mkdir(parents=True, exist_ok=True)
+        label.write_text(f"0 {polygon}\n")
+    (root / "data.yaml").write_text("\n".join([*splits, "names: [dog]\n"]))
+
+
+def test_yolo_splits_may_be_lists_of_images(tmp_path, folder):
+    root = tmp_path / "export"
+    names = [f"a{index}" for index in range(12)] + ["train"]
+    splits = ["path: ../datasets/pets", f"train: {root}/train.txt", "val: [lists/one.txt, ./lists/two.txt]"]
+    yolo_of(root, splits, [f"images/{name}.jpg" for name in names])
+    (root / "lists").mkdir()
+    (root / "train.txt").write_text("".join(f"./images/{name}.jpg\n" for name in [*names[:9], "train"]))
+    (root / "lists/one.txt").write_text("images/a9.jpg\n/home/me/pets/images/a10.jpg\n")
+    (root / "lists/two.txt").write_text("images/a11.jpg\nimages/b.jpg\n")
+    conversion = convert(root, folder)
+    assert conversion.num_images == {"train": 10, "val": 3}
+    assert {path.stem for path in (folder / "labels/val").iterdir()} == {"a9", "a10", "a11"}
+    assert [*conversion.problems.found.values()] == [(1, "images/b.jpg in lists/two.txt")]
+
+
+def test_of_two_yolo_folders_the_inner_one_counts_and_one_that_is_not_there_is_said(tmp_path, folder):
+    root = tmp_path / "export"
+    yolo_of(root, ["train: images", "val: images/held", "test: ../images/later"], ["images/held/a.jpg", "images/b.jpg"])
+    conversion = convert(root, folder)
+    assert conversion.num_images == {"train": 1, "val": 1}
+    assert [path.stem for path in (folder / "labels/val").rglob("*.png")] == ["a"]
+    assert [*conversion.problems.found] == ["test: ../images/later of data.yaml is no folder or list of images here"]
+
+
+def test_what_is_no_yolo_export_is_an_error_of_one_line(tmp_path, folder):
+    EXPORTS["coco"](tmp_path / "export", 2)
+    with pytest.raises(ValueError, match=r"holds no data\.yaml with names"):
+        convert(tmp_path / "export", folder, format="yolo")
+
+
 def test_yolo_without_pyyaml_says_what_to_install(tmp_path, folder, monkeypatch, capsys):
     EXPORTS["yolo"](tmp_path / "export", 2)
     monkeypatch.setitem(sys.modules, "yaml", None)
