@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from segdistill.dataset.files import SUFFIXES, open_image, read_bytes
 from segdistill.dataset.folder import VOID_NAMES
@@ -29,6 +30,7 @@ SAMPLE = 24  # JSON files that are looked at to recognise a tool
 MISSING = "annotated images that are not there, or more than once, left out"
 # What reading a document of unexpected structure raises.
 MALFORMED = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, OSError, zlib.error)
+MALFORMED += (Image.DecompressionBombError,)
 
 
 class Problems:

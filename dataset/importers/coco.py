@@ -77,6 +77,8 @@ def draw_annotation(canvas: Canvas, names: dict[int, str], annotation: dict) -> 
         return canvas.skip(f"annotations of the category {category!r}, which the file does not name, left out")
     label = None if annotation.get("iscrowd") else names[category]
     if isinstance(shape, dict):
+        if tuple(shape["size"]) != canvas.size:
+            return canvas.skip("run lengths of another size than the image left out")
         canvas.region(label, Region(coco_mask(shape)))
     else:
         for ring in shape:  # parts of one object, not holes

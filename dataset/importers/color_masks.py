@@ -29,7 +29,10 @@ def masks_of(source: Source) -> list[Path]:
 
 
 def read(source: Source, problems: Problems) -> Export:
-    classes = read_labelmap(source.named("labelmap.txt")[0])
+    labelmaps = source.named("labelmap.txt")
+    if not labelmaps:
+        raise ValueError(f"{source.root} holds no labelmap.txt, as an export of CVAT's masks does")
+    classes = read_labelmap(labelmaps[0])
     names = {color[0] << 16 | color[1] << 8 | color[2]: name for name, color in classes.items()}
     names.setdefault(0, BACKGROUND)
     splits = {}

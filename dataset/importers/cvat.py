@@ -41,8 +41,11 @@ def read(source: Source, problems: Problems) -> Export:
         if root.find("track") is not None:
             raise ValueError(f"{path} is CVAT for video: export the task again as CVAT for images 1.1")
         for label in root.iterfind("meta//labels/label"):
-            if label.findtext("parent") is None:  # the parts of a skeleton have one
-                classes.setdefault(label.findtext("name"), hex_color(label.findtext("color")))
+            name = label.findtext("name")
+            if name is None:
+                problems.add("labels without a name left out", path)
+            elif label.findtext("parent") is None:  # the parts of a skeleton have one
+                classes.setdefault(name, hex_color(label.findtext("color")))
         for element in root.iterfind("image"):
             name = element.get("name")
             subset = element.get("subset", "")
@@ -78,7 +81,7 @@ class Drawing:
 
 
 def draw(canvas: Canvas, shape: ElementTree.Element) -> None:
-    label, values = shape.get("label"), shape.attrib
+    label, values = shape.attrib["label"], shape.attrib
     numbers = {key: float(value) for key, value in values.items() if key in NUMBERS}
     degrees = numbers.get("rotation", 0.0)
     if shape.tag == "polygon":
@@ -89,6 +92,8 @@ def draw(canvas: Canvas, shape: ElementTree.Element) -> None:
         canvas.ellipse(label, *(numbers[key] for key in ("cx", "cy", "rx", "ry")), degrees)
     elif shape.tag == "mask":
         left, top, width, height = (int(values[key]) for key in ("left", "top", "width", "height"))
+        if height > canvas.size[0] or width > canvas.size[1]:
+            return canvas.skip("masks that are larger than the image left out")
         mask = decode_runs([int(count) for count in values["rle"].split(",")], width * height)
         canvas.region(label, Region(mask.reshape(height, width), top, left))
     elif shape.tag != "tag":

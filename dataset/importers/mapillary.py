@@ -27,6 +27,8 @@ def is_config(document: object) -> bool:
 def read(source: Source, problems: Problems) -> Export:
     """The newest version that has masks; classes that the benchmark does not score are void."""
     configs = configs_of(source)
+    if not configs:
+        raise ValueError(f"{source.root} holds no config*.json with labels, as a Vistas export does")
     for config in configs:
         version = config.stem.removeprefix("config").lstrip("_")
         masks = masks_of(source, version)

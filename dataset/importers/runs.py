@@ -12,8 +12,9 @@ def decode_runs(counts: Sequence[int], length: int) -> np.ndarray:
         ValueError: more pixels than ``length``, or a negative run.
     """
     counts = np.asarray(counts, np.int64)
-    if (counts < 0).any() or counts.sum() > length:
-        raise ValueError(f"runs of {counts.sum()} pixels for a mask of {length}")
+    # Each by itself too: the sum of large ones overflows.
+    if (counts < 0).any() or (counts > length).any() or counts.sum() > length:
+        raise ValueError(f"runs of {sum(counts.tolist())} pixels for a mask of {length}")
     mask = np.zeros(length, bool)
     mask[: counts.sum()] = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
     return mask

@@ -5,6 +5,7 @@ import json
 import shutil
 import sys
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
@@ -317,6 +318,20 @@ def test_what_is_a_folder_already_or_named_wrongly_is_said(tmp_path, folder):
         convert(tmp_path / "export", tmp_path / "none", format="cvat")
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("mapillary", r"export holds no config\*\.json with labels"),
+        ("voc", r"export holds no labelmap\.txt"),
+        ("yolo", r"export holds no data\.yaml with names"),
+    ],
+)
+def test_what_another_tool_wrote_lacks_is_said(name, message, tmp_path, folder):
+    EXPORTS["coco"](tmp_path / "export", 2)
+    with pytest.raises(ValueError, match=message):
+        convert(tmp_path / "export", folder, format=name)
+
+
 def test_an_export_without_any_usable_image_writes_nothing(tmp_path, folder, capsys):
     EXPORTS["coco"](tmp_path / "export", 2)
     shutil.rmtree(tmp_path / "export/images")
@@ -378,6 +393,23 @@ def test_xml_that_is_no_cvat_for_images_is_refused(content, message, tmp_path, f
     assert message in capsys.readouterr().err
 
 
+def test_cvat_labels_without_a_name_and_shapes_without_a_label_or_of_any_size_are_left_out(tmp_path, folder, capsys):
+    names = pair_of_images(tmp_path / "export")
+    shapes = (
+        '<box label="cat" xtl="1" ytl="1" xbr="9" ybr="9"/><box xtl="1" ytl="1" xbr="20" ybr="20"/>'
+        '<mask label="dog" rle="1,3" left="0" top="0" width="90000000" height="90000000"/>'
+    )
+    xml = cvat_xml([(name, "", shapes) for name in names])
+    (tmp_path / "export/annotations.xml").write_text(xml.replace("<labels>", "<labels><label/>"))
+    shown = faults(capsys, tmp_path / "export", folder)
+    assert any("1 x labels without a name left out" in line for line in shown)
+    assert any("2 x shapes that cannot be read (no 'label') left out" in line for line in shown)
+    assert any("2 x masks that are larger than the image left out" in line for line in shown)
+    expected = np.zeros(SIZE, int)
+    expected[1:9, 1:9] = 1
+    assert (only(folder) == expected).all()
+
+
 def test_colour_masks_have_lists_of_splits_and_unknown_colours_are_void(tmp_path, folder, capsys):
     root = tmp_path / "export"
     EXPORTS["voc"](root, 4)
@@ -426,6 +458,18 @@ def test_labelme_draws_boxes_circles_and_masks(tmp_path, folder):
     expected[3:5, 4:7][mask > 0] = 2
     assert (only(folder) == expected).all()
     assert build_dataset("folder", folder, "train").CLASSES == ("background", "dog", "cat", "bird")
+
+
+def test_a_mask_that_claims_to_be_huge_is_left_out(tmp_path, folder, capsys):
+    header = b"IHDR" + (200_000).to_bytes(4, "big") * 2 + bytes([8, 0, 0, 0, 0])
+    content = b"\x89PNG\r\n\x1a\n\0\0\0\r" + header + zlib.crc32(header).to_bytes(4, "big") + b"\0\0\0\0IDAT"
+    good = {"label": "cat", "points": CAT.tolist(), "shape_type": "polygon"}
+    huge = {"label": "dog", "points": [[0, 0]], "shape_type": "mask", "mask": base64.b64encode(content).decode()}
+    for name in pair_of_images(tmp_path / "export"):
+        write_json(tmp_path / f"export/{name[0]}.json", labelme(name, [good, huge]))
+    (line,) = faults(capsys, tmp_path / "export", folder)
+    assert "2 x shapes that cannot be read (Image size" in line
+    assert (only(folder) == inside(CAT)).all()
 
 
 def test_label_studio_turns_boxes_about_their_corner_and_takes_the_ground_truth(tmp_path, folder, capsys):
@@ -488,6 +532,23 @@ def test_coco_parts_of_an_object_are_a_union_and_boxes_alone_are_no_labels(tmp_p
     assert any("without a segmentation" in line for line in shown)
     assert any("the category 77" in line for line in shown)
     assert (only(folder) == (inside(CAT) | inside(DOG))).all()
+
+
+@pytest.mark.parametrize(
+    ("size", "counts", "message"),
+    [
+        ([200000, 200000], [40000, 9], "run lengths of another size than the image"),
+        (SIZE, [2**63 - 1, 2**63 - 1, 7], "runs of"),  # whose sum overflows to 5
+    ],
+)
+def test_coco_run_lengths_of_too_many_pixels_are_left_out(size, counts, message, tmp_path, folder, capsys):
+    images = pair_of_images(tmp_path / "export")
+    wrong = {"category_id": 20, "image_id": 0, "segmentation": {"size": size, "counts": counts}}
+    shapes = [{**shape, "image_id": image} for image in range(2) for shape in coco_shapes(0)]
+    write_json(tmp_path / "export/x.json", coco(images, [*shapes, wrong]))
+    (line,) = faults(capsys, tmp_path / "export", folder)
+    assert message in line
+    assert (only(folder) == truth_of(0)).all()
 
 
 def test_roboflow_coco_has_a_file_in_every_split_and_a_category_for_the_project(tmp_path, folder):
@@ -614,12 +675,6 @@ def test_of_two_yolo_folders_the_inner_one_counts_and_one_that_is_not_there_is_s
     assert conversion.num_images == {"train": 1, "val": 1}
     assert [path.stem for path in (folder / "labels/val").rglob("*.png")] == ["a"]
     assert [*conversion.problems.found] == ["test: ../images/later of data.yaml is no folder or list of images here"]
-
-
-def test_what_is_no_yolo_export_is_an_error_of_one_line(tmp_path, folder):
-    EXPORTS["coco"](tmp_path / "export", 2)
-    with pytest.raises(ValueError, match=r"holds no data\.yaml with names"):
-        convert(tmp_path / "export", folder, format="yolo")
 
 
 def test_yolo_without_pyyaml_says_what_to_install(tmp_path, folder, monkeypatch, capsys):
