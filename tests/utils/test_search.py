@@ -291,6 +291,7 @@ def test_without_optuna_the_error_says_how_to_install_it(tmp_path, monkeypatch):
         ({"--sampler": "tpe"}, "tpe needs a number of trials"),
         ({"--teaching": "--T_ckpt_path nowhere.pth"}, "no file nowhere.pth"),
         ({"--space": "--fitnet weight=1,2 on=layer3"}, "trains features alone"),
+        ({"--space": "--cwd weight=1,2 on=aux_logits:logits"}, "trains features alone"),
     ],
 )
 def test_bad_input_is_one_line_before_the_first_step(tiny, tmp_path, capsys, changes, message):

@@ -132,7 +132,7 @@ def require_scores(students: Sequence[Options], scored: str) -> None:
     for student in students:
         terms = student.objective.terms
         if student.objective.task_weight == 0 and not any(
-            scored in term.settings["on"].partition(":")[0] for term in terms
+            scored in term.settings["on"].partition(":")[0].split("+") for term in terms
         ):
             raise ValueError(
                 f"--{terms[0].method} with --task-weight 0 trains features alone, which have no validation score"
