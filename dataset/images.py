@@ -62,11 +62,11 @@ class Images(SegmentationDataset):
 
     def take_labels(self, labels: Sequence[Tensor]) -> None:
         """The teacher's prediction (H, W) for each picture, its label from now on."""
-        self.labels, self.memory = labels, []
+        self.labels = labels
 
-    def read(self, index: int) -> Sample:
-        sample = super().read(index)
-        return sample._replace(label=self.labels[index]) if self.labels else sample
+    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
+        sample = super().__getitem__(key)  # not in ``read``: what is kept decoded serves every teacher
+        return sample._replace(label=self.labels[sample.key[1]]) if self.labels else sample
 
 
 def is_picture(path: Path) -> bool:

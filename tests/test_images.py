@@ -12,6 +12,7 @@ import eval as evaluation
 import test as prediction
 import train
 from segdistill.dataset import CamVid, build_dataset
+from segdistill.dataset.cache import open_cache
 from segdistill.dataset.normalization import IMAGENET
 from segdistill.network import build_network, load_network
 from segdistill.network.weights.checkpoint import atomic_save, export_weights
@@ -106,6 +107,15 @@ def test_the_teacher_agrees_with_itself(photos, tiny, tmp_path):
     assert "mean_iou" not in figures
     with pytest.raises(SystemExit):
         evaluation.main(words)
+
+
+def test_pictures_that_a_cache_holds_have_the_labels_of_the_teacher_at_hand(photos, tmp_path):
+    for value in (1, 2):
+        dataset = build_dataset("images", photos, "val")
+        dataset.take_labels([torch.full((64, 64), value, dtype=torch.uint8)])
+        dataset.memory = open_cache(dataset, tmp_path / "cache")
+        assert (dataset[0].label == value).all()
+        assert (dataset[0, 0].label == value).all()
 
 
 @pytest.mark.parametrize(
