@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote
 
 import numpy as np
 import torch
@@ -113,7 +114,8 @@ class TeacherCache:
 
         Reserved, because a map that outgrew a full disk would end the process without a message.
         """
-        maps, sums = (self.folder / f"{name}.{suffix}" for suffix in ("maps", "sums"))
+        stem = quote(name, safe="")  # of an ONNX file's inner names some are paths
+        maps, sums = (self.folder / f"{stem}.{suffix}" for suffix in ("maps", "sums"))
         sizes = {maps: 2 * self.length * int(np.prod(shape)), sums: 4 * self.length}
         size = sum(sizes.values())
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ from test_train import arguments, assert_same, rows_of, stop_before
 import train
 from segdistill.dataset.normalization import IMAGENET
 from segdistill.dataset.sampler import TrainSampler
-from segdistill.network import build_network
+from segdistill.network import SegmentationOutput, build_network
 from segdistill.utils.batch import Batch
 from segdistill.utils.options import parse_options
 from segdistill.utils.teacher import Teacher
@@ -75,6 +75,17 @@ def test_another_feature_and_another_run_use_the_same_folder(teacher, tmp_path):
     other(batch_of((0, 1)), WANTED)
     assert torch.equal(other(batch, WANTED).logits, said)
     assert torch.equal(one(batch, WANTED).features["layer3"], other(batch, WANTED).features["layer3"])
+
+
+def test_the_files_of_a_feature_lie_in_the_folder_whatever_its_name_is(tmp_path):
+    feature = "/enc/Relu_output_0"
+
+    def teacher(batch, features):
+        return SegmentationOutput(None, {feature: torch.ones(len(batch.images), 2, 3, 4)})
+
+    cache = TeacherCache(tmp_path, teacher, {}, 1, 1)
+    assert (cache(batch_of((0, 0)), {feature}).features[feature] == 1).all()
+    assert {path.suffix for path in cache.folder.iterdir()} >= {".maps", ".sums"}
 
 
 def flip(content):
