@@ -60,9 +60,17 @@ def build_predictor(
     Args:
         input_size: (H, W) of the weights, if any.
         feature: the feature map to predict from; of logits the probabilities are averaged, of other maps the values.
+
+    Raises:
+        ValueError: tiles of relative depth, or the network has no such map.
     """
     predictor = whole(network, feature)
     if protocol["predict"] == "sliding":
+        if network.depth and not network.depth.metric:
+            raise ValueError(
+                f"{network.config['name']} answers in relative depth, to a scale of each tile's own, and tiles would "
+                "not fit together: --predict whole"
+            )
         predictor = sliding(predictor, tuple(protocol["tile"]), protocol["overlap"], batch_size)
     if protocol["scales"] != [1] or protocol["flip"]:
         predictor = multi_scale(predictor, protocol["scales"], protocol["flip"], feature not in CLASS_FEATURES)

@@ -5,9 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from segdistill.network import SegmentationNetwork, resize
+from segdistill.network import SegmentationNetwork, build_network, resize
 from segdistill.network.base import Feature
 from segdistill.utils.predict import Predictor, class_ids, multi_scale, resized, sliding, whole
+from segdistill.utils.protocol import WHOLE_IMAGES, build_predictor
 
 # The tile is square, wide, narrow (the originals' stride, made for its height, left gaps) and greater than the image.
 TILES = ((16, 16), (16, 40), (48, 16), (64, 96))
@@ -105,6 +106,14 @@ def test_predictors_compose(network):
     assert logits.isfinite().all()
     mirrored = predictor(images.flip(3)).flip(3)
     torch.testing.assert_close(logits, mirrored, rtol=1e-3, atol=1e-3)
+
+
+def test_relative_depth_is_not_predicted_in_tiles():
+    tiles = WHOLE_IMAGES | {"predict": "sliding", "tile": [32, 32], "overlap": 0}
+    metric, relative = (build_network("espnet_c", 1, p=1, q=1, depth=(1.0, 100.0, metric)) for metric in (True, False))
+    assert build_predictor(metric, tiles, None, feature="depth")(torch.zeros(1, 3, 64, 64)).shape == (1, 1, 64, 64)
+    with pytest.raises(ValueError, match=r"espnet_c answers in relative depth.* --predict whole"):
+        build_predictor(relative, tiles, None, feature="depth")
 
 
 @pytest.mark.parametrize("size", [(64, 96), (60, 101), (9, 13), (8, 12), (5, 7), (5, 200), (8, 200)])
