@@ -130,6 +130,7 @@ def fit(
     size = options.optimisation.part_size * parts
     loaders = [build_loader(group.options, group.train_set, start, device) for group in groups]
     caches = [build_cache(group, teacher, convention) for group in groups]
+    limits = students[0].task.limits(students[0].learner.network)
     primary = students[0].task.primary
     progress, score = Progress(num_steps, start, primary), f"val/{primary.key}"
     waiting = Waiting(zip(*loaders, strict=True))
@@ -139,7 +140,9 @@ def fit(
             # A student that was saved later than the others waits for them.
             learning = [student for student in group.students if student.step < step]
             num_partners = len(sample.image) - size
-            batches = make_batches(sample, convention, device, options.run.memory_format, done, parts, num_partners)
+            batches = make_batches(
+                sample, convention, device, options.run.memory_format, done, parts, num_partners, limits
+            )
             for part, batch in enumerate(batches if learning else ()):
                 with group.watch:
                     # Before the students' forward passes, so that the teacher's intermediate maps are freed first.

@@ -16,10 +16,11 @@ from torch import nn
 import eval as evaluation
 import test as prediction
 import train
-from segdistill.dataset.base import evenly_spaced
+from segdistill.dataset.base import evenly_spaced, is_labelled
 from segdistill.dataset.scenes.generator import generate
 from segdistill.network import build_network, load_network
 from segdistill.network.weights.checkpoint import atomic_save, export_weights
+from segdistill.utils.learner import Learner
 from segdistill.utils.report import pictures
 
 ROOT = Path(__file__).parents[1]
@@ -86,6 +87,16 @@ def test_depth_is_learned_scored_and_written_as_files(streets, learn, tmp_path, 
     assert ((values > 2) & (values < 80)).all()
     assert np.asarray(Image.open(tmp_path / f"out/colours/{name}.png")).shape == (64, 128, 3)
     assert Image.open(tmp_path / f"out/panels/{name}.png").height == 64 + 2 * 18  # names above, a scale below
+
+
+def test_labels_that_random_scale_brings_beyond_the_range_are_void(streets, learn, monkeypatch):
+    seen, accumulate = [], Learner.accumulate
+    monkeypatch.setattr(Learner, "accumulate", lambda *given: (seen.append(given[1]), accumulate(*given)))
+    words = ("--dataset", "scenes", "--task", "depth", "--data-dir", streets, "--input-size", "32,64")
+    learn(*words, "--random-scale", "--scale-range", "0.25", "0.25", "--num-steps", "1", name="scaled")
+    known = seen[0].labels[is_labelled(seen[0].labels)]
+    assert 0 < known.min() < known.max() <= 80
+    assert seen[0].num_valid == len(known)
 
 
 def tiny_depth_anything(folder, **settings):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from segdistill.dataset import Normalization, Sample
-from segdistill.dataset.base import is_labelled
+from segdistill.dataset.base import is_labelled, void_value
 from segdistill.utils.distributed import mean_over_processes
 
 
@@ -46,11 +46,13 @@ def make_batches(
     progress: float = 0.0,
     parts: int = 1,
     num_partners: int = 0,
+    limits: tuple[float, float] | None = None,
 ) -> list[Batch]:
     """Split a collated sample into ``parts`` equal batches on the device.
 
     Args:
         num_partners: of the last images, which belong to the images before them: each goes where its partner goes.
+        limits: labels beyond are void, see ``Task.limits``.
 
     Raises:
         ValueError: the samples do not divide into ``parts``.
@@ -60,6 +62,8 @@ def make_batches(
         raise ValueError(f"{size} samples do not divide into {parts} parts")
     # From pinned memory no copy waits for the device; uint8 images are a quarter of what the network sees.
     images, views, labels = (x.to(device, non_blocking=True) for x in (sample.image, sample.view, sample.label))
+    if limits:
+        labels = labels.masked_fill((labels < limits[0]) | (labels > limits[1]), void_value(labels))
     labelled = is_labelled(labels[:size]).flatten(1).sum(1).float()
     kept = labelled.masked_fill(labelled == 0, labels[0].numel())
     num_valid, num_kept = mean_over_processes(torch.stack([labelled.sum(), kept.sum()])) / parts

@@ -107,6 +107,10 @@ class Task(ABC):
         """
         raise ValueError(f"--task {self.name} learns from labels alone")
 
+    def limits(self, network: SegmentationNetwork) -> tuple[float, float] | None:
+        """The ends of what a student can answer with: labels beyond teach it nothing. None: there are none."""
+        return None
+
     @abstractmethod
     def loss(self, network: SegmentationNetwork, *, weight: float) -> nn.Module:
         """The loss on labels of a student: a module (output, batch) -> scalar with ``name``, ``weight`` and ``wanted``,

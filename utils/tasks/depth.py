@@ -35,21 +35,17 @@ BINS_PER_STEP = 64  # of the histogram of depths, in a factor of 1.25
 
 
 class DepthLoss(nn.Module):
-    """A loss of ``segdistill.utils.losses.depth`` on labels, at their size; for ssi the gradients weigh 1/2.
-
-    Labels that the network cannot answer with, beyond ``limits``, are void.
-    """
+    """A loss of ``segdistill.utils.losses.depth`` on labels, at their size; for ssi the gradients weigh 1/2."""
 
     wanted = frozenset({"depth"})
 
-    def __init__(self, kind: Kind, weight: float, limits: DepthRange):
+    def __init__(self, kind: Kind, weight: float):
         super().__init__()
-        self.name, self.weight, self.limits = kind, weight, limits
+        self.name, self.weight = kind, weight
 
     def forward(self, output: SegmentationOutput, batch: Batch) -> Tensor:
         depth = resize(output.features["depth"].float(), batch.labels.shape[1:])[:, 0]
-        valid = (batch.labels >= self.limits.low) & (batch.labels <= self.limits.high)
-        return LOSSES[self.name](depth, batch.labels, valid, batch.num_valid)
+        return LOSSES[self.name](depth, batch.labels, is_labelled(batch.labels), batch.num_valid)
 
 
 class DepthScores:
@@ -175,11 +171,15 @@ class Depth(Task):
             raise ValueError(f"--task depth: {network.config['name']} does not answer in depth, so it cannot teach it")
         dataset.DEPTH_RANGE = network.depth
 
+    def limits(self, network: SegmentationNetwork) -> tuple[float, float] | None:
+        """Of relative depth none: ssi asks for no scale."""
+        return network.depth[:2] if network.depth and network.depth.metric else None
+
     def loss(self, network: SegmentationNetwork, *, weight: float, depth_loss: Kind = "silog") -> DepthLoss:
         """``depth_loss``: silog, l1, berhu or ssi, see ``segdistill.utils.losses.depth``."""
         if network.depth is None:
             raise ValueError(f"{network.config['name']} has no depth to learn from labels")
-        return DepthLoss(depth_loss, weight, network.depth)
+        return DepthLoss(depth_loss, weight)
 
     def protocol(
         self,

@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from segdistill.dataset import IGNORE_INDEX, CamVid
-from segdistill.dataset.base import Selection
+from segdistill.dataset.base import Sample, Selection
 from segdistill.dataset.depth import DepthRange
-from segdistill.network import NETWORKS, build_network, load_network
+from segdistill.dataset.normalization import IMAGENET
+from segdistill.network import NETWORKS, SegmentationOutput, build_network, load_network
 from segdistill.network.depth import positive_depth
 from segdistill.network.weights.checkpoint import load_weights
+from segdistill.utils.batch import make_batches
 from segdistill.utils.losses.depth import LOSSES, scale_shift_invariant_loss
 from segdistill.utils.tasks import TASKS, build_loss
 from segdistill.utils.tasks.depth import CROPS, DepthScores, aligned, colors_of
@@ -220,6 +222,21 @@ def test_settings_of_another_task_are_refused():
         build_loss(TASKS["depth"], network, 1.0, {"ohem": {}})
     with pytest.raises(ValueError, match="--depth-loss has no effect with --task segmentation"):
         build_loss(TASKS["segmentation"], build_network("espnet_c", 5), 1.0, {"depth_loss": "l1"})
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_labels_that_the_network_cannot_answer_with_do_not_count(parts):
+    labels = torch.full((2, 4, 4), 30.0)
+    labels[0, :2], labels[1, 1:], labels[1, 0, 0] = 120, 1, math.nan
+    sample = Sample(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), labels, "", torch.zeros(2, 2))
+    task, network = TASKS["depth"], build_network("espnet_c", 1, p=1, q=1, depth=(2.0, 80.0))
+    batches = make_batches(sample, IMAGENET, parts=parts, limits=task.limits(network))
+    loss = task.loss(network, weight=1.0, depth_loss="l1")
+    answers = [SegmentationOutput(None, {"depth": torch.full((len(b.images), 1, 4, 4), 20.0)}) for b in batches]
+    values = [loss(answer, batch) for answer, batch in zip(answers, batches, strict=True)]
+    assert torch.stack(values).mean() == 10
+    assert batches[0].num_valid * parts == batches[0].num_kept * parts == 8 + 3
+    assert TASKS["segmentation"].limits(build_network("espnet_c", 5, p=1, q=1)) is None
 
 
 class Values(CamVid):
