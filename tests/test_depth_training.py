@@ -19,9 +19,11 @@ import train
 from segdistill.dataset.base import evenly_spaced, is_labelled
 from segdistill.dataset.scenes.generator import generate
 from segdistill.network import build_network, load_network
+from segdistill.network.depth import RELATIVE
 from segdistill.network.weights.checkpoint import atomic_save, export_weights
 from segdistill.utils.learner import Learner
 from segdistill.utils.report import pictures
+from segdistill.utils.tasks.depth import Depth
 
 ROOT = Path(__file__).parents[1]
 SMALL = ("--network", "espnet_c", "--network-options", "p=1", "q=1", "--batch-size", "4", "--num-workers", "0")
@@ -97,6 +99,20 @@ def test_labels_that_random_scale_brings_beyond_the_range_are_void(streets, lear
     known = seen[0].labels[is_labelled(seen[0].labels)]
     assert 0 < known.min() < known.max() <= 80
     assert seen[0].num_valid == len(known)
+
+
+def test_a_student_of_relative_depth_learns_by_ssi_and_validates_as_eval_scores(streets, learn, monkeypatch):
+    monkeypatch.setattr(Depth, "head", lambda self, dataset: {"depth": [*RELATIVE]})
+    words = ("--dataset", "scenes", "--task", "depth", "--data-dir", streets, "--input-size", "64,128")
+    with pytest.raises(ValueError, match=r"--depth-loss silog compares metres.*espnet_c's depth is relative.* ssi"):
+        learn(*words, name="metres")
+    run = learn(*words, "--depth-loss", "ssi", "--num-steps", "1", name="relative")
+    validated = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    output = run / "evaluation.json"
+    assert evaluation.main([*map(str, (*words[:6], "--checkpoint", run / "best.pth", "--output", output))]) == 0
+    figures = json.loads(output.read_text())
+    assert figures["protocol"]["align"] == "lstsq"
+    assert validated["val/rmse"] == pytest.approx(figures["rmse"], rel=1e-4)
 
 
 def tiny_depth_anything(folder, **settings):

@@ -27,7 +27,7 @@ from segdistill.utils.options import DataOptions, ObjectiveOptions, Optimisation
 from segdistill.utils.predict import whole
 from segdistill.utils.run import Run
 from segdistill.utils.stopwatch import Stopwatch
-from segdistill.utils.tasks import Task, build_loss, task_of
+from segdistill.utils.tasks import Task, build_loss, build_protocol, task_of
 from segdistill.utils.teacher import Teacher
 
 logger = logging.getLogger(__name__)
@@ -191,6 +191,7 @@ class Student:
         pixels = self.options.optimisation.part_size * math.prod(self.options.data.input_size)
         batch_size = max(pixels // val_set[0].label.numel(), 1)
         options = {"num_workers": num_workers, "batch_size": batch_size, "device": self.device}
+        options["protocol"] = build_protocol(self.task, val_set, network, {})
         scores = evaluate(predictor, val_set, self.normalization, description="validation", **options)
         panels = []
         for i in sorted({0, len(val_set) // 2}):

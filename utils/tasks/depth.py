@@ -179,6 +179,11 @@ class Depth(Task):
         """``depth_loss``: silog, l1, berhu or ssi, see ``segdistill.utils.losses.depth``."""
         if network.depth is None:
             raise ValueError(f"{network.config['name']} has no depth to learn from labels")
+        if depth_loss != "ssi" and not network.depth.metric:
+            raise ValueError(
+                f"--depth-loss {depth_loss} compares metres, and {network.config['name']}'s depth is relative: "
+                "--depth-loss ssi"
+            )
         return DepthLoss(depth_loss, weight)
 
     def protocol(
