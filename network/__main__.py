@@ -51,14 +51,9 @@ KEEP = 0.99  # of the pixels keep their class in int8
 
 def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
-    if argv[:1] == ["fetch"]:
-        return fetch_file(argv[1:])
-    if argv[:1] == ["convert"]:
-        return convert_file(argv[1:])
-    if argv[:1] == ["export"]:
-        return export_file(argv[1:])
-    if argv[:1] == ["push"]:
-        return push_file(argv[1:])
+    tools = {"fetch": fetch_file, "convert": convert_file, "export": export_file, "push": push_file}
+    if argv and argv[0] in tools:
+        return tools[argv[0]](argv[1:])
     if argv:
         return describe(argv)
     print(list_networks())
@@ -215,7 +210,7 @@ def export_file(argv: Sequence[str]) -> int:
     )
     parser.add_argument("output", type=Path, help=f"its ending names the format: {endings}, {page.SUFFIX} (a page)")
     parser.add_argument("--format", choices=sorted(FORMATS), help="where the ending does not tell")
-    parser.add_argument("--answer", choices=OUTPUTS, default="classes", help="what the file answers (classes)")
+    parser.add_argument("--answer", choices=OUTPUTS, help="what the file answers (classes, or depth)")
     parser.add_argument("--images", type=Path, metavar="FOLDER", help="compare on these pictures, too")
     parser.add_argument("--network", nargs="+", default=[], metavar="NAME", help="of a plain state dict")
     parser.add_argument("--network-options", nargs="+", default=[], metavar="key=value")
@@ -251,8 +246,8 @@ def export_file(argv: Sequence[str]) -> int:
     if options.dataset and not (options.data_dir or DATASETS[options.dataset].DEFAULT_ROOT):
         parser.error(f"--dataset {options.dataset} needs --data-dir")
     if is_page:
-        if options.format or options.answer != "classes":
-            parser.error("a page shows classes or depth by ONNX: no --format and no other --answer")
+        if options.format or options.answer:
+            parser.error("a page shows classes or depth by ONNX: no --format and no --answer")
         export_page(options)
     elif len(options.source) > 1:
         parser.error(f"{options.output} holds one network; only a page ({page.SUFFIX}) shows several")

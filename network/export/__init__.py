@@ -80,7 +80,7 @@ def export_network(
     path: str | os.PathLike,
     *,
     name: str | None = None,
-    output: Output = "classes",
+    output: Output | None = None,
     scores: Mapping | None = None,
     pictures: Iterable[Tensor] | None = None,
     calibration: Mapping | None = None,
@@ -92,7 +92,7 @@ def export_network(
     Args:
         report: of its weights; names, colours, input convention and size go into the file.
         name: of the format; None: by the ending of ``path``.
-        output: of a network of classes; one of depth answers in depth.
+        output: None: classes, or depth of a network of depth.
         scores: figures to keep in the file.
         pictures: (3, H, W) uint8, that are compared; None: smooth random ones of three sizes.
         calibration: what to say in the file of how it became int8.
@@ -154,19 +154,21 @@ def describe_export(
     }
 
 
-def deploy(network: SegmentationNetwork, report: LoadReport, output: Output = "classes") -> Deployed:
-    """A loaded network with all that is around it; one of depth answers in depth.
+def deploy(network: SegmentationNetwork, report: LoadReport, output: Output | None = None) -> Deployed:
+    """A loaded network with all that is around it; ``output`` as in ``export_network``.
 
     Raises:
         ValueError: it has not what is asked for, or no known input convention.
     """
     if network.depth is not None:
+        if output not in (None, "depth"):
+            raise ValueError(f"the network answers in depth, not in {output}: leave --answer {output} out")
         output = "depth"
     elif not network.num_classes or output == "depth":
         raise ValueError(f"the network has no {'depth' if output == 'depth' else 'classes'} to export")
     if report.normalization is None:
         raise ValueError("its input convention is not known: python -m segdistill.network convert --normalization NAME")
-    return Deployed(network, report.normalization, report.input_size, output).eval().requires_grad_(False)
+    return Deployed(network, report.normalization, report.input_size, output or "classes").eval().requires_grad_(False)
 
 
 def check_writable(path: Path) -> None:

@@ -346,6 +346,15 @@ def test_a_network_of_depth_answers_in_depth(kind, tmp_path):
     assert again.depth == network.depth
 
 
+@pytest.mark.parametrize("answer", ["classes", "probabilities"])
+def test_depth_cannot_be_exported_as_classes(answer, tmp_path):
+    network = build_network("espnet_c", 1, p=1, q=1, depth=(2.0, 80.0, True))
+    atomic_save(export_weights(network, IMAGENET), tmp_path / "depth.pth")
+    with pytest.raises(ValueError, match=f"answers in depth, not in {answer}"):
+        network_tool(["export", str(tmp_path / "depth.pth"), str(tmp_path / "a.pt2"), "--answer", answer])
+    assert not (tmp_path / "a.pt2").exists()
+
+
 def test_classes_cannot_be_exported_as_depth(tmp_path):
     with pytest.raises(ValueError, match="the network has no depth to export"):
         export_network(*loaded(p=1, q=1), tmp_path / "a.pt2", output="depth")
