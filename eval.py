@@ -75,6 +75,8 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     if has_teacher != (data_set.TRUTH == "teacher"):
         needs = "have no effect" if has_teacher else "name whose predictions are the labels: give one"
         parser.error(f"--T_ckpt_path and --teacher-network {needs} with --dataset {options.dataset}")
+    if options.teacher_options and not options.teacher_network:
+        parser.error("--teacher-options has no effect without --teacher-network")
     if options.split not in data_set.SPLITS:
         parser.error(f"{options.dataset} has no split {options.split!r}; known: {', '.join(data_set.SPLITS)}")
     return options
@@ -86,6 +88,9 @@ def main(argv: list[str] | None = None) -> int:
     dataset = build_dataset(
         options.dataset, options.data_dir, options.split, data_list=options.data_list, task=options.task
     )
+    task = task_of(dataset)
+    if options.count_void and task.per_class is None:
+        raise ValueError(f"--count-void has no effect with --task {task.name}, which has no classes")
     if options.check:
         return 0
     if dataset.TRUTH == "teacher":

@@ -86,6 +86,9 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
         return options
     if not (options.dataset or options.images):
         parser.error("--dataset and --data-dir, or --images PATH: name what to predict")
+    tasks = DATASETS[options.dataset].TASKS if options.dataset else TASKS
+    if options.task and options.task not in tasks:
+        parser.error(f"{options.dataset} has no --task {options.task}; known: {', '.join(tasks)}")
     if not (options.output or options.submission):
         parser.error("nothing to write: give --output FOLDER or --submission FILE")
     if not options.images:
@@ -103,7 +106,7 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
         parser.error("--min-confidence writes labels of one checkpoint: --images PATH --output FOLDER --save labels")
     options.video = bool(options.images) and options.images.suffix.lower() in VIDEO_SUFFIXES
     still = {"labels", "values"} & {*(options.save or ())}
-    if options.video and (still or options.submission or options.min_confidence):
+    if options.video and (still or options.submission or options.min_confidence is not None):
         parser.error("a video gives colours, overlays or panels")
     options.save = options.save or (["panels"] if options.video else ["labels"])
     return options
@@ -181,6 +184,8 @@ def meaning_of(options: argparse.Namespace) -> type[SegmentationDataset]:
         return type(known.__name__, (known,), {"task": options.task or known.TASKS[0]})
     network, report = load_required(options.checkpoint[0], options.network, options.network_options)
     task = task_of_network(network)
+    if options.task and options.task != task.name:
+        raise ValueError(f"{options.checkpoint[0]} answers in {task.name}, not in --task {options.task}")
     if task.per_class and not report.classes:
         raise ValueError(f"{options.checkpoint[0]} does not name its classes: --dataset does")
     pictures = type("Pictures", (Images,), {"task": task.name})

@@ -77,6 +77,9 @@ def test_depth_is_learned_scored_and_written_as_files(streets, learn, tmp_path, 
     assert "scale aligned by medians; depth within 3 and 50" in capsys.readouterr().out
     assert re.search(r"\*\*δ1\*\* +\| +\d", (run / "report.md").read_text())
 
+    with pytest.raises(ValueError, match="--count-void has no effect with --task depth, which has no classes"):
+        evaluation.main([*words, "--count-void", "--check"])
+
     photos = streets / "leftImg8bit/val"
     kinds = ("labels", "values", "colours", "overlays", "panels")
     words = ["--images", photos, "--checkpoint", run / "best.pth", "--output", tmp_path / "out", "--save", *kinds]

@@ -335,6 +335,8 @@ def test_latency_of_an_exported_file_names_its_runtime_and_threads(tiny, tmp_pat
         (["--dataset", "camvid", "--images", "x", "--output", "o", "--predict", "sliding"], "needs --tile"),
         (["--dataset", "camvid", "--images", "x"], "nothing to write"),
         (["--dataset", "camvid", "--images", "x.mp4", "--output", "o", "--save", "labels"], "a video gives"),
+        (["--images", "x.mp4", "--output", "o", "--min-confidence", "0"], "a video gives"),
+        (["--dataset", "camvid", "--images", "x", "--output", "o", "--task", "depth"], "camvid has no --task depth"),
         (["--dataset", "camvid", "--data-dir", "x", "--output", "o", "--split", "all"], "no --split all; known: train"),
         (["--fps"], "--input-size"),
     ],
@@ -381,6 +383,13 @@ def test_a_damaged_picture_is_named_and_what_was_written_is_whole(weights, tmp_p
     assert files_in(tmp_path / "out") == [f"labels/{index:02}.png" for index in range(len(files_in(tmp_path / "out")))]
     assert all(np.asarray(Image.open(tmp_path / "out" / file)).shape == (24, 32) for file in files_in(tmp_path / "out"))
     assert not (tmp_path / "x.zip").exists()
+
+
+def test_a_task_that_the_file_does_not_answer_is_refused(tiny, tmp_path):
+    words = ["--checkpoint", tiny / "teacher.pth", "--images", tiny / "camvid/val", "--output", tmp_path / "out"]
+    with pytest.raises(ValueError, match=r"teacher\.pth answers in segmentation, not in --task depth"):
+        run(*words, "--task", "depth")
+    run(*words, "--task", "segmentation")
 
 
 def test_pngs_hold_the_pictures():

@@ -141,10 +141,12 @@ class Teacher(nn.Module):
             normalization: the input convention, if the report has none or a wrong one.
 
         Raises: as ``segdistill.utils.classes.match_classes``, and ValueError for a network without classes and with an
-            unknown input convention, since no score would show a wrong one.
+            unknown input convention, since no score would show a wrong one, or with a class map.
         """
         owner = f"teacher {source}"
         mapped = None
+        if class_map and not network.num_classes:
+            raise ValueError(f"--class-map {class_map} has no effect with {owner}, which has no classes")
         if dataset is not None and network.num_classes:
             mapped = match_classes(network, report, owner, dataset, class_map)
         if report is None:

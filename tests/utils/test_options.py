@@ -138,6 +138,10 @@ def teacher(tmp_path):
         (["--also", "../x="], "the name of one folder"),
         (["--also", "a=", "--also", "a="], "another student has this name"),
         (["--unlabelled-list", __file__], "teach nothing without a distillation method"),
+        (
+            ["--T_ckpt_path", __file__, "--kd", "--min-confidence", "0.9"],
+            "--min-confidence has no effect without images without labels",
+        ),
         (["--class-map", __file__], "--class-map has no effect without a teacher"),
         (["--teacher-scale", "0.5"], "--teacher-scale has no effect without a teacher"),
         (["--teacher-stride", "4"], "--teacher-stride has no effect without a teacher"),
@@ -325,6 +329,9 @@ def test_a_student_beside_has_labels_of_its_own_and_no_teacher_without_terms(tea
     )
     for other, name, flags in zip(options.also, ("few", "all", "cwd"), own, strict=True):
         assert other == parse_options([*flags, "--seed", "3", "--save-name", name])
+    unlabelled = ["--num-labels", "20", "--unlabelled-share", "0.25", "--mix", "cutmix", "--min-confidence", "0.9"]
+    (beside,) = parse_options([*teacher, "--pi", *unlabelled, "--also", "all=--pi --num-labels none"]).also
+    assert (beside.teacher.mix, beside.teacher.min_confidence) == (None, None)
 
 
 CONFIGURED = ["--lr-g", "0.003", "--ohem", "min_kept=9", "--scale-range", "0.5", "2", "--precision", "fp16"]

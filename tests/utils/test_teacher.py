@@ -262,6 +262,12 @@ def test_a_teacher_of_other_classes_is_refused(camvid):
         make_teacher(num_classes=19).verify(camvid)
 
 
+def test_a_class_map_of_a_teacher_without_classes_is_refused(camvid):
+    network = build_network("espnet_c", 1, p=1, q=1, depth=(2.0, 80.0))
+    with pytest.raises(ValueError, match=r"--class-map x\.txt has no effect with teacher far\.pth, which has no"):
+        Teacher.from_report(network, None, "far.pth", IMAGENET, camvid, class_map="x.txt")
+
+
 def test_a_teacher_of_other_classes_answers_in_the_students(camvid, tmp_path):
     names = [f"class {i}" for i in range(12)]
     network = build_network("pspnet", 12, backbone="resnet18_v1s").eval()

@@ -159,8 +159,9 @@ def expand_also(options: Options, name: str, words: Sequence[str]) -> Options:
         if not terms:
             inherited["unlabelled_list"] = None
         data = replace(options.data, **inherited | own)
-        mixes = data.unlabelled_share or DATASETS[data.dataset].TRUTH == "teacher"
-        teacher = options.teacher if mixes else replace(options.teacher, mix=None)
+        teacher = options.teacher
+        if options.data.unlabelled_share and not data.unlabelled_share:
+            teacher = replace(teacher, mix=None, min_confidence=None)
         return Options(
             data=data,
             student=options.student,

@@ -457,11 +457,14 @@ class Options:
                 raise ValueError(
                     f"{flag_of(name)} has no effect with --task-weight 0, which needs no labels: --data-list"
                 )
-        if self.teacher.mix and not self.data.unlabelled_share and DATASETS[self.data.dataset].TRUTH == "labels":
-            raise ValueError(
-                "--mix has no effect without images without labels: --unlabelled-list, --num-labels with "
-                "--unlabelled-share, or --dataset images"
-            )
+        unlabelled = self.data.unlabelled_share or DATASETS[self.data.dataset].TRUTH == "teacher"
+        lists_images = self.data.data_list and not self.objective.task_weight  # its lines may name an image alone
+        for name, there in (("mix", unlabelled), ("min_confidence", unlabelled or lists_images)):
+            if getattr(self.teacher, name) and not there:
+                raise ValueError(
+                    f"{flag_of(name)} has no effect without images without labels: --unlabelled-list, --num-labels "
+                    "with --unlabelled-share, or --dataset images"
+                )
         if self.data.unlabelled_share and not self.objective.terms and not self.run.check:
             raise ValueError("images without labels teach nothing without a distillation method")
 
