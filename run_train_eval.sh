@@ -29,7 +29,7 @@ scenes)
     teacher=${teacher:-$here/ckpt/scenes_teacher.pth}
     teacher_network=${teacher_network:-"--network espnet_c --network-options p=2 q=8"}
     student_network=${student_network:-"--network espnet_c --network-options p=2 q=3"}
-    teacher_flags=${teacher_flags:-"--num-steps 800"} student_flags=${student_flags:-"--num-steps 200 --input-size 96,192"}
+    teacher_flags=${teacher_flags:-"--num-steps 800"} student_flags=${student_flags:-"--num-steps 200"}
     train_flags=${train_flags:-"--preload --num-workers 1"}
     is_ho_use=${is_ho_use:-false}    # the critic costs more than this student
     pi=${pi:-"weight=3"} pa=${pa:-"on=layer3"} ho=${ho:-"weight=0.01"}
