@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from segdistill.dataset import DATASETS, Images, SegmentationDataset, build_dataset
+from segdistill.dataset.normalization import parse_normalization
 from segdistill.network import HIDDEN, LoadReport, network_class
 from segdistill.network.export.network import count_parameters
 from segdistill.network.settings import parse_settings
@@ -47,6 +48,13 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     teacher.add_argument("--T_ckpt_path", metavar="FILE")
     teacher.add_argument("--teacher-network", metavar="NAME", help="as of train.py")
     teacher.add_argument("--teacher-options", nargs="*", default=[], metavar="key=value")
+    teacher.add_argument("--teacher-normalization", metavar="NAME", help="as of train.py (the file's)")
+    teacher.add_argument(
+        "--teacher-scale",
+        type=number(float, above=0, greatest=16),
+        metavar="S",
+        help="as of train.py (the file's)",
+    )
     depth = parser.add_argument_group("depth", "how depth is scored")
     depth.add_argument("--align", choices=ALIGNMENTS, help="to the labels: scale, or scale and shift (relative: lstsq)")
     depth.add_argument("--crop", choices=sorted(CROPS), help="that is scored (none)")
@@ -77,6 +85,11 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
         parser.error(f"--T_ckpt_path and --teacher-network {needs} with --dataset {options.dataset}")
     if options.teacher_options and not options.teacher_network:
         parser.error("--teacher-options has no effect without --teacher-network")
+    for name in ("teacher_normalization", "teacher_scale"):
+        if getattr(options, name) and not has_teacher:
+            parser.error(f"--{name.replace('_', '-')} has no effect without a teacher")
+    if options.teacher_normalization:
+        parse_normalization(options.teacher_normalization)
     if options.split not in data_set.SPLITS:
         parser.error(f"{options.dataset} has no split {options.split!r}; known: {', '.join(data_set.SPLITS)}")
     return options
@@ -114,9 +127,19 @@ def label(dataset: Images, options: argparse.Namespace, device: torch.device) ->
     task_of(dataset).adopt(dataset, network, report)
     convention = report.normalization or dataset.NORMALIZATION
     source = options.T_ckpt_path or name
-    teacher = Teacher.from_report(network, report, source, convention, dataset, inference=Inference(device))
+    given = options.teacher_normalization
+    teacher = Teacher.from_report(
+        network,
+        report,
+        source,
+        convention,
+        dataset,
+        normalization=parse_normalization(given) if given else None,
+        inference=Inference(device, scale=options.teacher_scale),
+    )
     dataset.take_labels(teacher.predict(dataset))
-    options.protocol["teacher"] = report.sha256
+    shown = {"teacher_normalization": given, "teacher_scale": options.teacher_scale}
+    options.protocol |= {"teacher": report.sha256} | {name: value for name, value in shown.items() if value}
 
 
 def evaluate_checkpoint(options: argparse.Namespace, dataset: SegmentationDataset, device: torch.device) -> None:

@@ -73,10 +73,18 @@ def test_the_protocol_is_what_was_done_and_is_written_down(tiny, tmp_path, capsy
     assert "tiles of 32x48, 33 % overlap; mirrored too; shown at 0.5 x." in capsys.readouterr().out
 
 
-def test_a_setting_of_a_teacher_that_is_not_named_is_refused(tiny, capsys):
+@pytest.mark.parametrize(
+    ("flag", "value", "without"),
+    [
+        ("--teacher-options", "k=1", "--teacher-network"),
+        ("--teacher-normalization", "caffe", "a teacher"),
+        ("--teacher-scale", "0.5", "a teacher"),
+    ],
+)
+def test_a_setting_of_a_teacher_that_is_not_named_is_refused(flag, value, without, capsys):
     with pytest.raises(SystemExit):
-        evaluation.main(["--dataset", "camvid", "--data-dir", "x", "--checkpoint", "x", "--teacher-options", "k=1"])
-    assert "--teacher-options has no effect without --teacher-network" in capsys.readouterr().err
+        evaluation.main(["--dataset", "camvid", "--data-dir", "x", "--checkpoint", "x", flag, value])
+    assert f"{flag} has no effect without {without}" in capsys.readouterr().err
 
 
 def test_a_file_of_another_network_than_asked_for_is_an_error(tiny, tmp_path):

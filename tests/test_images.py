@@ -118,6 +118,23 @@ def test_pictures_that_a_cache_holds_have_the_labels_of_the_teacher_at_hand(phot
         assert (dataset[0, 0].label == value).all()
 
 
+def test_eval_scores_as_the_training_did_with_what_its_teacher_was_given(learn, photos, tiny, tmp_path, capsys):
+    seen = ["--teacher-normalization", "caffe", "--teacher-scale", "0.5"]
+    run = learn(*seen)
+    validated = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["val/agreement_mean_iou"]
+    words = ["--dataset", "images", "--data-dir", photos, "--checkpoint", run / "best.pth", "--output", tmp_path / "e"]
+    words = [*map(str, [*words, "--T_ckpt_path", tiny / "teacher.pth"])]
+    evaluation.main(words)
+    assert json.loads((tmp_path / "e").read_text())["agreement_mean_iou"] != pytest.approx(validated, abs=1e-3)
+    evaluation.main([*words, *seen])
+    figures = json.loads((tmp_path / "e").read_text())
+    assert figures["agreement_mean_iou"] == pytest.approx(validated, abs=1e-3)
+    assert (figures["protocol"]["teacher_normalization"], figures["protocol"]["teacher_scale"]) == ("caffe", 0.5)
+    assert "; its input caffe; its images at 0.5 x" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="expected imagenet, unit"):
+        evaluation.main([*words, "--teacher-normalization", "none", "--check"])
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

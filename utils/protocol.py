@@ -92,6 +92,8 @@ def describe(protocol: Mapping) -> str:
         parts.append(f"shown at {shown:g} x" if isinstance(shown, float) else f"shown at {shown[0]}x{shown[1]}")
     if teacher := protocol.get("teacher"):
         parts.append(f"labels are the predictions of the teacher {teacher[:12]}")
+        parts += [f"its input {protocol['teacher_normalization']}"] if "teacher_normalization" in protocol else []
+        parts += [f"its images at {protocol['teacher_scale']:g} x"] if "teacher_scale" in protocol else []
     if "align" in protocol:
         how = {"median": "scale aligned by medians", "lstsq": "scale and shift aligned by least squares"}
         parts += [how[protocol["align"]]] if protocol["align"] in how else []
