@@ -50,10 +50,7 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     teacher.add_argument("--teacher-options", nargs="*", default=[], metavar="key=value")
     teacher.add_argument("--teacher-normalization", metavar="NAME", help="as of train.py (the file's)")
     teacher.add_argument(
-        "--teacher-scale",
-        type=number(float, above=0, greatest=16),
-        metavar="S",
-        help="as of train.py (the file's)",
+        "--teacher-scale", type=number(float, above=0, greatest=16), metavar="S", help="as of train.py (the file's)"
     )
     depth = parser.add_argument_group("depth", "how depth is scored")
     depth.add_argument("--align", choices=ALIGNMENTS, help="to the labels: scale, or scale and shift (relative: lstsq)")
@@ -155,7 +152,8 @@ def evaluate_checkpoint(options: argparse.Namespace, dataset: SegmentationDatase
         device=device,
     )
     own = {name: getattr(options, name) for name in ("align", "crop", "depth_range")}
-    options.protocol |= build_protocol(task_of(dataset), dataset, network, own)
+    # A new one: the checkpoints share what was given.
+    options.protocol = options.protocol | build_protocol(task_of(dataset), dataset, network, own)
     scores = evaluate(
         predictor,
         dataset,
