@@ -25,6 +25,7 @@ from segdistill.utils.distributed import leave, rank, start_device, wait_for_all
 from segdistill.utils.flags import run_command
 from segdistill.utils.mix import MIXES, mix_batch
 from segdistill.utils.options import DataOptions, Options, TeacherOptions, parse_options
+from segdistill.utils.precision import warn_if_slow
 from segdistill.utils.run import Progress, Run, StopSignal
 from segdistill.utils.stopwatch import Stopwatch, Waiting
 from segdistill.utils.student import Student, build_student
@@ -64,6 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = start_device(options.run.device, options.run.deterministic, options.run.timeout_minutes)
     logging.basicConfig(level=logging.INFO if rank() == 0 else logging.ERROR, format="%(message)s")
     stop = StopSignal()
+    warn_if_slow(device.type, "--precision", options.optimisation.precision)
+    if options.teacher.given:
+        warn_if_slow(device.type, "--teacher-precision", options.teacher_precision)
 
     # Several students may be trained in one process: decoded images and the teacher are shared.
     each = [options, *options.also]
