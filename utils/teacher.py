@@ -287,7 +287,7 @@ class Teacher(nn.Module):
             (self._coarse(task.feature, self.normalization(sample.shown[None])), sample.label[None])
             for sample in samples
         )
-        figures = task.measure(maps, dataset)
+        figures = task.measure(maps, dataset, build_protocol(task, dataset, self.network, {}))
         return figures and {"num_crops": len(indices), **figures}
 
     def _coarse(self, feature: str, images: Tensor) -> Tensor:

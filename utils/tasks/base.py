@@ -158,13 +158,15 @@ class Task(ABC):
         """The scores in evaluation.json, as plain data; contains at least ``figures``."""
         return scores.figures()
 
-    def measure(self, maps: Iterable[tuple[Tensor, Tensor]], dataset: SegmentationDataset) -> dict | None:
+    def measure(
+        self, maps: Iterable[tuple[Tensor, Tensor]], dataset: SegmentationDataset, protocol: Mapping
+    ) -> dict | None:
         """Scores for teacher.json, from teacher maps (1, C, h, w) of training samples with their labels (1, H, W).
 
         Returns:
             Plain data, at least ``Scores.figures``; None if nothing is labelled.
         """
-        scores = self.scores(dataset)
+        scores = self.scores(dataset, protocol)
         for feature_map, labels in maps:
             scores.update(self.read(feature_map, labels.shape[1:]), labels)
         return scores.figures() if scores.num_labelled() else None

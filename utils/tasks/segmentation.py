@@ -114,10 +114,12 @@ class Segmentation(Task):
             "category_iou": dict(zip(dataset.CATEGORIES, none_for_nan(categories), strict=True)),
         }
 
-    def measure(self, maps: Iterable[tuple[Tensor, Tensor]], dataset: SegmentationDataset) -> dict | None:
+    def measure(
+        self, maps: Iterable[tuple[Tensor, Tensor]], dataset: SegmentationDataset, protocol: Mapping
+    ) -> dict | None:
         """Also entropy, in nats, the mean over the labelled positions of the teacher's map; classes, their names, and
         iou, None for one that does not occur."""
-        scores, entropies = self.scores(dataset), []
+        scores, entropies = self.scores(dataset, protocol), []
         for logits, labels in maps:
             scores.update(self.read(logits, labels.shape[1:]), labels)
             known = resize_labels(labels, logits.shape[2:]) != IGNORE_INDEX

@@ -10,13 +10,15 @@ from segdistill.dataset import IGNORE_INDEX, CamVid
 from segdistill.dataset.base import Sample, Selection
 from segdistill.dataset.depth import DepthRange
 from segdistill.dataset.normalization import IMAGENET
+from segdistill.dataset.transforms import RandomCrop
 from segdistill.network import NETWORKS, SegmentationOutput, build_network, load_network
-from segdistill.network.depth import positive_depth
+from segdistill.network.depth import RELATIVE, positive_depth
 from segdistill.network.weights.checkpoint import load_weights
 from segdistill.utils.batch import make_batches
 from segdistill.utils.losses.depth import LOSSES, scale_shift_invariant_loss
 from segdistill.utils.tasks import TASKS, build_loss
 from segdistill.utils.tasks.depth import CROPS, DepthScores, aligned, colors_of
+from segdistill.utils.teacher import Teacher
 
 LIMITS = DepthRange(0.5, 20.0)
 
@@ -246,6 +248,16 @@ class Values(CamVid):
 
     def read_label(self, index):
         return torch.full((360, 480), float(index))
+
+
+def test_a_teacher_of_relative_depth_is_aligned_on_crops_too(tiny):
+    class Flat(Values):
+        def read_label(self, index):
+            return torch.full((64, 64), 30.0 + index)
+
+    network = build_network("espnet_c", 1, p=1, q=1, depth=[*RELATIVE])  # untrained, about 10
+    crops = Flat(tiny / "camvid", "train", transform=RandomCrop((32, 32), scale_labels=True))
+    assert Teacher(network, IMAGENET, IMAGENET).measure_crops(crops)["delta1"] == 1
 
 
 def test_an_image_without_label_is_void_in_the_labels_own_type(tiny):
