@@ -36,7 +36,8 @@ def recognise(source: Source) -> Importer:
     Raises:
         ValueError: none or several; says what was seen. It is a ``folder`` already.
     """
-    if (source.root / CLASSES_FILE).is_file() and (source.root / "images").is_dir():
+    # Label Studio's YOLO export has classes.txt and images/, too, but no splits.
+    if all((source.root / name).exists() for name in (CLASSES_FILE, "images/train", "labels/train")):
         raise ValueError(f"{source.root} is a folder with {CLASSES_FILE} already: train with it as it is")
     seen = {name: importer.recognise(source) for name, importer in IMPORTERS.items() if importer is not MASKS}
     claims = {name: what for name, what in seen.items() if what}

@@ -784,3 +784,17 @@ def test_what_was_converted_trains_and_is_evaluated(name, tmp_path, folder, caps
     shown = ["--checkpoint", best, "--output", str(tmp_path / "shown"), "--save", "overlays", "--split", "val"]
     assert prediction.main([*data, *shown]) == 0
     assert len([*(tmp_path / "shown").rglob("*.png")]) == 2
+
+
+def test_images_and_masks_beside_classes_are_converted_where_there_are_no_splits(tmp_path, folder):
+    root = tmp_path / "mine"
+    for index in range(4):
+        write_image(root / f"images/{index}.jpg")
+        mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+        mask[:4] = 1
+        (root / "masks").mkdir(exist_ok=True)
+        Image.fromarray(mask).save(root / f"masks/{index}.png")
+    (root / "classes.txt").write_text("background\nball\n")
+    assert sum(convert(root, folder).num_images.values()) == 4
+    with pytest.raises(ValueError, match="already"):
+        convert(folder, tmp_path / "again")
