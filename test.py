@@ -40,7 +40,7 @@ OF_NETWORK = {"--checkpoint", "--network-options", "--network", "--device"}
 OF_LATENCY = OF_NETWORK | {"--fps", "--input-size", "--batch-size", "--dtype", "--threads"}
 
 
-def parse_options(argv: list[str] | None) -> argparse.Namespace:
+def make_parser() -> Parser:
     parser = Parser(prog="test.py", description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", required=True, nargs="+", type=Path, metavar="FILE", help="ours or released")
     add_network_flags(parser)
@@ -73,6 +73,11 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of --fps")
     parser.add_argument("--threads", type=count, metavar="N", help="of --fps, on the CPU (PyTorch's: one a core)")
     add_protocol_flags(parser)
+    return parser
+
+
+def parse_options(argv: list[str] | None) -> argparse.Namespace:
+    parser = make_parser()
     argv = sys.argv[1:] if argv is None else argv
     options = parser.parse_args(argv)
     options.protocol = protocol_of(options, parser)

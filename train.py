@@ -57,7 +57,7 @@ class Group(NamedTuple):
     @property
     def distilled(self) -> bool:
         """Whether one of them has terms."""
-        return any(student.options.objective.terms for student in self.students)
+        return bool(self.options.objective.terms)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -24,13 +24,14 @@ from segdistill.dataset.pairs import walk
 Color = tuple[int, int, int]
 Size = tuple[int, int]  # height, width
 BACKGROUND = "background"
+SPLITS = ("train", "val", "test")
 SPLIT = re.compile(r"(train|val|test)(ing|id|idation)?\d*", re.IGNORECASE)
 STRUCTURE = ("images", "image", "img", "imgs", "jpegimages", "default", "data", "obj_train_data")  # no names
 SAMPLE = 24  # JSON files that are looked at to recognise a tool
 MISSING = "annotated images that are not there, or more than once, left out"
 # What reading a document of unexpected structure raises.
-MALFORMED = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, OSError, zlib.error)
-MALFORMED += (Image.DecompressionBombError,)
+MALFORMED = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, OSError)
+MALFORMED += (zlib.error, Image.DecompressionBombError)
 
 
 class Problems:

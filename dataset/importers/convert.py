@@ -18,6 +18,7 @@ from segdistill.dataset.importers import IMPORTERS, recognise
 from segdistill.dataset.importers.base import (
     BACKGROUND,
     MALFORMED,
+    SPLITS,
     STRUCTURE,
     Canvas,
     Color,
@@ -31,7 +32,6 @@ from segdistill.dataset.importers.base import (
 from segdistill.dataset.prepare import unpack
 from segdistill.libs.files import link, new_folder
 
-SPLITS = ("train", "val", "test")
 BACKGROUND_NAMES = (BACKGROUND, "_background_", "__background__")  # in any case
 OVERVIEW, NUM_SHOWN, COLUMNS, WIDTH = "overview.png", 6, 3, 320
 

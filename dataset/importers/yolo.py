@@ -5,10 +5,8 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from segdistill.dataset.importers.base import Canvas, Export, Importer, Picture, Problems, Source
+from segdistill.dataset.importers.base import SPLITS, Canvas, Export, Importer, Picture, Problems, Source
 from segdistill.dataset.pairs import read_lines
-
-SPLITS = ("train", "val", "test")
 
 
 def recognise(source: Source) -> str:
