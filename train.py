@@ -98,6 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if teacher and teacher.report:  # else it is to be trained yet: --check
         verify(teacher, groups, val_set)
     if options.run.check:
+        logger.info("--check: options, data and networks fit together; without it they are trained")
         return 0
 
     with ExitStack() as stack:

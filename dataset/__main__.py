@@ -72,9 +72,12 @@ def check_all(options: argparse.Namespace) -> int:
             verdict = check(dataset)
             images[split] = [pair.image for pair in dataset.pairs]
         except (ValueError, FileNotFoundError) as error:
-            print(f"{split}: {error}", file=sys.stderr)
             # Training needs two splits; others may be absent.
-            failed |= isinstance(error, ValueError) or split in ("train", data_set.VALIDATION_SPLIT, options.split)
+            if isinstance(error, ValueError) or split in ("train", data_set.VALIDATION_SPLIT, options.split):
+                print(f"{split}: {error}", file=sys.stderr)
+                failed = True
+            else:
+                print(f"{split}: none, and training needs none")
             continue
         failed |= bool(verdict.errors)
         print_verdict(split, verdict, dataset.CLASSES)

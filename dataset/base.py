@@ -186,7 +186,12 @@ class SegmentationDataset(torch.utils.data.Dataset):
         if self.unused:
             logger.warning("%s %s: %s", name, split, describe_unused(self.unused))
         if not self.pairs:
-            raise FileNotFoundError(f"{name}: no images of split {split!r} under {self.root} (see docs/datasets.md)")
+            there = sorted(path.name for path in self.root.iterdir() if not path.name.startswith("."))
+            hint = ": is it --dataset folder?" if "classes.txt" in there else ""
+            raise FileNotFoundError(
+                f"{name}: no images of split {split!r} under {self.root}, which holds "
+                f"{', '.join(there[:6]) or 'nothing'}{hint} (layouts: docs/datasets.md)"
+            )
         self.num_labelled = len(self.pairs)
         if unlabelled_list:
             self.pairs += [Pair(pair.image, None) for pair in self._read_list(Path(unlabelled_list), labelled=False)]

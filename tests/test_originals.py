@@ -199,11 +199,15 @@ def test_a_renamed_script_of_theirs_is_answered_too(capsys):
         ("--network espnet_c --lr 0.1", "    python train.py --lr-g 0.1 --network espnet_c\n"),
         (
             "--network espnet_c --num-step 3",
-            "train.py: error: unrecognized arguments: --num-step 3 (--help lists the opt",
+            "train.py: error: unrecognized arguments: --num-step 3; --num-step is --num-steps here (--help",
         ),
         (
             "--pi weight=80 --lambda-pi 10",
             "train.py: error: unrecognized arguments: --lambda-pi 10 (--help lists the opt",
+        ),
+        (
+            "--pi --epochs 5 --teacher t.pth",
+            "--epochs is --num-steps here, --teacher is --T_ckpt_path FILE or --teacher-network NAME here (--help",
         ),
         ("--resume True --random-mirror maybe", "train.py: error: argument --random-mirror: "),
         ("--pi", "train.py: error: --pi needs a teacher"),

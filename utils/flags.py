@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,6 +20,17 @@ from segdistill.utils.distributed import is_of_peers, reason_of
 
 # User errors; all other exceptions are bugs and keep their traceback.
 USER_ERRORS = (ValueError, OSError, FloatingPointError)
+# What other programs call flags of ours.
+ELSEWHERE = {
+    "--epochs": "--num-steps",
+    "--learning-rate": "--lr-g",
+    "--lr": "--lr-g",
+    "--model": "--network",
+    "--steps": "--num-steps",
+    "--student": "--network",
+    "--teacher": "--T_ckpt_path FILE or --teacher-network NAME",
+    "--weights": "--checkpoint",
+}
 NOT_FINITE = 3  # exit code of a training that diverged
 # Texts of torch's out-of-memory RuntimeErrors on CPU and GPU.
 NO_MEMORY = re.compile(r"can't allocate memory|out of memory", re.IGNORECASE)
@@ -48,10 +60,18 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         if message.startswith("unrecognized arguments: --"):
-            message += " (--help lists the options)"
+            message += f"{self._meant(message)} (--help lists the options)"
         if not self.origin:
             message = originals.suggest(self.prog, self.words, self._option_string_actions) or message
         self.exit(2, f"{self.prog}: error: {self.origin}{message}\n")
+
+    def _meant(self, message: str) -> str:
+        """Our flags in place of those that are not known: the usual words of other programs, or misspelt ones."""
+        flags = [word.partition("=")[0] for word in message.split() if word.startswith("--")]
+        known = [flag for flag in self._option_string_actions if flag.startswith("--")]
+        meant = {flag: ELSEWHERE.get(flag) or (*get_close_matches(flag, known, 1, 0.7), "")[0] for flag in flags}
+        pairs = [f"{flag} is {ours} here" for flag, ours in meant.items() if ours.split(" ")[0] in known]
+        return f"; {', '.join(pairs)}" if pairs else ""
 
 
 def on_disk(word: str) -> str:

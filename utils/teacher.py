@@ -258,8 +258,9 @@ class Teacher(nn.Module):
         if gains[best] <= NOTED or not primary.is_better(scores[best], constant):
             return
         message = (
-            f"teacher {self.source} scores {primary.text(score)} {primary.name} with its {self.normalization} "
-            f"and {primary.text(scores[best])} with {best}: --teacher-normalization {best} takes that"
+            f"teacher {self.source} scores {primary.text(score)} {primary.name} on {len(indices)} images with "
+            f"its {self.normalization} and {primary.text(scores[best])} with {best}: --teacher-normalization {best} "
+            "takes that"
         )
         if gains[best] > REFUSED:
             raise ValueError(message)

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -144,11 +144,13 @@ class Picture(NamedTuple):
 
 
 class Export(NamedTuple):
-    """classes: the colour of each, None where the tool gives none; whole: every pixel has a label."""
+    """classes: the colour of each, None where the tool gives none; whole: every pixel has a label; known: image files
+    that are no pictures without labels: label maps, and what was named as a problem."""
 
     classes: dict[str, Color | None]
     pictures: list[Picture]
     whole: bool = False
+    known: Collection[Path] = ()
 
 
 class Source:
@@ -165,7 +167,9 @@ class Source:
         if path.is_file():
             self.files = [file for file in self.files if file == path or file.suffix.lower() in SUFFIXES]
         self.images = [file for file in self.files if file.suffix.lower() in SUFFIXES]
-        self.more_images = walk(images) if images else []
+        inside = {file.resolve() for file in self.images}
+        more = walk(images) if images else []
+        self.more_images = [f for f in more if f.suffix.lower() in SUFFIXES and f.resolve() not in inside]
         self.faults: list[str] = []  # of JSON files that were looked at
 
     def folders(self, file: Path) -> tuple[str, ...]:
@@ -198,9 +202,8 @@ class Source:
         """Images by file name and by stem."""
         found = {}
         for file in [*self.images, *self.more_images]:
-            if file.suffix.lower() in SUFFIXES:
-                for key in {file.name, file.stem}:
-                    found.setdefault(key, []).append(file)
+            for key in {file.name, file.stem}:
+                found.setdefault(key, []).append(file)
         return found
 
     def find_image(self, name: str, near: Path, split: str | None = None, without: Sequence[str] = ()) -> Path | None:

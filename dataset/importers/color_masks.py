@@ -49,7 +49,8 @@ def read(source: Source, problems: Problems) -> Export:
             problems.add("masks without an image left out", mask)
             continue
         pictures.append(Picture(image, split or source.split_of(image), partial(draw, mask, names)))
-    return Export(classes, pictures, whole=True)
+    masks = [path for path in source.images if {MASKS, OBJECTS} & {*source.folders(path)}]
+    return Export(classes, pictures, whole=True, known=masks)
 
 
 def draw(mask: Path, names: dict[int, str], canvas: Canvas) -> None:

@@ -18,6 +18,7 @@ from segdistill.dataset.importers import IMPORTERS, recognise
 from segdistill.dataset.importers.base import (
     BACKGROUND,
     MALFORMED,
+    MISSING,
     SPLITS,
     STRUCTURE,
     Canvas,
@@ -99,11 +100,19 @@ def convert(
                 raise
             what = f"{type(error).__name__}: {describe_error(error)}"
             raise ValueError(f"{source.root} is not as {importer.title} writes it ({what})") from error
+        for image in unlabelled_images(source, export):
+            problems.add("images without labels left out", image)
         pictures = usable(export.pictures, problems)
         if not pictures:
-            raise ValueError(f"{path} holds no labelled image, read as {importer.title}. {problems}")
+            remedy = " (--images FOLDER: where they are)" if MISSING in problems.found and not images else ""
+            raise ValueError(f"{path} holds no labelled image, read as {importer.title}. {problems}{remedy}")
         kept = choose_classes(export, classes, unlabelled)
         labels, num_pixels = draw(pictures, kept, target / "drawn", problems)
+        present = [name for name, count in zip(kept.colors, num_pixels, strict=False) if count]
+        if len(present) < 2:
+            raise ValueError(
+                f"{path} holds pixels of {', '.join(present) or 'no class'} only; two classes are the least. {problems}"
+            )
         splits = divide([picture for picture in pictures if picture.image in labels], val_share)
         if not splits.keys() >= {"train", "val"}:
             raise ValueError(f"{path} holds {len(labels)} images with labels; two are the least. {problems}")
@@ -171,6 +180,11 @@ def distinct(colors: dict[str, Color | None]) -> dict[str, Color]:
 def is_color(color: Color | None) -> bool:
     channels = color or ()
     return len(channels) == 3 and all(type(value) is int and 0 <= value <= 255 for value in channels)
+
+
+def unlabelled_images(source: Source, export: Export) -> list[Path]:
+    used = {*export.known, *(picture.image for picture in export.pictures)}
+    return [image for image in (*source.images, *source.more_images) if image not in used]
 
 
 def usable(pictures: Sequence[Picture], problems: Problems) -> list[Picture]:

@@ -16,7 +16,8 @@ UPLOADED = re.compile(r"^[0-9a-f]{8}-")  # what an upload puts before a file's n
 
 
 def recognise(source: Source) -> str:
-    return next((f"{path.name} with tasks" for path, file in source.documents.items() if is_tasks(file)), "")
+    files = [path for path, file in source.documents.items() if is_tasks(file) or is_minimal(file)]
+    return f"{files[0].name} with tasks" if files else ""
 
 
 def is_tasks(document: object) -> bool:
@@ -24,10 +25,17 @@ def is_tasks(document: object) -> bool:
     return isinstance(task, dict) and "data" in task and bool({"annotations", "completions"} & task.keys())
 
 
+def is_minimal(document: object) -> bool:
+    task = document[0] if isinstance(document, list) and document else None
+    return isinstance(task, dict) and task.keys() >= {"annotation_id", "annotator"}
+
+
 def read(source: Source, problems: Problems) -> Export:
     labels, pictures = set(), []
     for path in source.having(".json"):
         document = source.document(path)
+        if is_minimal(document):
+            raise ValueError(f"{path} is Label Studio's JSON-MIN, which leaves out what is needed: export it as JSON")
         if not is_tasks(document):
             problems.add("JSON files that are not Label Studio's left out", path)
             continue

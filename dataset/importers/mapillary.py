@@ -5,6 +5,8 @@ from pathlib import Path
 
 from segdistill.dataset.importers.base import Canvas, Export, Importer, Picture, Problems, Source, read_values
 
+MASKS = "labels", "instances", "panoptic"  # folders
+
 
 def recognise(source: Source) -> str:
     configs = configs_of(source)
@@ -48,12 +50,13 @@ def read(source: Source, problems: Problems) -> Export:
     pictures = []
     for mask in masks:
         split = source.split_of(mask)
-        image = source.find_image(f"images/{mask.stem}", mask, split, without=("labels", "instances", "panoptic"))
+        image = source.find_image(f"images/{mask.stem}", mask, split, without=MASKS)
         if image is None:
             problems.add("masks without an image left out", mask)
             continue
         pictures.append(Picture(image, split, partial(draw, mask, names)))
-    return Export(colors, pictures, whole=True)
+    masks = [path for path in source.images if {*MASKS} & {*source.folders(path)}]
+    return Export(colors, pictures, whole=True, known=masks)
 
 
 def masks_of(source: Source, version: str) -> list[Path]:

@@ -1,5 +1,6 @@
 """Masks without a list of classes: X_mask.png beside X.jpg, or images/ and masks/; binary ones, ids or colours."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -57,21 +58,22 @@ def read(source: Source, problems: Problems) -> Export:
             pairs.append((found[0], mask))
         else:
             problems.add("masks without an image, or with several, left out", mask)
-    read_mask, values, pairs = read_all(pairs, problems)
+    known = [*masks, *(image for image, _ in pairs)]
+    read_mask, counts, pairs = read_all(pairs, problems)
     if read_mask is read_values:
-        names = names_of_values(values, source.root)
+        names = names_of_values(counts, source.root)
         classes = dict.fromkeys(name for name in names.values() if name)
     else:
-        names, classes = names_of_colors(values, source.root)
+        names, classes = names_of_colors(counts, source.root)
     pictures = [Picture(image, source.split_of(image), partial(draw, mask, read_mask, names)) for image, mask in pairs]
-    return Export(classes, pictures, whole=True)
+    return Export(classes, pictures, whole=True, known=known)
 
 
 def read_all(
     pairs: list[tuple[Path, Path]], problems: Problems
-) -> tuple[Callable[[Path], np.ndarray], set[int], list[tuple[Path, Path]]]:
-    """How the masks are to be read, as values or as colours, all the values that occur, and the pairs that are left."""
-    values, colors, are_values, left = set(), set(), True, []
+) -> tuple[Callable[[Path], np.ndarray], Counter[int] | set[int], list[tuple[Path, Path]]]:
+    """How the masks are to be read, the pixels of each value or the colours that occur, and the pairs that are left."""
+    values, colors, are_values, left = Counter(), set(), True, []
     for image, mask in pairs:
         try:
             colors |= {*occurring(read_colors(mask))}
@@ -80,21 +82,33 @@ def read_all(
             continue
         left.append((image, mask))
         try:
-            values |= {*occurring(read_values(mask))}
+            counts = np.bincount(read_values(mask).ravel())
+            values.update({value: int(counts[value]) for value in np.flatnonzero(counts).tolist()})
         except ValueError:  # it holds colours
             are_values = False
     return (read_values, values, left) if are_values else (read_colors, colors, left)
 
 
-def names_of_values(values: set[int], root: Path) -> dict[int, str | None]:
+def names_of_values(counts: Counter[int], root: Path) -> dict[int, str | None]:
     """Binary masks are background and foreground; other values are classes by number, 255 void."""
-    if values in BINARY:
+    if {*counts} in BINARY:
         return {value: FOREGROUND if value else BACKGROUND for value in (0, 1, 255)}
-    if len(values) > 64 and 255 in values and 254 in values:
+    if are_blurred(counts):
         raise ValueError(
-            f"{root}: masks of {len(values)} grey values: edges that are blurred? Threshold them to 0 and 255"
+            f"{root}: masks of {len(counts)} grey values, most of the pixels black or white: edges that are blurred? "
+            "Threshold them to 0 and 255. If the values are classes and 255 is void, write classes.txt (see "
+            "docs/datasets.md)"
         )
-    return {value: None if value == 255 else f"class {value}" for value in sorted(values)}
+    return {value: None if value == 255 else f"class {value}" for value in sorted(counts)}
+
+
+def are_blurred(counts: Counter[int]) -> bool:
+    """Whether 255 is the foreground of masks with smooth edges, not void: what lies between 0 and it is many values,
+    or few pixels."""
+    between = [value for value in counts if 0 < value < 255]
+    if len(between) < 3 or max(between) < 64 or not counts[0]:
+        return False
+    return counts[255] > 4 * sum(counts[value] for value in between) or (len(between) > 64 and counts[254] > 0)
 
 
 def names_of_colors(codes: set[int], root: Path) -> tuple[dict[int, str], dict[str, Color]]:

@@ -32,8 +32,8 @@ def read(source: Source, problems: Problems) -> Export:
     if files := source.named(COCO_FILE):
         return read_files(source, files, problems)
     tables = {path.parent: read_table(path) for path in source.named(CLASSES_FILE)}
-    pictures = []
-    for mask in masks_of(source):
+    masks, pictures = masks_of(source), []
+    for mask in masks:
         names = tables.get(mask.parent)
         image = source.find_image(mask.stem.removesuffix(ENDING), mask)
         if image is None or image.parent != mask.parent or names is None:
@@ -41,7 +41,7 @@ def read(source: Source, problems: Problems) -> Export:
             continue
         pictures.append(Picture(image, source.split_of(image), partial(draw, mask, names)))
     classes = {name: None for names in tables.values() for _, name in sorted(names.items())}
-    return Export(classes, pictures, whole=True)
+    return Export(classes, pictures, whole=True, known=masks)
 
 
 def read_table(path: Path) -> dict[int, str]:

@@ -28,6 +28,7 @@ from segdistill.dataset.importers.base import (
 )
 from segdistill.dataset.importers.rasterize import Region
 
+MASKS = "masks_human", "masks_machine"  # folders of pictures of the labels
 MOST_BYTES = 1 << 28  # of a mask's PNG
 
 
@@ -59,7 +60,8 @@ def read(source: Source, problems: Problems) -> Export:
             problems.add(MISSING, f"{path.stem} of {path}")
             continue
         pictures.append(Picture(image, source.split_of(image), partial(draw, objects), size))
-    return Export(classes, pictures)
+    masks = [path for path in source.images if {*MASKS} & {*source.folders(path)}]
+    return Export(classes, pictures, known=masks)
 
 
 def draw(objects: list[dict], canvas: Canvas) -> None:

@@ -390,12 +390,25 @@ def test_an_image_that_occurs_twice_is_a_warning(tmp_path):
     assert any("occur twice" in warning for warning in check(build_dataset("camvid", root, "train")).warnings)
 
 
-def test_a_split_that_training_does_not_need_may_be_absent(tmp_path):
+def test_a_split_that_training_does_not_need_may_be_absent(tmp_path, capsys):
     root = make_tree(tmp_path, "camvid")
     assert main(["check", "camvid", str(root)]) == 1
+    assert "val: CamVid: no images of split 'val'" in capsys.readouterr().err
     for folder in ("train", "trainannot"):
         shutil.copytree(root / folder, root / folder.replace("train", "val"))
     assert main(["check", "camvid", str(root)]) == 0
+    printed = capsys.readouterr()
+    assert "test: none, and training needs none\n" in printed.out
+    assert "split 'test'" not in printed.err
+
+
+def test_another_layout_is_named_by_what_is_there(tmp_path):
+    for name in ("images/train/a.png", "labels/train/a.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        Image.new("L", (8, 8)).save(tmp_path / name)
+    (tmp_path / "classes.txt").touch()
+    with pytest.raises(FileNotFoundError, match=r"which holds classes.txt, images, labels: is it --dataset folder\?"):
+        build_dataset("camvid", tmp_path, "train")
 
 
 def paint(root, split="train", values=(0,)):

@@ -677,6 +677,25 @@ def test_of_two_yolo_folders_the_inner_one_counts_and_one_that_is_not_there_is_s
     assert [*conversion.problems.found] == ["test: ../images/later of data.yaml is no folder or list of images here"]
 
 
+def test_boxes_alone_are_no_data_set(tmp_path, folder):
+    root = tmp_path / "export"
+    yolo_of(root, ["train: images"], ["images/a.jpg", "images/b.jpg"])
+    for path in (root / "labels").rglob("*.txt"):
+        path.write_text("0 0.5 0.5 0.1 0.1\n")
+    with pytest.raises(ValueError, match=r"pixels of background only; two classes are the least.*boxes"):
+        convert(root, folder)
+    assert not folder.exists()
+
+
+def test_images_of_a_folder_inside_the_export_are_found_once(tmp_path, folder):
+    root = tmp_path / "export"
+    EXPORTS["coco"](root, 3)
+    inner = next(path.parent for path in sorted(root.rglob("a0.*")))
+    conversion = convert(root, folder, images=inner)
+    assert sum(conversion.num_images.values()) == 3
+    assert not conversion.problems.found
+
+
 def test_yolo_without_pyyaml_says_what_to_install(tmp_path, folder, monkeypatch, capsys):
     EXPORTS["yolo"](tmp_path / "export", 2)
     monkeypatch.setitem(sys.modules, "yaml", None)
@@ -742,6 +761,30 @@ def test_masks_of_blurred_edges_are_an_error(tmp_path, folder):
         write_mask(root / f"{name}_mask.png", np.linspace(0, 255, HEIGHT * WIDTH).astype(np.uint8).reshape(SIZE))
     with pytest.raises(ValueError, match="Threshold"):
         convert(root, folder)
+
+
+def test_masks_of_a_few_grey_edge_pixels_are_an_error(tmp_path, folder):
+    root = tmp_path / "export"
+    for name in ("a", "b"):
+        write_image(root / f"{name}.jpg")
+        mask = np.where(truth_of(0) > 0, 255, 0).astype(np.uint8)
+        mask[0, :3] = 64, 128, 191
+        write_mask(root / f"{name}_mask.png", mask)
+    with pytest.raises(ValueError, match=r"5 grey values.*Threshold.*255 is void"):
+        convert(root, folder)
+
+
+def test_images_without_labels_are_counted(tmp_path, folder, capsys):
+    for name, make in EXPORTS.items():
+        root = tmp_path / name
+        make(root, 3)
+        write_image(root / "photo.png")
+        assert main(["convert", str(root), str(folder / name)]) == 0
+        lines = [line for line in capsys.readouterr().out.splitlines() if " x " in line]
+        expected = "images without a labels file are" if name == "yolo" else "images without labels left out"
+        assert lines[0].startswith(f"1 x {expected}"), name
+        assert lines[0].endswith("photo.png"), name
+        assert all("background throughout" in line for line in lines[1:]), name
 
 
 # Where the command is named.
