@@ -138,7 +138,13 @@ def work(words, log, ranks, place) -> None:
 
     def rank():
         note(log, f"rank{os.environ['RANK']}", os.getpid())
-        train.run_command(train.main)
+        try:
+            train.run_command(train.main)
+        except SystemExit as end:
+            # A rank of torchrun's would be gone; a fork waits to be told so, and torchrun 30 s for it to heed a signal.
+            if end.code == 0 and signal.signal(signal.SIGTERM, signal.SIG_DFL).__self__.received:
+                os.kill(os.getpid(), signal.SIGTERM)
+            raise
 
     # What torchrun does, with --standalone or with --node-rank, but that the ranks are forks of this process.
     hosts, number, first = place or (1, 0, "localhost:0")

@@ -94,6 +94,15 @@ def at_step(monkeypatch, step, then):
     monkeypatch.setattr(Learner, "update", interfere)
 
 
+def test_what_a_killed_run_left_half_written_is_removed(tiny, tmp_path):
+    words = arguments(tiny, tmp_path, "run", [], "--save-every", "1", "--resume")
+    train.main([*words, "--stop-at", "1"])
+    for name in ("last.pth", "environment.json", "metrics.jsonl"):
+        (tmp_path / "run" / f".{name}.0123abcd.tmp").write_text("{")
+    train.main(words)
+    assert not list((tmp_path / "run").glob(".*.tmp"))
+
+
 SLOW = {"every": pytest.mark.slow}
 EACH = [pytest.param(terms, id=name, marks=SLOW.get(name, ())) for name, terms in TERMS.items()]
 

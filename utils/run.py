@@ -183,7 +183,7 @@ class Run:
         os.register_at_fork(after_in_child=self.lock.close)
         if stamp(self.last) != self.found:
             raise BlockingIOError(f"another process has just trained in {self.folder}: start again")
-        for path in self.folder.glob(".*.pth.*.tmp"):  # an incomplete checkpoint of a killed run
+        for path in self.folder.glob(".*.tmp"):  # half-written files of a killed run
             path.unlink()
         if self.start is not None:
             keep_rows(self.folder / "metrics.jsonl", self.start)
