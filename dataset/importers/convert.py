@@ -24,6 +24,7 @@ from segdistill.dataset.importers.base import (
     Canvas,
     Color,
     Export,
+    Importer,
     Picture,
     Problems,
     Source,
@@ -93,15 +94,7 @@ def convert(
             path = target / "archive"
         source = Source(path, Path(images) if images else None)
         importer, problems = IMPORTERS[format] if format else recognise(source), Problems(source.root)
-        try:
-            export = importer.read(source, problems)
-        except MALFORMED as error:
-            if str(source.root) in str(error):  # it names the file
-                raise
-            what = f"{type(error).__name__}: {describe_error(error)}"
-            raise ValueError(f"{source.root} is not as {importer.title} writes it ({what})") from error
-        for image in unlabelled_images(source, export):
-            problems.add("images without labels left out", image)
+        export = read_export(importer, source, problems)
         pictures = usable(export.pictures, problems)
         if not pictures:
             remedy = " (--images FOLDER: where they are)" if MISSING in problems.found and not images else ""
@@ -110,9 +103,8 @@ def convert(
         labels, num_pixels = draw(pictures, kept, target / "drawn", problems)
         present = [name for name, count in zip(kept.colors, num_pixels, strict=False) if count]
         if len(present) < 2:
-            raise ValueError(
-                f"{path} holds pixels of {', '.join(present) or 'no class'} only; two classes are the least. {problems}"
-            )
+            only = ", ".join(present) or "no class"
+            raise ValueError(f"{path} holds pixels of {only} only; two classes are the least. {problems}")
         splits = divide([picture for picture in pictures if picture.image in labels], val_share)
         if not splits.keys() >= {"train", "val"}:
             raise ValueError(f"{path} holds {len(labels)} images with labels; two are the least. {problems}")
@@ -124,6 +116,22 @@ def convert(
         num_images = {split: len(splits[split]) for split in SPLITS if split in splits}
     names = [*kept.colors, "void"]
     return Conversion(importer.title, num_images, dict(zip(names, num_pixels, strict=True)), problems)
+
+
+def read_export(importer: Importer, source: Source, problems: Problems) -> Export:
+    """What the importer reads; images that it has no use for are named. Raises ValueError where it reads nothing."""
+    try:
+        export = importer.read(source, problems)
+    except MALFORMED as error:
+        if str(source.root) in str(error):  # it names the file
+            raise
+        what = f"{type(error).__name__}: {describe_error(error)}"
+        raise ValueError(f"{source.root} is not as {importer.title} writes it ({what})") from error
+    used = {*export.known, *(picture.image for picture in export.pictures)}
+    for image in (*source.images, *source.more_images):
+        if image not in used:
+            problems.add("images without labels left out", image)
+    return export
 
 
 def choose_classes(export: Export, wanted: Sequence[str], unlabelled: str) -> Classes:
@@ -180,11 +188,6 @@ def distinct(colors: dict[str, Color | None]) -> dict[str, Color]:
 def is_color(color: Color | None) -> bool:
     channels = color or ()
     return len(channels) == 3 and all(type(value) is int and 0 <= value <= 255 for value in channels)
-
-
-def unlabelled_images(source: Source, export: Export) -> list[Path]:
-    used = {*export.known, *(picture.image for picture in export.pictures)}
-    return [image for image in (*source.images, *source.more_images) if image not in used]
 
 
 def usable(pictures: Sequence[Picture], problems: Problems) -> list[Picture]:

@@ -696,6 +696,25 @@ def test_images_of_a_folder_inside_the_export_are_found_once(tmp_path, folder):
     assert not conversion.problems.found
 
 
+def test_label_studios_shorter_export_is_named(tmp_path, folder):
+    write_image(tmp_path / "export/a.png")
+    shorter = {"id": 1, "image": "/data/upload/a.png", "annotator": 1, "annotation_id": 7, "lead_time": 3.5}
+    write_json(tmp_path / "export/export.json", [shorter])
+    with pytest.raises(ValueError, match=r"export\.json is Label Studio's JSON-MIN.*export it as JSON"):
+        convert(tmp_path / "export", folder)
+
+
+def test_an_annotation_file_without_its_images_asks_for_them(tmp_path, folder):
+    EXPORTS["coco"](tmp_path / "export", 3)
+    (file,) = (tmp_path / "export").rglob("*.json")
+    alone = tmp_path / "annotations" / file.name
+    alone.parent.mkdir()
+    shutil.move(file, alone)
+    with pytest.raises(ValueError, match=r"\(--images FOLDER: where they are\)"):
+        convert(alone, folder)
+    assert convert(alone, folder, images=tmp_path / "export").num_images == {"train": 2, "val": 1}
+
+
 def test_yolo_without_pyyaml_says_what_to_install(tmp_path, folder, monkeypatch, capsys):
     EXPORTS["yolo"](tmp_path / "export", 2)
     monkeypatch.setitem(sys.modules, "yaml", None)
