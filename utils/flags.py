@@ -22,7 +22,7 @@ from segdistill.utils.distributed import is_of_peers, reason_of
 USER_ERRORS = (ValueError, OSError, FloatingPointError)
 # What other programs call flags of ours.
 ELSEWHERE = {
-    "--epochs": "--num-steps",
+    "--epochs": "--num-steps (batches, not epochs)",
     "--learning-rate": "--lr-g",
     "--lr": "--lr-g",
     "--model": "--network",

@@ -95,9 +95,8 @@ def names_of_values(counts: Counter[int], root: Path) -> dict[int, str | None]:
         return {value: FOREGROUND if value else BACKGROUND for value in (0, 1, 255)}
     if are_blurred(counts):
         raise ValueError(
-            f"{root}: masks of {len(counts)} grey values, most of the pixels black or white: edges that are blurred? "
-            "Threshold them to 0 and 255. If the values are classes and 255 is void, write classes.txt (see "
-            "docs/datasets.md)"
+            f"{root}: masks of {len(counts)} grey values: edges that are blurred? Threshold them to 0 and 255. If "
+            "the values are classes and 255 is void, write classes.txt (see docs/datasets.md)"
         )
     return {value: None if value == 255 else f"class {value}" for value in sorted(counts)}
 
