@@ -207,7 +207,7 @@ def test_a_renamed_script_of_theirs_is_answered_too(capsys):
         ),
         (
             "--pi --epochs 5 --teacher t.pth",
-            "--epochs is --num-steps (batches, not epochs) here, --teacher is --T_ckpt_path FILE or --teacher-network NAME here (--help",
+            "--epochs is --num-steps (batches, not epochs) here, --teacher is --T_ckpt_path FILE",
         ),
         ("--resume True --random-mirror maybe", "train.py: error: argument --random-mirror: "),
         ("--pi", "train.py: error: --pi needs a teacher"),
