@@ -46,9 +46,8 @@ def main(folder: Path, picture: str, weaker: Sequence[str]) -> None:
     schedule, half = {name: {} for name in COLORS}, {name: scores(folder / "half", name) for name in COLORS}
     for part in ("quarter", "half", "shorter", "methods", "longer"):
         for name in COLORS:
-            run = folder / part / f"{name}_seed0"
-            if run.is_dir():
-                schedule[name][read_run(run).options["num_steps"]] = scores(folder / part, name)
+            if found := scores(folder / part, name):
+                schedule[name][read_run(folder / part / f"{name}_seed0").options["num_steps"]] = found
     steps = f"{read_run(folder / 'half/alone_seed0').options['num_steps']} steps"
     panels = [("every label", "steps", schedule)]
     if (folder / "labels").is_dir():
@@ -57,7 +56,7 @@ def main(folder: Path, picture: str, weaker: Sequence[str]) -> None:
         panels.append((f"{steps}; the other images without labels", "labelled images of 367", labels))
     if weaker:
         taught = {
-            score_of(folder / part / "teacher/evaluation.json"): scores(folder / part, "dist")
+            round(score_of(folder / part / "teacher/evaluation.json"), 1): scores(folder / part, "dist")
             for part in (*weaker, "half")
         }
         teachers = {"alone": dict.fromkeys(taught, half["alone"]), "dist": taught}
