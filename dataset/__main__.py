@@ -77,7 +77,7 @@ def check_all(options: argparse.Namespace) -> int:
                 print(f"{split}: {error}", file=sys.stderr)
                 failed = True
             else:
-                print(f"{split}: none, and training needs none")
+                print(f"{split}: training needs none ({error})")
             continue
         failed |= bool(verdict.errors)
         print_verdict(split, verdict, dataset.CLASSES)

@@ -187,7 +187,7 @@ class SegmentationDataset(torch.utils.data.Dataset):
             logger.warning("%s %s: %s", name, split, describe_unused(self.unused))
         if not self.pairs:
             there = sorted(path.name for path in self.root.iterdir() if not path.name.startswith("."))
-            hint = ": is it --dataset folder?" if "classes.txt" in there else ""
+            hint = ": is it --dataset folder?" if "classes.txt" in there and name != "Folder" else ""
             raise FileNotFoundError(
                 f"{name}: no images of split {split!r} under {self.root}, which holds "
                 f"{', '.join(there[:6]) or 'nothing'}{hint} (layouts: docs/datasets.md)"

@@ -142,7 +142,8 @@ def work(words, log, ranks, place) -> None:
             train.run_command(train.main)
         except SystemExit as end:
             # A rank of torchrun's would be gone; a fork waits to be told so, and torchrun 30 s for it to heed a signal.
-            if end.code == 0 and signal.signal(signal.SIGTERM, signal.SIG_DFL).__self__.received:
+            handler = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            if end.code == 0 and handler.__self__.received:
                 os.kill(os.getpid(), signal.SIGTERM)
             raise
 

@@ -176,6 +176,10 @@ class Source:
         """The names of the folders below the root that hold a file; () for one that lies elsewhere."""
         return file.relative_to(self.root).parts[:-1] if file.is_relative_to(self.root) else ()
 
+    def images_in(self, *folders: str) -> list[Path]:
+        """The images that lie below a folder of one of these names."""
+        return [image for image in self.images if {*folders} & {*self.folders(image)}]
+
     def having(self, suffix: str) -> list[Path]:
         return [file for file in self.files if file.suffix.lower() == suffix]
 

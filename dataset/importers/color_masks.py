@@ -21,11 +21,7 @@ MASKS, OBJECTS = "SegmentationClass", "SegmentationObject"
 
 
 def recognise(source: Source) -> str:
-    return f"labelmap.txt and {MASKS}" if source.named("labelmap.txt") and masks_of(source) else ""
-
-
-def masks_of(source: Source) -> list[Path]:
-    return [path for path in source.images if MASKS in source.folders(path)]
+    return f"labelmap.txt and {MASKS}" if source.named("labelmap.txt") and source.images_in(MASKS) else ""
 
 
 def read(source: Source, problems: Problems) -> Export:
@@ -40,7 +36,7 @@ def read(source: Source, problems: Problems) -> Export:
         if path.parent.name == "Segmentation":
             splits |= {Path(line.split()[0]).as_posix(): split_in(path.stem) for _, line in read_lines(path)}
     pictures = []
-    for mask in masks_of(source):
+    for mask in source.images_in(MASKS):
         folders = source.folders(mask)
         name = "/".join([*folders[folders.index(MASKS) + 1 :], mask.stem])
         split = splits.get(name) or splits.get(mask.stem)
@@ -49,8 +45,7 @@ def read(source: Source, problems: Problems) -> Export:
             problems.add("masks without an image left out", mask)
             continue
         pictures.append(Picture(image, split or source.split_of(image), partial(draw, mask, names)))
-    masks = [path for path in source.images if {MASKS, OBJECTS} & {*source.folders(path)}]
-    return Export(classes, pictures, whole=True, known=masks)
+    return Export(classes, pictures, whole=True, known=source.images_in(MASKS, OBJECTS))
 
 
 def draw(mask: Path, names: dict[int, str], canvas: Canvas) -> None:

@@ -21,13 +21,18 @@ def recognise(source: Source) -> str:
 
 
 def is_tasks(document: object) -> bool:
-    task = document[0] if isinstance(document, list) and document else None
-    return isinstance(task, dict) and "data" in task and bool({"annotations", "completions"} & task.keys())
+    keys = keys_of(document)
+    return "data" in keys and bool({"annotations", "completions"} & keys)
 
 
 def is_minimal(document: object) -> bool:
+    return keys_of(document) >= {"annotation_id", "annotator"}
+
+
+def keys_of(document: object) -> set[str]:
+    """Of the first task of a list."""
     task = document[0] if isinstance(document, list) and document else None
-    return isinstance(task, dict) and task.keys() >= {"annotation_id", "annotator"}
+    return {*task} if isinstance(task, dict) else set()
 
 
 def read(source: Source, problems: Problems) -> Export:

@@ -55,8 +55,7 @@ def read(source: Source, problems: Problems) -> Export:
             problems.add("masks without an image left out", mask)
             continue
         pictures.append(Picture(image, split, partial(draw, mask, names)))
-    masks = [path for path in source.images if {*MASKS} & {*source.folders(path)}]
-    return Export(colors, pictures, whole=True, known=masks)
+    return Export(colors, pictures, whole=True, known=source.images_in(*MASKS))
 
 
 def masks_of(source: Source, version: str) -> list[Path]:

@@ -60,8 +60,7 @@ def read(source: Source, problems: Problems) -> Export:
             problems.add(MISSING, f"{path.stem} of {path}")
             continue
         pictures.append(Picture(image, source.split_of(image), partial(draw, objects), size))
-    masks = [path for path in source.images if {*MASKS} & {*source.folders(path)}]
-    return Export(classes, pictures, known=masks)
+    return Export(classes, pictures, known=source.images_in(*MASKS))
 
 
 def draw(objects: list[dict], canvas: Canvas) -> None:

@@ -398,7 +398,7 @@ def test_a_split_that_training_does_not_need_may_be_absent(tmp_path, capsys):
         shutil.copytree(root / folder, root / folder.replace("train", "val"))
     assert main(["check", "camvid", str(root)]) == 0
     printed = capsys.readouterr()
-    assert "test: none, and training needs none\n" in printed.out
+    assert "test: training needs none (CamVid: no images of split 'test'" in printed.out
     assert "split 'test'" not in printed.err
 
 
@@ -409,6 +409,9 @@ def test_another_layout_is_named_by_what_is_there(tmp_path):
     (tmp_path / "classes.txt").touch()
     with pytest.raises(FileNotFoundError, match=r"which holds classes.txt, images, labels: is it --dataset folder\?"):
         build_dataset("camvid", tmp_path, "train")
+    (tmp_path / "classes.txt").write_text("0 0,0,0 a\n1 1,1,1 b\n")
+    with pytest.raises(FileNotFoundError, match=r"Folder: no images of split 'val' .*images, labels \(layouts"):
+        build_dataset("folder", tmp_path, "val")
 
 
 def paint(root, split="train", values=(0,)):

@@ -793,6 +793,16 @@ def test_masks_of_a_few_grey_edge_pixels_are_an_error(tmp_path, folder):
         convert(root, folder)
 
 
+def test_classes_of_high_values_beside_little_void_are_no_blurred_edges(tmp_path, folder):
+    root = tmp_path / "export"
+    for name in ("a", "b"):
+        write_image(root / f"{name}.jpg")
+        mask = np.resize(np.uint8([0, 50, 100, 150]), SIZE)
+        mask[0, :3] = 255
+        write_mask(root / f"{name}_mask.png", mask)
+    assert [*convert(root, folder).num_pixels] == ["class 0", "class 50", "class 100", "class 150", "void"]
+
+
 def test_images_without_labels_are_counted(tmp_path, folder, capsys):
     for name, make in EXPORTS.items():
         root = tmp_path / name
