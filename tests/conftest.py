@@ -9,7 +9,7 @@ import torch
 from browser import started_browser
 from interpreter import started_interpreter
 from PIL import Image
-from warm import small_critic
+from warm import do_not_sync, small_critic
 
 from segdistill.dataset import CamVid
 from segdistill.dataset.normalization import IMAGENET
@@ -27,6 +27,7 @@ def pytest_configure(config):
     # One seed for all workers, printed, so that a test that draws (the instant of a kill, say) can be repeated.
     os.environ.setdefault("SEGDISTILL_SEED", str(random.randrange(2**32)))
     keep_freed_memory()
+    do_not_sync()
     torch.set_flush_denormal(True)
     # If the first backward pass of a process is a compiled one, none works in its forks (findings/).
     torch.ones(1, requires_grad=True).sum().backward()

@@ -1,5 +1,6 @@
 """What trainings of a few steps have imported and set before, in the tests' process and in those forked from others."""
 
+import os
 from functools import partial
 
 
@@ -14,8 +15,14 @@ def warm_up() -> None:
     from segdistill.utils.report import pictures
 
     torch.set_num_threads(1)
+    do_not_sync()
     pictures.plot_curves = lambda groups, path: path.write_bytes(b"not drawn")
     holistic.Discriminator = small_critic()
+
+
+def do_not_sync() -> None:
+    """Processes are killed here, not the machine: what is written need not reach the disk, which takes its time."""
+    os.fsync = lambda descriptor: None
 
 
 def small_critic() -> partial:

@@ -3,11 +3,13 @@
 import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from segdistill.dataset import Normalization
 from segdistill.network.base import Feature, SegmentationNetwork, resize
@@ -95,12 +97,24 @@ def try_out(network: nn.Module, run: Callable[[nn.Module, str], T], side: int, s
     for device in ("meta",) if next(network.parameters()).is_meta else ("meta", "cpu"):
         shadow = copy.deepcopy(network).eval().to(device)
         try:
-            with torch.no_grad(), torch.device(device):
+            with torch.no_grad(), torch.device(device), OnlyShapes() if device == "meta" else nullcontext():
                 return run(shadow, device)
         except FOREIGN_ERRORS as error:
             reason = error
     text = f"{type(reason).__name__}: {' '.join(str(reason).split())[:200]}"
     raise ValueError(f"{source} gives no maps of an image of {side}x{side}: {text}") from reason
+
+
+class OnlyShapes(TorchFunctionMode):
+    """What keeps the shape of a map, whatever its size, is left out: on the meta device PyTorch computes it in Python,
+    which takes most of the time."""
+
+    LEFT_OUT = (F.batch_norm, F.group_norm, F.relu, F.relu6, F.hardswish, F.hardsigmoid, F.gelu)
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function in self.LEFT_OUT and args:
+            return args[0]
+        return function(*args, **(kwargs or {}))
 
 
 def measure(network: ExternalNetwork, device: str, names: Iterable[str], side: int) -> dict[str, Feature]:

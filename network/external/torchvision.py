@@ -6,7 +6,15 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from segdistill.network.external.base import STAGES, USUAL_SIDE, ExternalNetwork, convention, number_stages, watch
+from segdistill.network.external.base import (
+    STAGES,
+    USUAL_SIDE,
+    ExternalNetwork,
+    OnlyShapes,
+    convention,
+    number_stages,
+    watch,
+)
 
 
 class TorchvisionNetwork(ExternalNetwork):
@@ -56,9 +64,10 @@ class TorchvisionNetwork(ExternalNetwork):
     def _stages_by_stride(self) -> dict[str, str]:
         """The backbone's last child at each stride."""
         last, x = {}, torch.empty(1, 3, 256, 256, device="meta")
-        for name, child in copy.deepcopy(self.backbone).to("meta").eval().items():
-            x = child(x)
-            last[x.shape[2]] = name
+        with torch.no_grad(), OnlyShapes():
+            for name, child in copy.deepcopy(self.backbone).to("meta").eval().items():
+                x = child(x)
+                last[x.shape[2]] = name
         return {child: stage for stage, child in number_stages(list(last.values())).items()}
 
     def library_maps(self, images: Tensor, wanted: frozenset[str]) -> dict[str, Tensor]:

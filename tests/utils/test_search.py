@@ -139,12 +139,6 @@ def test_a_number_of_trials_that_a_space_does_not_have_is_an_error(text, sampler
         trials_of(Space(text), sampler, trials)
 
 
-@pytest.fixture(autouse=True)
-def unsynced(monkeypatch):
-    """Waiting for the disk takes longer than all the rest."""
-    monkeypatch.setattr("os.fsync", lambda descriptor: None)
-
-
 @pytest.mark.parametrize(("text", "sampler", "num_trials"), [(LISTS, "grid", 8), (RANGES, "tpe", 5)])
 def test_a_search_killed_anywhere_ends_as_one_that_was_not(tmp_path, monkeypatch, text, sampler, num_trials):
     """Before any write to the study and before any step of training."""
