@@ -195,7 +195,7 @@ def random_teacher(library, folder):
 def test_a_network_of_another_library_teaches_a_pspnet(library, tmp_path):
     network = random_teacher(library, tmp_path)
     folder = Path(os.environ["SEGDISTILL_DATA"]) / "camvid"
-    train_set = CamVid(folder, "train", transform=RandomCrop((96, 96), (0.5, 1.0), mirror=True))
+    train_set = CamVid(folder, "train", transform=RandomCrop((64, 64), (0.5, 1.0), mirror=True))
     teacher = Teacher(network, network.normalization or CamVid.NORMALIZATION, CamVid.NORMALIZATION)
     torch.manual_seed(0)
     student = build_network("pspnet", 11, backbone="resnet18_v1s")

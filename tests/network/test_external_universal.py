@@ -195,8 +195,8 @@ def test_it_teaches_a_pspnet(family, built):
     terms = name_terms([("pi", {}), ("cwd", {"on": "logits"}), ("fitnet", {"on": "layer4"})])
     objective = Objective(student, TaskLoss(), build_losses(terms, student, teacher.network))
     learner = Learner(objective, torch.optim.SGD(objective.parameters(), 1e-2, 0.9), clip_norm=10.0)
-    images = torch.randint(0, 256, (2, 3, 96, 96), dtype=torch.uint8)
-    labels = torch.randint(0, NUM_CLASSES, (2, 96, 96), dtype=torch.uint8)
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    labels = torch.randint(0, NUM_CLASSES, (2, 64, 64), dtype=torch.uint8)
     sample = Sample(images, labels, ["a", "b"], torch.zeros(2, 2, dtype=torch.long))
     for _ in range(5):
         for batch in make_batches(sample, CamVid.NORMALIZATION):
