@@ -694,11 +694,14 @@ class Own(DistillationLoss):
     assert "it takes key=value of" in capsys.readouterr().err
 
 
-def test_a_batch_of_one_that_batch_norm_cannot_take_is_refused_before_training(tiny, tmp_path):
+def test_a_batch_of_one_that_batch_norm_cannot_take_is_refused_before_training(tiny, tmp_path, caplog):
+    caplog.set_level("INFO")
     for more in (["--batch-size", "1", "--check"], ["--batch-size", "2", "--accumulate", "2"]):
         with pytest.raises(ValueError, match=r"pspnet normalises .* must leave 2 images .*espnet_c"):
             train.main(arguments(tiny, tmp_path, "run", [], *PSPNET, *more))
+    assert "fit together" not in caplog.text
     assert train.main(arguments(tiny, tmp_path, "run", [], "--batch-size", "1", "--check")) == 0
+    assert "options, data and networks fit together" in caplog.messages[-1]
 
 
 @pytest.fixture
