@@ -1,4 +1,5 @@
 import argparse
+import math
 import os
 import pickle
 import random
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from segdistill.dataset.normalization import CAFFE, IMAGENET, Normalization
 from segdistill.network import build_network
 from segdistill.network.weights.checkpoint import (
+    all_finite,
     atomic_save,
     convert,
     export_weights,
@@ -430,3 +432,20 @@ def test_subnormal_weights_which_cpus_multiply_slowly_become_0(tiny_network):
     state_dict["level1.conv.weight"].view(-1)[:8].view(torch.int32).copy_(torch.cat([bits, bits + minus]))
     loaded = load_network(state_dict)[0].state_dict()["level1.conv.weight"].view(-1)[:8].view(torch.int32)
     assert loaded.tolist() == [1 << 23, 0, 0, 0, (1 << 23) + minus, 0, 0, 0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_a_single_value_that_is_not_finite_is_found(dtype):
+    values = torch.linspace(-3, 3, 1001).to(dtype)
+    assert all_finite(values)
+    assert all_finite(values[:0])
+    for place in (0, 500, 1000):
+        for value in (math.nan, math.inf, -math.inf):
+            wrong = values.clone()
+            wrong[place] = value
+            assert not all_finite(wrong)
+
+
+def test_whole_numbers_of_any_width_are_finite():
+    for dtype in (torch.bool, torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.int16, torch.int64):
+        assert all_finite(torch.ones(3, dtype=dtype))
