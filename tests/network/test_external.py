@@ -331,3 +331,13 @@ def test_a_missing_library_is_an_error_that_says_how_to_install_it(library, monk
     monkeypatch.setitem(sys.modules, LIBRARIES[library][0], None)
     with pytest.raises(ValueError, match=rf"pip install segdistill\[{library}\]"):
         network_class(f"{library}:anything")
+
+
+@pytest.mark.parametrize("name", ["torchvision:lraspp_mobilenet_v3_large", "timm:mobilenetv3_large_100", "smp:unet"])
+def test_what_is_left_out_when_maps_are_measured_changes_none(name, monkeypatch):
+    pytest.importorskip(LIBRARIES[name.partition(":")[0]][0])
+    quick = build_network(name, 7)
+    monkeypatch.setattr("segdistill.network.external.base.OnlyShapes.LEFT_OUT", ())
+    whole = build_network(name, 7)
+    assert quick.features == whole.features
+    assert (quick.multiple, quick.only_side) == (whole.multiple, whole.only_side)
